@@ -4,7 +4,7 @@ import datetime as dt
 import math
 import re
 
-from .errors import UsageError
+from zart.errors import UsageError
 
 Duration = dt.timedelta | float | str
 """A timedelta, seconds as a number, or text such as "500ms", "2s", "1h30m", "2d"."""

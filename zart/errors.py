@@ -37,7 +37,7 @@ from typing import TYPE_CHECKING, final
 import msgspec
 
 if TYPE_CHECKING:
-    from .durations import Duration
+    from zart.durations import Duration
 
 
 @final
@@ -238,7 +238,7 @@ class RetryAfter(ZartError):  # noqa: N818
     """
 
     def __init__(self, delay: "Duration", /, *args: object) -> None:
-        from .durations import parse_duration  # noqa: PLC0415 (durations needs this module's UsageError)
+        from zart.durations import parse_duration  # noqa: PLC0415 (durations needs this module's UsageError)
 
         # Seconds, not a timedelta, are what a record can hold: the delay is then still known after a replay.
         super().__init__(parse_duration(delay, what="delay of RetryAfter").total_seconds(), *args)
@@ -249,7 +249,7 @@ class RetryAfter(ZartError):  # noqa: N818
         return dt.timedelta(seconds=self.args[0])
 
     def __str__(self) -> str:
-        from .durations import format_duration  # noqa: PLC0415
+        from zart.durations import format_duration  # noqa: PLC0415
 
         told = f"not before {format_duration(self.delay)} from now"
         rest = ", ".join(str(argument) for argument in self.args[1:])
