@@ -1,0 +1,1 @@
+"""Durable functions on the Postgres you already have."""

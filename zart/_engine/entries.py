@@ -1,0 +1,205 @@
+"""What passes between an activation and the database: claims come in, journal entries and endings go out, as data.
+
+An *activation* is one worker's hold on one execution, from its claim until its ending. While it lasts it hands
+entries to the journal, one after the other; its ending is the last thing that it writes. The journal commits the
+entries of one activation in the order in which they were handed over.
+"""
+
+import datetime as dt
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+from uuid import UUID
+
+import msgspec
+
+Kind = Literal["step", "capture", "wait", "timer", "cancel"]
+EntryState = Literal["running", "waiting", "completed", "failed", "cancelled"]
+FINAL: frozenset[str] = frozenset(("completed", "failed", "cancelled"))
+
+
+class Key(NamedTuple):
+    """The identity of a durable call within its run."""
+
+    path: str
+    """The branch that asked: '' is the body, '2/' its second branch, '2/1/' that one's first."""
+    name: str
+    occurrence: int
+    kind: Kind
+
+    def __str__(self) -> str:
+        return f"{self.path}{self.name}#{self.occurrence}" if self.occurrence > 1 else f"{self.path}{self.name}"
+
+
+class StoredEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """A row of the journal, as a claim returns it."""
+
+    key: Key
+    seq: int | None
+    """Its place in the log; None while the call is under way."""
+    state: EntryState
+    digest: bytes | None = None
+    arguments: str | None = None
+    result: str | None = None
+    failure: str | None = None
+    attempts: int = 1
+    started_at: dt.datetime | None = None
+    finished_at: dt.datetime | None = None
+    until: dt.datetime | None = None
+
+
+class StoredEvent(NamedTuple):
+    """An event that no wait has consumed."""
+
+    id: int
+    name: str
+    payload: str | None
+
+
+class CancelRequest(NamedTuple):
+    reason: str | None
+    author: str | None
+
+
+class Claim(msgspec.Struct, frozen=True, kw_only=True):
+    """An execution that this worker holds now, with all that its replay needs."""
+
+    task_id: int
+    execution_id: str
+    run_id: UUID
+    lane: int
+    epoch: int
+    registration: int
+    """The worker id under which it was claimed: what it writes is fenced by that row."""
+    signal: int
+    attempt: int
+    floor: int
+    recoveries: int
+    due_at: dt.datetime
+    started_at: dt.datetime
+    not_before: dt.datetime | None
+    cancel: CancelRequest | None
+    payload: str | None
+    entries: list[StoredEntry]
+    events: list[StoredEvent]
+    now: dt.datetime
+    """Durable time at the claim."""
+
+
+class FailedAttempt(NamedTuple):
+    """A row of `zart_step_attempts`."""
+
+    key: Key
+    attempt: int
+    body_attempt: int
+    failure: bytes
+    started_at: dt.datetime
+    finished_at: dt.datetime
+    next_at: dt.datetime | None
+
+
+class Entry(msgspec.Struct, kw_only=True, eq=False):
+    """A change to one row of the journal, on its way to the database.
+
+    `done` is called once, on the event loop, after the commit: with the entry and None, or with what went wrong:
+    a `SerializationError` when the database refuses the value, `Lost` when the fence is gone, or when another
+    activation has recorded this key.
+    """
+
+    run_id: UUID
+    key: Key
+    state: EntryState
+    done: Callable[["Entry", Exception | None], None] | None
+    seq: int | None = None
+    digest: bytes | None = None
+    arguments: str | None = None
+    result: bytes | None = None
+    failure: bytes | None = None
+    attempts: int = 1
+    started_at: dt.datetime | None = None
+    finished_at: dt.datetime | None = None
+    until: dt.datetime | None = None
+    event_id: int | None = None
+    """The event that this wait consumes, in the same statement."""
+    failed_attempt: FailedAttempt | None = None
+    """A failed attempt to store, in the same statement."""
+    clears_recoveries: bool = False
+    """The first new record since a takeover: the count of recoveries starts again."""
+    token: int = 0
+    """Set by the journal: tells its own write from another's after an ambiguous commit."""
+    deliver: Any = None
+    """The activation's own: what to do when the entry's turn comes."""
+
+
+class Completed(msgspec.Struct, frozen=True, kw_only=True):
+    """The body returned."""
+
+    result: bytes
+
+
+class Failed(msgspec.Struct, frozen=True, kw_only=True):
+    """The body failed for good."""
+
+    failure: bytes
+
+
+class Cancelled(msgspec.Struct, frozen=True, kw_only=True):
+    """A cancel was delivered, or the execution never started; the body has ended."""
+
+    failure: bytes
+
+
+class Suspended(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything is parked: give the execution back until something is due or somebody has news.
+
+    Refused by the database (the row becomes ready again) when its signal is no longer `seen`.
+    """
+
+    seen: int
+    wake_at: dt.datetime | None
+    waiting_for: str | None
+
+
+class BodyRetry(msgspec.Struct, frozen=True, kw_only=True):
+    """The body failed and is to run again: the records behind its failure move to the attempts."""
+
+    attempt: int
+    not_before: dt.datetime
+    floor: int
+    afresh: tuple[FailedAttempt, ...]
+
+
+class Blocked(msgspec.Struct, frozen=True, kw_only=True):
+    """Somebody must look at it: nothing is lost, nothing runs until `resume`."""
+
+    failure: bytes
+    what: str
+    """For the history: 'non-determinism' or 'crash-loop'."""
+
+
+class Released(msgspec.Struct, frozen=True, kw_only=True):
+    """Given back at once for another worker to go on (shutdown)."""
+
+
+Ending = Completed | Failed | Cancelled | Suspended | BodyRetry | Blocked | Released
+
+
+class Change(msgspec.Struct, kw_only=True, eq=False):
+    """The ending of an activation, on its way to the database.
+
+    Matched by owner, epoch and run. `done` gets None, or `Lost`; for a suspension that was refused since there is
+    news, the row is ready again and `done` gets None too.
+    """
+
+    task_id: int
+    execution_id: str
+    run_id: UUID
+    epoch: int
+    ending: Ending
+    done: Callable[["Change", Exception | None], None] | None
+    notes: tuple[tuple[str, str], ...] = ()
+    """(what, note) pairs for `zart_history`, in the same statement."""
+    token: int = 0
+
+
+class Lost(Exception):
+    """The execution is no longer this activation's: the fence is gone, or its claim was taken over."""

@@ -1,0 +1,43 @@
+"""What a step is, and one call of it, as data: what the decorators hand to whatever runs a body."""
+
+import datetime as dt
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import msgspec
+
+from zart.codec import Codec
+from zart.digest import Arguments
+from zart.failures import KnownExceptions
+from zart.retry import Retry
+
+CheckArgs = Literal["block", "warn", "off"]
+TimeoutScope = Literal["attempt", "total"]
+
+
+class StepSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """A step as its decorator and `with_options` left it, with its annotations resolved."""
+
+    fn: Callable[..., Any]
+    """The undecorated function."""
+    threaded: bool
+    """A plain `def`: it runs in a worker thread, never on the event loop."""
+    retry: Retry
+    timeout: dt.timedelta | None
+    timeout_scope: TimeoutScope
+    check_args: CheckArgs
+    result: Codec
+    arguments: Arguments
+    known: KnownExceptions
+    """The exception classes that a replay may rebuild."""
+
+
+class StepCall(msgspec.Struct, frozen=True, gc=False):
+    """One call of a step: its rendered name and its arguments."""
+
+    spec: StepSpec
+    name: str
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    bound: int = 0
+    """How many of the leading arguments are the instance of a method: they count by their type only."""

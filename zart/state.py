@@ -1,0 +1,191 @@
+"""What an execution can be, and what a reader sees of one.
+
+`TRANSITIONS` is the state machine: nothing writes a status that it does not allow. Its picture:
+
+    scheduled ──▶ running ◀──▶ waiting
+        │            │            │
+        │            ├────────────┴──▶ completed | failed | cancelled   (the end of the run)
+        │            └──▶ blocked ──▶ running                           (resumed by a person)
+        └──▶ cancelled | failed                                         (ended before its first claim)
+
+`paused` stands beside all three live states: it holds an execution where it is, and lets it go on from there.
+"""
+
+import datetime as dt
+from collections.abc import Mapping
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Final, Literal, final
+
+import msgspec
+
+from zart.errors import Failure
+
+
+class ExecutionStatus(StrEnum):
+    """What an execution is doing, in one word."""
+
+    SCHEDULED = "scheduled"
+    """Not claimed by any worker so far, or not due."""
+    RUNNING = "running"
+    """Claimed at least once, and not parked; it may be between two workers."""
+    WAITING = "waiting"
+    """Parked in a sleep or an event wait; it holds no slot, connection or thread."""
+    PAUSED = "paused"
+    """Held back by a person's rule."""
+    BLOCKED = "blocked"
+    """Cannot go on until a person acts; nothing is lost."""
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class TaskState(StrEnum):
+    """What a worker may do with a row of live work."""
+
+    READY = "ready"
+    """Any worker that serves it may claim it once it is due."""
+    RUNNING = "running"
+    """A worker owns it."""
+    WAITING = "waiting"
+    """Sleeps until its time comes or something wakes it."""
+    BLOCKED = "blocked"
+    """Nobody may claim it until it is resumed."""
+
+
+FINAL_STATUSES: Final = frozenset(
+    {ExecutionStatus.COMPLETED, ExecutionStatus.FAILED, ExecutionStatus.CANCELLED}
+)
+"""A run that has reached one of these never leaves it."""
+
+TRANSITIONS: Final[Mapping[ExecutionStatus, frozenset[ExecutionStatus]]] = MappingProxyType(
+    {
+        ExecutionStatus.SCHEDULED: frozenset(
+            {
+                ExecutionStatus.RUNNING,
+                ExecutionStatus.PAUSED,
+                ExecutionStatus.FAILED,
+                ExecutionStatus.CANCELLED,
+            }
+        ),
+        ExecutionStatus.RUNNING: FINAL_STATUSES
+        | {ExecutionStatus.WAITING, ExecutionStatus.PAUSED, ExecutionStatus.BLOCKED},
+        ExecutionStatus.WAITING: frozenset(
+            {
+                ExecutionStatus.RUNNING,
+                ExecutionStatus.PAUSED,
+                ExecutionStatus.FAILED,
+                ExecutionStatus.CANCELLED,
+            }
+        ),
+        ExecutionStatus.PAUSED: frozenset(
+            {
+                ExecutionStatus.SCHEDULED,
+                ExecutionStatus.RUNNING,
+                ExecutionStatus.WAITING,
+                ExecutionStatus.FAILED,
+                ExecutionStatus.CANCELLED,
+            }
+        ),
+        ExecutionStatus.BLOCKED: frozenset({ExecutionStatus.RUNNING, ExecutionStatus.CANCELLED}),
+        ExecutionStatus.COMPLETED: frozenset(),
+        ExecutionStatus.FAILED: frozenset(),
+        ExecutionStatus.CANCELLED: frozenset(),
+    }
+)
+"""The one table of allowed changes: from a status to those that may follow it."""
+
+
+@final
+class Context(msgspec.Struct, frozen=True, kw_only=True):
+    """The execution that the running code belongs to."""
+
+    execution_id: str
+    run_id: str
+    name: str
+    """The durable function's name."""
+    attempt: int
+    """1 for the first run of the body, one more after each retry of it."""
+    started_at: dt.datetime
+    """When the run was first claimed, in database time."""
+    is_replaying: bool
+    """Whether recorded results are being handed out again. Use it for logging only, never to decide."""
+
+
+@final
+class StepContext(msgspec.Struct, frozen=True, kw_only=True):
+    """The attempt of a step that the running code belongs to."""
+
+    execution_id: str
+    step_name: str
+    step_attempt: int
+    """1 for the first attempt."""
+    idempotency_key: str
+    """The same for every attempt of this step: give it to services that drop repeated requests."""
+    token: str
+    """What a transaction of your own gives to `zart_record_step`."""
+
+
+@final
+class Execution(msgspec.Struct, frozen=True, kw_only=True):
+    """An execution as it was when it was asked for."""
+
+    id: str
+    name: str
+    status: Literal[
+        "scheduled", "running", "waiting", "paused", "blocked", "completed", "failed", "cancelled"
+    ]
+    run_id: str
+    waiting_for: str | None
+    """What a waiting execution waits for, in words for people."""
+    cancelling: bool
+    """A cancellation was asked for, and the body has not ended yet."""
+    served: bool
+    """A live worker has registered it."""
+    queue: str
+    priority: int
+    version: str | None
+    failure: Failure | None
+    created_at: dt.datetime
+    finished_at: dt.datetime | None
+
+
+@final
+class Record(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of an execution's history."""
+
+    key: str
+    """Where in the body it belongs, in a form for people: "charge", "charge#2", "1/charge"."""
+    kind: Literal["step", "capture", "wait", "child", "timer", "cancel"]
+    name: str
+    state: Literal["started", "running", "waiting", "completed", "failed", "cancelled"]
+    attempts: int
+    started_at: dt.datetime | None
+    finished_at: dt.datetime | None
+    until: dt.datetime | None
+    """When a sleep, a time limit or the next attempt is due."""
+    failure: Failure | None
+
+
+@final
+class History(msgspec.Struct, frozen=True, kw_only=True):
+    """What an execution did in one of its runs."""
+
+    execution: Execution
+    run_id: str
+    runs: list[str]
+    """Every run of the execution, the oldest first."""
+    records: list[Record]
+    notes: list[str]
+    """What else happened: takeovers, warnings, blocks, and who did what and why."""
+
+
+@final
+class Stats(msgspec.Struct, frozen=True, kw_only=True):
+    """How much there is of what."""
+
+    by_status: Mapping[str, int]
+    unserved: Mapping[str, int]
+    """Ready work that no live worker has registered, by function name."""
+    workers: int
+    """Workers whose lease stands."""
