@@ -1,7 +1,7 @@
-"""What a step is, and one call of it, as data: what the decorators hand to whatever runs a body."""
+"""What steps and durable functions are, as data: what the decorators hand to whatever runs a body."""
 
 import datetime as dt
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Literal
 
 import msgspec
@@ -41,3 +41,23 @@ class StepCall(msgspec.Struct, frozen=True, gc=False):
     kwargs: Mapping[str, Any]
     bound: int = 0
     """How many of the leading arguments are the instance of a method: they count by their type only."""
+
+
+class DurableSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """A durable function as its decorator and `with_options` left it, with its annotations resolved."""
+
+    name: str
+    version: str | None
+    queue: str
+    priority: int
+    fn: Callable[..., Coroutine[Any, Any, Any]]
+    """The undecorated function."""
+    takes_payload: bool
+    payload: Codec
+    result: Codec
+    retry: Retry
+    """Of the body as a whole."""
+    timeout: dt.timedelta | None
+    """Of the execution, from when it is due."""
+    on_failure: Callable[..., Coroutine[Any, Any, object]] | None
+    known: KnownExceptions
