@@ -60,6 +60,7 @@ CREATE TABLE {schema}.zart_tasks (
     attempt int NOT NULL DEFAULT 1,  -- of the body
     floor int NOT NULL DEFAULT 0,    -- log entries up to here were made by earlier attempts of the body
     recoveries int NOT NULL DEFAULT 0,        -- takeovers since its last new record
+    accept_arguments boolean NOT NULL DEFAULT false,   -- changed arguments of recorded steps are taken as they are
     cancel_reason text,
     cancel_author text,
     cancel_at timestamptz,
@@ -179,6 +180,7 @@ CREATE CONSTRAINT TRIGGER zart_wakeups_announce AFTER INSERT ON {schema}.zart_wa
 
 -- The lane of a function; made when it is new.
 CREATE FUNCTION {schema}.zart_lane(queue text, name text, version text) RETURNS int LANGUAGE plpgsql AS $$
+#variable_conflict use_column
 DECLARE
     found_id int;
 BEGIN

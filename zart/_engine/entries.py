@@ -83,6 +83,8 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     events: list[StoredEvent]
     now: dt.datetime
     """Durable time at the claim."""
+    accept_arguments: bool = False
+    """Recorded steps are taken as they are, whatever arguments they are called with now."""
 
 
 class FailedAttempt(NamedTuple):
@@ -118,8 +120,10 @@ class Entry(msgspec.Struct, kw_only=True, eq=False):
     started_at: dt.datetime | None = None
     finished_at: dt.datetime | None = None
     until: dt.datetime | None = None
+    task_id: int = 0
+    """The execution's task: needed with `event_id` and `clears_recoveries`."""
     event_id: int | None = None
-    """The event that this wait consumes, in the same statement."""
+    """The event that this wait consumes, in the same statement; its payload is the result when there is none here."""
     failed_attempt: FailedAttempt | None = None
     """A failed attempt to store, in the same statement."""
     clears_recoveries: bool = False

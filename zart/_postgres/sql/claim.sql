@@ -1,0 +1,132 @@
+-- Taking work, and hearing what is new about work that is held.
+--
+-- Every statement that locks something is sent alone, in autocommit. In a pipeline the statements up to its end are
+-- one transaction, which a process that is stopped in the middle would keep open, with its locks.
+
+-- The claim. It says whether the fence stood, how many candidates it saw, and the rows that it took: the fence is
+-- locked before anything else, so a worker that is being reaped takes nothing. Candidates come from each lane's own
+-- end of the index, unlocked; what is then locked is checked again in its newest version. A suspect, which was taken
+-- over without having recorded anything since, is asked for by `suspects` = 1.
+-- The weight only decides how much is loaded at once, so this older snapshot will do for it; the history itself is
+-- read by later statements.
+-- name: claim
+WITH fence AS MATERIALIZED (
+    SELECT w.worker_id FROM {schema}.zart_workers w
+    WHERE w.worker_id = %(worker)s AND w.writer = 0
+    FOR KEY SHARE
+), suspect AS MATERIALIZED (
+    SELECT t.id FROM {schema}.zart_tasks t
+    WHERE EXISTS (SELECT FROM fence) AND t.state = 'ready' AND t.recoveries > 0
+        AND t.id = ANY (ARRAY(
+            SELECT c.id
+            FROM unnest(%(lanes)s::int[]) AS wanted CROSS JOIN LATERAL (
+                SELECT s.id, s.priority FROM {schema}.zart_tasks s
+                WHERE s.lane = wanted AND (s.recoveries > 0) IS TRUE AND s.state = 'ready'
+                ORDER BY s.priority, s.id LIMIT %(suspects)s::int * 8
+            ) c
+            ORDER BY c.priority, c.id LIMIT %(suspects)s::int * 8))
+    ORDER BY t.priority, t.id LIMIT %(suspects)s::int
+    FOR NO KEY UPDATE SKIP LOCKED
+), candidate AS MATERIALIZED (
+    SELECT c.id
+    FROM unnest(%(lanes)s::int[]) AS wanted CROSS JOIN LATERAL (
+        SELECT s.id, s.priority FROM {schema}.zart_tasks s
+        WHERE s.lane = wanted AND (s.recoveries > 0) IS FALSE AND s.state = 'ready'
+        ORDER BY s.priority, s.id LIMIT %(limit)s::int * 2
+    ) c
+    ORDER BY c.priority, c.id LIMIT %(limit)s::int * 2
+), fit AS MATERIALIZED (
+    SELECT t.id FROM {schema}.zart_tasks t
+    WHERE EXISTS (SELECT FROM fence) AND t.state = 'ready' AND t.recoveries = 0
+        AND t.id = ANY (ARRAY(SELECT c.id FROM candidate c))
+    ORDER BY t.priority, t.id LIMIT %(limit)s::int - (SELECT count(*) FROM suspect)
+    FOR NO KEY UPDATE SKIP LOCKED
+), claimed AS (
+    UPDATE {schema}.zart_tasks t
+    SET state = 'running', owner = %(worker)s, epoch = t.epoch + 1, batch = %(batch)s,
+        started_at = coalesce(t.started_at, {schema}.zart_now()), waiting_for = NULL
+    WHERE t.id = ANY (ARRAY(SELECT f.id FROM fit f UNION ALL SELECT s.id FROM suspect s))
+    RETURNING t.id, t.execution_id, t.run_id, t.lane, t.priority, t.epoch, t.signal, t.attempt, t.floor, t.recoveries,
+        t.due_at, t.started_at, t.not_before, t.cancel_at, t.cancel_reason, t.cancel_author, t.accept_arguments,
+        (SELECT pg_column_size(e.payload) FROM {schema}.zart_executions e WHERE e.id = t.execution_id) AS payload,
+        (SELECT count(*) FROM {schema}.zart_steps s WHERE s.run_id = t.run_id) AS steps,
+        (SELECT sum(coalesce(pg_column_size(s.result), 0) + coalesce(pg_column_size(s.failure), 0))
+            FROM {schema}.zart_steps s WHERE s.run_id = t.run_id) AS results
+)
+SELECT EXISTS (SELECT FROM fence) AS fenced, (SELECT count(*) FROM candidate) AS candidates, {schema}.zart_now() AS now,
+    c.id, c.execution_id, c.run_id, c.lane, c.epoch, c.signal, c.attempt, c.floor, c.recoveries,
+    c.due_at, c.started_at, c.not_before, c.cancel_at, c.cancel_reason, c.cancel_author,
+    c.accept_arguments, c.steps, coalesce(c.payload, 0) + coalesce(c.results, 0)
+FROM (VALUES (1)) AS always (one) LEFT JOIN claimed c ON true
+ORDER BY c.priority, c.id;
+
+-- The input of executions that this worker holds; one that it has lost in the meantime is missing.
+-- name: load_payloads
+SELECT t.id, e.payload::text
+FROM unnest(%(tasks)s::bigint[], %(epochs)s::int[]) AS held (task, epoch)
+    JOIN {schema}.zart_tasks t ON t.id = held.task AND t.epoch = held.epoch AND t.owner = %(worker)s
+    JOIN {schema}.zart_executions e ON e.id = t.execution_id;
+
+-- Their histories: in log order, what is under way last.
+-- name: load_steps
+SELECT held.task, s.path, s.name, s.occurrence, s.kind, s.seq, s.state, s.digest, s.arguments, s.result::text,
+    s.failure::text, s.attempts, s.started_at, s.finished_at, s.until
+FROM unnest(%(tasks)s::bigint[], %(runs)s::uuid[]) AS held (task, run)
+    JOIN {schema}.zart_steps s ON s.run_id = held.run
+ORDER BY held.task, s.seq NULLS LAST;
+
+-- A page of one long history, in the order of its key.
+-- name: load_page
+SELECT %(task)s::bigint, s.path, s.name, s.occurrence, s.kind, s.seq, s.state, s.digest, s.arguments, s.result::text,
+    s.failure::text, s.attempts, s.started_at, s.finished_at, s.until
+FROM {schema}.zart_steps s
+WHERE s.run_id = %(run)s
+    AND (s.path, s.name, s.occurrence, s.kind) > (%(path)s::text, %(name)s::text, %(occurrence)s::int, %(kind)s::text)
+ORDER BY s.path, s.name, s.occurrence, s.kind LIMIT %(rows)s;
+
+-- Events that no wait has consumed, first in first out.
+-- name: load_events
+SELECT held.task, v.id, v.name, v.payload::text
+FROM unnest(%(tasks)s::bigint[], %(executions)s::text[]) AS held (task, execution)
+    JOIN {schema}.zart_events v ON v.execution_id = held.execution AND v.consumed_at IS NULL
+ORDER BY v.id;
+
+-- The inbox: of the executions that this worker holds, those with news and those that are no longer its own.
+-- Their events are read by a later statement, so none is older than the signal that is returned here.
+-- name: read_inbox
+SELECT held.task, t.id IS NULL, t.signal, t.execution_id, t.cancel_at IS NOT NULL, t.cancel_reason, t.cancel_author
+FROM unnest(%(tasks)s::bigint[], %(epochs)s::int[], %(signals)s::int[]) AS held (task, epoch, signal)
+    LEFT JOIN {schema}.zart_tasks t ON t.id = held.task AND t.epoch = held.epoch AND t.owner = %(worker)s
+WHERE t.id IS NULL OR t.signal <> held.signal;
+
+-- What a tick has still to do, and when the next sleeper is due. The first by index: an empty table that was busy
+-- a moment ago is full of dead rows.
+-- name: look
+SELECT EXISTS (SELECT FROM {schema}.zart_workers w WHERE w.worker_id = %(worker)s AND w.writer = 0),
+    (SELECT w.id FROM {schema}.zart_wakeups w ORDER BY w.id LIMIT 1) IS NOT NULL,
+    (SELECT min(t.wake_at) FROM {schema}.zart_tasks t WHERE t.state = 'waiting' AND t.wake_at IS NOT NULL),
+    {schema}.zart_now();
+
+-- What an idle worker asks: is there anything to claim in its lanes, and the same as above.
+-- name: peek
+SELECT EXISTS (
+        SELECT FROM unnest(%(lanes)s::int[]) AS wanted
+        WHERE EXISTS (SELECT FROM {schema}.zart_tasks t
+                WHERE t.lane = wanted AND (t.recoveries > 0) IS FALSE AND t.state = 'ready')
+            OR (%(suspect)s AND EXISTS (SELECT FROM {schema}.zart_tasks t
+                WHERE t.lane = wanted AND (t.recoveries > 0) IS TRUE AND t.state = 'ready'))),
+    (SELECT w.id FROM {schema}.zart_wakeups w ORDER BY w.id LIMIT 1) IS NOT NULL,
+    (SELECT min(t.wake_at) FROM {schema}.zart_tasks t WHERE t.state = 'waiting' AND t.wake_at IS NOT NULL),
+    {schema}.zart_now();
+
+-- Gives back what claims took and nobody was told of: the answer was lost on its way, or the worker stops.
+-- name: give_back
+WITH held AS MATERIALIZED (
+    SELECT t.id FROM {schema}.zart_tasks t
+    WHERE t.owner = %(worker)s AND t.state = 'running'
+        AND (t.batch = ANY (%(batches)s::bigint[])
+            OR (t.id, t.epoch) IN (SELECT * FROM unnest(%(tasks)s::bigint[], %(epochs)s::int[])))
+    ORDER BY t.id FOR NO KEY UPDATE
+)
+UPDATE {schema}.zart_tasks t SET state = 'ready', owner = NULL, batch = NULL
+FROM held WHERE t.id = held.id;

@@ -1,0 +1,92 @@
+-- News for live work: inserted by transactions that a user may hold open, applied by workers once it is committed.
+
+-- Cancels of executions that have not run so far, or are blocked: nothing needs to be unwound, so whoever applies the
+-- cancel ends them. Their failures are made by the caller.
+-- name: read_cancels
+SELECT w.id, t.execution_id, w.reason
+FROM {schema}.zart_wakeups w JOIN {schema}.zart_tasks t ON t.id = w.task_id
+WHERE w.kind = 'cancel' AND (t.started_at IS NULL OR t.state = 'blocked')
+ORDER BY w.id LIMIT %(batch)s;
+
+-- Applies what nobody else is applying. Locks: wake-ups, then tasks by id, none waited for; what is locked by another
+-- is left for the next time. A cancel reaches a waiting body even before its retry is due, an event does not.
+-- A cancel that would end its execution, for which the caller brought no failure, is left too.
+-- A wake-up whose task is gone is dropped: a task id is never used again.
+-- Returns the number of wake-ups that are gone now, of tasks that became ready, of those left, and the executions
+-- whose end somebody awaits.
+-- name: apply_wakeups
+WITH taken AS MATERIALIZED (
+    SELECT w.id, w.task_id, w.kind, w.reason, w.author, w.created_at, p.failure
+    FROM {schema}.zart_wakeups w
+        LEFT JOIN unnest(%(cancels)s::bigint[], %(failures)s::text[]) AS p (wakeup, failure) ON p.wakeup = w.id
+    ORDER BY w.id LIMIT %(batch)s
+    FOR UPDATE OF w SKIP LOCKED
+), locked AS MATERIALIZED (
+    SELECT t.id, t.started_at IS NULL OR t.state = 'blocked' AS unstarted
+    FROM {schema}.zart_tasks t
+    WHERE t.id = ANY (ARRAY(SELECT DISTINCT k.task_id FROM taken k))
+    ORDER BY t.id
+    FOR UPDATE SKIP LOCKED
+), news AS MATERIALIZED (
+    SELECT l.id, l.unstarted, bool_or(k.kind = 'cancel') AS cancels,
+        (array_agg(k.reason ORDER BY k.id) FILTER (WHERE k.kind = 'cancel'))[1] AS reason,
+        (array_agg(k.author ORDER BY k.id) FILTER (WHERE k.kind = 'cancel'))[1] AS author,
+        (array_agg(k.failure ORDER BY k.id) FILTER (WHERE k.kind = 'cancel'))[1] AS failure
+    FROM locked l JOIN taken k ON k.task_id = l.id
+    GROUP BY l.id, l.unstarted
+), ended AS (
+    DELETE FROM {schema}.zart_tasks t USING news n
+    WHERE t.id = n.id AND n.cancels AND n.unstarted AND n.failure IS NOT NULL
+    RETURNING t.id, t.execution_id, t.run_id, n.reason, n.author, n.failure
+), told AS (
+    UPDATE {schema}.zart_tasks t
+    SET signal = t.signal + 1,
+        state = CASE
+            WHEN t.state = 'waiting'
+                AND (n.cancels OR t.not_before IS NULL OR t.not_before <= {schema}.zart_now()) THEN 'ready'
+            ELSE t.state END,
+        cancel_reason = CASE WHEN n.cancels AND t.cancel_at IS NULL THEN n.reason ELSE t.cancel_reason END,
+        cancel_author = CASE WHEN n.cancels AND t.cancel_at IS NULL THEN n.author ELSE t.cancel_author END,
+        cancel_at = CASE WHEN n.cancels AND t.cancel_at IS NULL THEN {schema}.zart_now() ELSE t.cancel_at END
+    FROM news n
+    WHERE t.id = n.id AND NOT (n.cancels AND n.unstarted)
+    RETURNING t.id, t.state
+), closed AS (
+    UPDATE {schema}.zart_executions e
+    SET status = 'cancelled', failure = x.failure::json, finished_at = {schema}.zart_now()
+    FROM ended x
+    WHERE e.id = x.execution_id AND e.task_id = x.id
+    RETURNING e.id, e.awaited
+), noted AS (
+    INSERT INTO {schema}.zart_history (execution_id, run_id, what, author, note)
+    SELECT x.execution_id, x.run_id, 'cancel', x.author, x.reason FROM ended x
+), applied AS (
+    DELETE FROM {schema}.zart_wakeups w
+    WHERE w.id = ANY (ARRAY(
+        SELECT k.id FROM taken k
+        WHERE k.task_id IN (SELECT x.id FROM ended x UNION ALL SELECT t.id FROM told t)
+            OR NOT EXISTS (SELECT FROM {schema}.zart_tasks t WHERE t.id = k.task_id)))
+    RETURNING w.id
+)
+SELECT (SELECT count(*) FROM applied), (SELECT count(*) FROM told t WHERE t.state = 'ready'),
+    (SELECT count(*) FROM taken) - (SELECT count(*) FROM applied),
+    coalesce((SELECT array_agg(c.id) FROM closed c WHERE c.awaited), '{}');
+
+-- Sleepers that are due become ready.
+-- name: promote
+WITH due AS MATERIALIZED (
+    SELECT t.id FROM {schema}.zart_tasks t
+    WHERE t.state = 'waiting' AND t.wake_at <= {schema}.zart_now()
+    ORDER BY t.wake_at LIMIT %(batch)s
+    FOR NO KEY UPDATE SKIP LOCKED
+)
+UPDATE {schema}.zart_tasks t SET state = 'ready' FROM due WHERE t.id = due.id;
+
+-- Tells one channel. It is a hint: when it fails, nothing else does.
+-- name: notify
+SELECT pg_notify(%(channel)s, note) FROM unnest(%(notes)s::text[]) AS note;
+
+-- Whether another worker waits for a notification.
+-- name: notify_idle
+SELECT pg_notify(%(channel)s, '')
+WHERE EXISTS (SELECT FROM {schema}.zart_workers w WHERE w.idle AND w.worker_id <> %(worker)s);

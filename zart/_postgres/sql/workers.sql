@@ -1,0 +1,81 @@
+-- Leases. They live by clock_timestamp(), never by durable time: a test that moves that clock reaps nobody.
+
+-- name: next_worker_id
+SELECT nextval(%(sequence)s::regclass);
+
+-- One fence row for each writer connection.
+-- name: register
+INSERT INTO {schema}.zart_workers (worker_id, writer, host, pid, lanes, expires_at)
+SELECT %(worker)s, writer, %(host)s, %(pid)s, %(lanes)s, clock_timestamp() + %(lease)s
+FROM generate_series(0, %(writers)s - 1) AS writer;
+
+-- The lanes of functions, made where they are new; sorted, so that workers that start together do not deadlock.
+-- name: lanes
+SELECT f.queue, f.name, f.version, {schema}.zart_lane(f.queue, f.name, f.version)
+FROM (
+    SELECT * FROM unnest(%(queues)s::text[], %(names)s::text[], %(versions)s::text[]) AS f (queue, name, version)
+    ORDER BY queue, name, version OFFSET 0
+) f;
+
+-- Rows in the order in which the reaper takes them; none back means that the worker was reaped.
+-- name: heartbeat
+WITH own AS MATERIALIZED (
+    SELECT w.worker_id, w.writer FROM {schema}.zart_workers w
+    WHERE w.worker_id = %(worker)s ORDER BY w.writer FOR NO KEY UPDATE
+)
+UPDATE {schema}.zart_workers w
+SET heartbeat_at = clock_timestamp(), expires_at = clock_timestamp() + %(lease)s
+FROM own WHERE w.worker_id = own.worker_id AND w.writer = own.writer
+RETURNING w.writer;
+
+-- name: set_idle
+UPDATE {schema}.zart_workers SET idle = %(idle)s WHERE worker_id = %(worker)s AND writer = 0;
+
+-- name: leave
+DELETE FROM {schema}.zart_workers WHERE worker_id = %(worker)s;
+
+-- The lock is the fence: it is had only when no statement of this worker is in flight, and those that come later find
+-- no row. A worker goes as a whole or not at all; a row that is in use is tried again the next time, never waited for.
+-- name: reap
+WITH expired AS MATERIALIZED (
+    SELECT w.worker_id, w.writer FROM {schema}.zart_workers w
+    WHERE w.expires_at < clock_timestamp()
+    ORDER BY w.worker_id, w.writer
+    FOR UPDATE SKIP LOCKED
+), dead AS (
+    SELECT x.worker_id FROM expired x
+    GROUP BY x.worker_id
+    HAVING count(*) = (SELECT count(*) FROM {schema}.zart_workers w WHERE w.worker_id = x.worker_id)
+)
+DELETE FROM {schema}.zart_workers w USING dead WHERE w.worker_id = dead.worker_id
+RETURNING w.worker_id, w.host, w.pid;
+
+-- Owners without a row: reaped just now, or by somebody who then died himself. They never come back.
+-- name: orphaned
+SELECT DISTINCT t.owner FROM {schema}.zart_tasks t
+WHERE t.owner IS NOT NULL
+    AND NOT EXISTS (SELECT FROM {schema}.zart_workers w WHERE w.worker_id = t.owner);
+
+-- Frees what they held. A later statement than those above: only so does it see what a claim in flight took.
+-- name: take_over
+WITH held AS MATERIALIZED (
+    SELECT t.id, t.owner FROM {schema}.zart_tasks t
+    WHERE t.owner = ANY (%(owners)s::bigint[])
+    ORDER BY t.id FOR NO KEY UPDATE
+), freed AS (
+    UPDATE {schema}.zart_tasks t
+    SET state = CASE WHEN t.state = 'running' THEN 'ready' ELSE t.state END,
+        owner = NULL, batch = NULL, recoveries = t.recoveries + 1
+    FROM held WHERE t.id = held.id
+    RETURNING t.execution_id, t.run_id, held.owner
+)
+INSERT INTO {schema}.zart_history (execution_id, run_id, what, note)
+SELECT f.execution_id, f.run_id, 'takeover', 'worker ' || f.owner || ' stopped answering' FROM freed f
+RETURNING execution_id;
+
+-- Expired workers that could not be reaped, and the session that holds their rows where it can be told.
+-- name: stuck
+SELECT w.worker_id, w.host, w.pid, min(a.pid), min(a.state), min(a.application_name), min(a.xact_start)
+FROM {schema}.zart_workers w LEFT JOIN pg_stat_activity a ON a.backend_xid = w.xmax
+WHERE w.expires_at < clock_timestamp()
+GROUP BY w.worker_id, w.host, w.pid;
