@@ -1,1 +1,153 @@
-"""Durable functions on the Postgres you already have."""
+"""Durable functions on the Postgres you already have.
+
+A durable function is plain async Python that survives crashes, restarts and deploys. Each awaited step of it
+is recorded once and never run again after it succeeded; a wait of two days holds nothing but a row.
+
+    import msgspec
+
+    import zart
+    from zart import durable, step
+
+
+    class OnboardingData(msgspec.Struct):
+        user_id: str
+        email: str
+
+
+    class Verified(msgspec.Struct):
+        at: str
+
+
+    EmailVerified = zart.Event("email-verified", Verified)
+
+
+    @step("send-email", retry="exponential(3, 2s)")
+    async def send_email(email: str) -> None:
+        print("welcome", email)
+
+
+    @step("setup-billing", timeout="30s")
+    async def setup_billing(email: str) -> str:
+        return f"customer of {email}"
+
+
+    @durable("onboarding", max_retries=3, timeout="50h")
+    async def onboarding(data: OnboardingData) -> str:
+        await send_email(data.email)
+        customer_id = await setup_billing(data.email)
+        await zart.wait_for_event(EmailVerified, timeout="48h")
+        return customer_id
+
+
+    registry = zart.Registry(onboarding)  # zart worker --app myapp:registry
+"""
+
+from zart.codec import register_type
+from zart.config import WorkerConfig
+from zart.durable import Durable, durable
+from zart.durations import Duration
+from zart.errors import (
+    EventTimeout,
+    ExecutionBlocked,
+    ExecutionCancelled,
+    ExecutionConflict,
+    ExecutionFailed,
+    ExecutionFinished,
+    ExecutionNotFound,
+    ExecutionTimeout,
+    Failure,
+    NonDeterminismError,
+    NonRetryable,
+    NotDurableWarning,
+    PayloadError,
+    ResultTimeout,
+    RetryAfter,
+    SchemaError,
+    SerializationError,
+    StepFailed,
+    StepStuck,
+    StepTimeout,
+    UsageError,
+    ZartError,
+)
+from zart.primitives import (
+    Event,
+    capture,
+    context,
+    data,
+    execution_id,
+    now,
+    random,
+    resource,
+    set_data,
+    sleep,
+    sleep_until,
+    step_context,
+    suspending,
+    timeout,
+    uuid4,
+    wait_for_event,
+)
+from zart.registry import Registry
+from zart.retry import Retry
+from zart.state import Context, Execution, History, Record, Stats, StepContext
+from zart.step import AsyncStep, BoundStep, Step, SyncStep, step
+
+__all__ = [
+    "AsyncStep",
+    "BoundStep",
+    "Context",
+    "Durable",
+    "Duration",
+    "Event",
+    "EventTimeout",
+    "Execution",
+    "ExecutionBlocked",
+    "ExecutionCancelled",
+    "ExecutionConflict",
+    "ExecutionFailed",
+    "ExecutionFinished",
+    "ExecutionNotFound",
+    "ExecutionTimeout",
+    "Failure",
+    "History",
+    "NonDeterminismError",
+    "NonRetryable",
+    "NotDurableWarning",
+    "PayloadError",
+    "Record",
+    "Registry",
+    "ResultTimeout",
+    "Retry",
+    "RetryAfter",
+    "SchemaError",
+    "SerializationError",
+    "Stats",
+    "Step",
+    "StepContext",
+    "StepFailed",
+    "StepStuck",
+    "StepTimeout",
+    "SyncStep",
+    "UsageError",
+    "WorkerConfig",
+    "ZartError",
+    "capture",
+    "context",
+    "data",
+    "durable",
+    "execution_id",
+    "now",
+    "random",
+    "register_type",
+    "resource",
+    "set_data",
+    "sleep",
+    "sleep_until",
+    "step",
+    "step_context",
+    "suspending",
+    "timeout",
+    "uuid4",
+    "wait_for_event",
+]

@@ -1,0 +1,205 @@
+"""Settings, read once: a worker's, and where the database is."""
+
+import datetime as dt
+import os
+import re
+from dataclasses import dataclass
+from typing import Final, final
+
+from zart.durations import Duration, format_duration, parse_duration
+from zart.errors import UsageError
+
+EMBEDDED: Final = "embedded"
+"""The DSN of the server that is kept under `.zart/`."""
+DSN_VARIABLES: Final = ("ZART_DATABASE_URL", "DATABASE_URL")
+"""Where a DSN is looked for when none is given, in this order."""
+DIRECT_VARIABLE: Final = "ZART_DIRECT_URL"
+"""The DSN of a connection past a pooler, for LISTEN and the heartbeat."""
+
+_URL: Final = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9.-]*)(?P<driver>\+[A-Za-z0-9_]+)?://", re.ASCII)
+_OTHER_DATABASES: Final = {
+    "cockroachdb": "CockroachDB",
+    "mariadb": "MariaDB",
+    "mongodb": "MongoDB",
+    "mssql": "SQL Server",
+    "mysql": "MySQL",
+    "oracle": "Oracle",
+    "redis": "Redis",
+    "sqlite": "SQLite",
+}
+_ACCEPTED: Final = 'use "postgresql://user@host:5432/database", "host=… dbname=… user=…" or "embedded"'
+_SECRETS: Final = r"(?:password|sslpassword|oauth_client_secret)"
+
+
+@final
+@dataclass(frozen=True, init=False)
+class WorkerConfig:
+    """How a worker works. Durations are timedeltas once it is made; UsageError names a field that cannot be.
+
+    `poll_interval` is how often it looks for work where it cannot be told of new work. Of at most
+    `max_concurrent_tasks` executions at once it claims at most `max_tasks_per_poll` in one go; plain `def`
+    steps share `max_threads` threads. A worker not heard of for `orphan_timeout` is taken for dead, so that
+    it must be heard of every `heartbeat_interval`; one whose event loop is blocked for `wedge_timeout`
+    (default: ten times `orphan_timeout`) gives up by itself. A shutdown waits `shutdown_timeout` for running
+    steps. An execution whose workers died `max_recoveries` times in a row without a new record is blocked.
+    One execution may have `max_inflight_steps` live steps; `max_parked_bodies` executions may wait in memory.
+    `queues` limits the worker to these queues; () means every queue of the registry.
+    """
+
+    poll_interval: dt.timedelta
+    max_tasks_per_poll: int
+    max_concurrent_tasks: int
+    max_threads: int
+    shutdown_timeout: dt.timedelta
+    orphan_timeout: dt.timedelta
+    heartbeat_interval: dt.timedelta
+    wedge_timeout: dt.timedelta
+    max_recoveries: int
+    max_inflight_steps: int
+    max_parked_bodies: int
+    queues: tuple[str, ...]
+
+    def __init__(
+        self,
+        *,
+        poll_interval: Duration = "1s",
+        max_tasks_per_poll: int = 100,
+        max_concurrent_tasks: int = 100,
+        max_threads: int = 40,
+        shutdown_timeout: Duration = "5s",
+        orphan_timeout: Duration = "30s",
+        heartbeat_interval: Duration = "5s",
+        wedge_timeout: Duration | None = None,
+        max_recoveries: int = 10,
+        max_inflight_steps: int = 256,
+        max_parked_bodies: int = 1000,
+        queues: tuple[str, ...] = (),
+    ) -> None:
+        orphan = _positive("orphan_timeout", orphan_timeout)
+        heartbeat = _positive("heartbeat_interval", heartbeat_interval)
+        if heartbeat > orphan / 2:
+            raise UsageError(
+                f"heartbeat_interval is {format_duration(heartbeat)}, but it must be at most half of "
+                "orphan_timeout "
+                f"({format_duration(orphan)}): otherwise a healthy worker is taken for dead after one late "
+                "heartbeat"
+            )
+        values = {
+            "poll_interval": _positive("poll_interval", poll_interval),
+            "max_tasks_per_poll": _count("max_tasks_per_poll", max_tasks_per_poll, least=1),
+            "max_concurrent_tasks": _count("max_concurrent_tasks", max_concurrent_tasks, least=1),
+            "max_threads": _count("max_threads", max_threads, least=1),
+            "shutdown_timeout": parse_duration(shutdown_timeout, what="shutdown_timeout"),
+            "orphan_timeout": orphan,
+            "heartbeat_interval": heartbeat,
+            "wedge_timeout": 10 * orphan
+            if wedge_timeout is None
+            else _positive("wedge_timeout", wedge_timeout),
+            "max_recoveries": _count("max_recoveries", max_recoveries, least=0),
+            "max_inflight_steps": _count("max_inflight_steps", max_inflight_steps, least=1),
+            "max_parked_bodies": _count("max_parked_bodies", max_parked_bodies, least=0),
+            "queues": _queues(queues),
+        }
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+
+def _positive(name: str, value: Duration) -> dt.timedelta:
+    duration = parse_duration(value, what=name)
+    if not duration:
+        raise UsageError(f"{name} is zero, but it must be longer")
+    return duration
+
+
+def _count(name: str, value: object, *, least: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= 1_000_000:
+        raise UsageError(f"{name} is {value!r}, but it must be a whole number from {least} to 1,000,000")
+    return value
+
+
+def _queues(queues: object) -> tuple[str, ...]:
+    if isinstance(queues, (tuple, list)):
+        names = tuple[object, ...](queues)  # pyright: ignore[reportUnknownArgumentType]
+        if all(isinstance(name, str) and name for name in names):
+            return tuple(str(name) for name in names)
+    raise UsageError(
+        f'queues is {queues!r}, but it must be a tuple of queue names, such as ("default", "mail")'
+    )
+
+
+def resolve_dsn(explicit: str | None = None) -> tuple[str, str]:
+    """The DSN to use and where it came from: the one given, else ZART_DATABASE_URL, else DATABASE_URL.
+
+    Raises UsageError when there is none, or when it is another database's or no DSN at all.
+    """
+    found = find_dsn(explicit)
+    if found is None:
+        raise UsageError(
+            "no database is named: give a DSN, or set ZART_DATABASE_URL or DATABASE_URL; the DSN "
+            f"{EMBEDDED!r} starts a server under .zart/"
+        )
+    return found
+
+
+def find_dsn(explicit: str | None = None) -> tuple[str, str] | None:
+    """Like `resolve_dsn`, but None when no database is named anywhere."""
+    if explicit is not None:
+        return read_dsn(explicit, "the DSN"), "the DSN given"
+    for variable in DSN_VARIABLES:
+        if value := os.environ.get(variable):
+            return read_dsn(value, variable), variable
+    return None
+
+
+def find_direct_dsn() -> str | None:
+    """The DSN past a pooler in ZART_DIRECT_URL, if set. Raises UsageError when it is none of PostgreSQL."""
+    value = os.environ.get(DIRECT_VARIABLE)
+    return read_dsn(value, DIRECT_VARIABLE) if value else None
+
+
+def read_dsn(dsn: object, what: str) -> str:
+    """Return a DSN as libpq reads it; a driver's name as SQLAlchemy writes it, `postgresql+psycopg://`, is
+    dropped.
+
+    `what` is how the error calls it. Raises UsageError for another database's address and for what is no DSN.
+    """
+    if not isinstance(dsn, str):
+        raise UsageError(f"{what} is {type(dsn).__name__}, not text: {_ACCEPTED}")
+    text = dsn.strip()
+    if text == EMBEDDED:
+        return text
+    url = _URL.match(text)
+    if url is None:
+        if re.match(r"\w+\s*=", text):
+            return text
+        raise UsageError(f"{what} is {mask_dsn(text) or 'empty'}, which is no DSN: {_ACCEPTED}")
+    scheme = url["scheme"].lower()
+    if scheme not in {"postgresql", "postgres"}:
+        named = _OTHER_DATABASES.get(scheme, f"{scheme}://")
+        raise UsageError(
+            f"{what} is the address of another database ({named}), but zart needs PostgreSQL: {_ACCEPTED}"
+        )
+    rest = text[url.end() :]
+    if url["driver"] == "+asyncpg":
+        # The one option that asyncpg's addresses commonly carry and libpq calls otherwise.
+        rest = re.sub(r"(?<=[?&])ssl=true\b", "sslmode=require", rest)
+        rest = re.sub(r"(?<=[?&])ssl=", "sslmode=", rest)
+    return f"postgresql://{rest}"
+
+
+def mask_dsn(dsn: str) -> str:
+    """Return a DSN, as a URL or in keyword form, with its passwords replaced by ***, fit for logs."""
+    url = _URL.match(dsn)
+    if url is None:
+        keywords = rf"(?i)\b({_SECRETS}\s*=\s*)(?:'(?:\\.|[^'\\])*(?:'|$)|(?:\\.|[^\s\\'])+)"
+        return re.sub(keywords, r"\1***", dsn)
+    before, question, options = dsn[url.end() :].partition("?")
+    if "@" not in before and "@" in options:
+        # A password with a bare ? in it: no valid URL, but nothing of it may show.
+        before, question, options = dsn[url.end() :], "", ""
+    login, at, host = before.rpartition("@")
+    if at:
+        user, colon, _ = login.partition(":")
+        before = f"{user}{':***' if colon else ''}@{host}"
+    options = re.sub(rf"(?i)(^|&)({_SECRETS}=)[^&]*", r"\1\2***", options)
+    return f"{dsn[: url.end()]}{before}{question}{options}"

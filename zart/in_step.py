@@ -1,0 +1,109 @@
+"""The place of code in a step: no durable call is possible there, since a step is run, not replayed."""
+
+# ruff: noqa: ARG002
+
+import datetime as dt
+import random
+import uuid
+from collections.abc import Callable, Coroutine
+from contextlib import AbstractAsyncContextManager
+from typing import Any, NoReturn, TypeVar
+
+from zart.calls import StepCall
+from zart.codec import Codec
+from zart.context import Place
+from zart.errors import UsageError
+from zart.state import Context, StepContext
+
+T = TypeVar("T")
+
+
+class InStep:
+    """A `Place`: it answers what a step may ask and refuses the rest, saying what to do instead.
+
+    What belongs to the execution is asked of `outer`, the place of the body that called the step.
+    """
+
+    __slots__ = ("_outer", "_step_context")
+
+    def __init__(self, outer: Place, step_context: StepContext) -> None:
+        self._outer = outer
+        self._step_context = step_context
+
+    def call_step(self, call: StepCall, /) -> Coroutine[Any, Any, Any]:
+        function: str = getattr(call.spec.fn, "__name__", "it")
+        raise UsageError(
+            f"the step {call.name!r} is called in {self._here()}: a step is recorded as one, with nothing "
+            "recorded "
+            f"inside. Call both from the durable body, or the plain function: {function}.fn(...)"
+        )
+
+    def call_durable(
+        self, name: str, fn: Callable[..., Any], args: tuple[Any, ...], /
+    ) -> Coroutine[Any, Any, Any]:
+        raise UsageError(
+            f"the durable function {name!r} is called in {self._here()}: start it with a Client, or call "
+            "the plain "
+            f"function: {getattr(fn, '__name__', 'it')}.fn(...)"
+        )
+
+    def sleep(self, duration: dt.timedelta, /) -> Coroutine[Any, Any, None]:
+        self._refuse(
+            "zart.sleep", "sleep in the body between two steps, or use asyncio.sleep for a short pause"
+        )
+
+    def sleep_until(self, when: dt.datetime, /) -> Coroutine[Any, Any, None]:
+        self._refuse("zart.sleep_until", "sleep in the body between two steps")
+
+    def wait_for_event(
+        self, name: str, codec: Codec, timeout: dt.timedelta | None, /
+    ) -> Coroutine[Any, Any, Any]:
+        self._refuse(
+            "zart.wait_for_event", "wait in the body, and give the payload to the step as an argument"
+        )
+
+    def timeout(self, duration: dt.timedelta, /) -> AbstractAsyncContextManager[None]:
+        self._refuse("zart.timeout", "use asyncio.timeout in the step, or @step(timeout=...)")
+
+    def capture(self, name: str, fn: Callable[[], Any], codec: Codec, /) -> Coroutine[Any, Any, Any]:
+        self._refuse(
+            "zart.capture", "call the function plainly: all that the step returns is recorded with it"
+        )
+
+    def data(self, codec: Codec, default: Any, /) -> Any:
+        self._refuse("zart.data", "read it in the body, and give it to the step as an argument")
+
+    def set_data(self, value: object, /) -> None:
+        self._refuse("zart.set_data", "return the value from the step, and set it in the body")
+
+    def now(self) -> dt.datetime:
+        return dt.datetime.now(dt.UTC)
+
+    def uuid4(self) -> uuid.UUID:
+        return uuid.uuid4()
+
+    def random(self) -> random.Random:
+        return random.Random()  # noqa: S311 (as asked for: random numbers, not secrets)
+
+    def suspending(self) -> bool:
+        return False
+
+    def execution_id(self) -> str:
+        return self._step_context.execution_id
+
+    def context(self) -> Context:
+        return self._outer.context()
+
+    def step_context(self) -> StepContext:
+        return self._step_context
+
+    def resource(self, type: type[T], /) -> T:
+        return self._outer.resource(type)
+
+    def _here(self) -> str:
+        return f"the step {self._step_context.step_name!r} of execution {self._step_context.execution_id!r}"
+
+    def _refuse(self, called: str, instead: str) -> NoReturn:
+        raise UsageError(
+            f"{called} is called in {self._here()}, and a step is not resumed in its middle: {instead}"
+        )

@@ -1,0 +1,377 @@
+"""The decorator `@step`: a function whose result is recorded once in the durable body that calls it.
+
+A call asks the place where it stands. A durable body's place makes a durable call of it, with the occurrence
+taken at once; a step's place refuses it; and outside of both the function simply runs. What a call needs of
+the function, its types, its retry policy, the exceptions that a replay may rebuild, is worked out when it is
+first needed.
+"""
+
+import datetime as dt
+import inspect
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, cast, get_args, overload
+
+import msgspec
+
+from zart.annotations import is_coroutine_function, result_codec, signature_of, where
+from zart.calls import CheckArgs, StepCall, StepSpec, TimeoutScope
+from zart.context import place
+from zart.coroutine_function import CODE, CoroutineFunction
+from zart.digest import Arguments
+from zart.durations import Duration, parse_duration
+from zart.errors import UsageError
+from zart.failures import KnownExceptions
+from zart.names import shorten_name
+from zart.outside import run_plainly, warn_step
+from zart.retry import Retry
+from zart.template import NameTemplate
+
+P = ParamSpec("P")
+Q = ParamSpec("Q")
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+S = TypeVar("S")
+T = TypeVar("T")
+
+_KEEP: Any = msgspec.UNSET
+
+
+class _Options(msgspec.Struct, frozen=True, kw_only=True):
+    """What the decorator was given, checked."""
+
+    retry: Retry
+    timeout: dt.timedelta | None
+    timeout_scope: TimeoutScope
+    check_args: CheckArgs
+    raises: tuple[type[Exception], ...]
+
+
+class _Definition:
+    """A function with its options; what follows from both is worked out once, and shared by all renamed
+    steps.
+    """
+
+    __slots__ = ("_spec", "fn", "options", "signature", "threaded", "what")
+
+    def __init__(self, fn: Callable[..., Any], options: _Options, what: str) -> None:
+        self.fn = fn
+        self.options = options
+        self.what = what
+        self.threaded = not is_coroutine_function(fn)
+        self.signature = signature_of(fn)
+        self._spec: StepSpec | None = None
+
+    def spec(self) -> StepSpec:
+        """The step as data. Raises UsageError when its annotations cannot be resolved or stored."""
+        if self._spec is None:
+            options = self.options
+            self._spec = StepSpec(
+                fn=self.fn,
+                threaded=self.threaded,
+                retry=options.retry,
+                timeout=options.timeout,
+                timeout_scope=options.timeout_scope,
+                check_args=options.check_args,
+                result=result_codec(self.fn, self.what),
+                arguments=Arguments(self.signature),
+                known=KnownExceptions(
+                    module_globals=getattr(inspect.unwrap(self.fn), "__globals__", {}),
+                    classes=(*options.raises, *options.retry.retry_on, *options.retry.give_up_on),
+                ),
+            )
+        return self._spec
+
+
+class Step(CoroutineFunction, Generic[P, R_co]):
+    """What `@step` makes of a function: call it in a durable body, and its result is recorded once.
+
+    A call returns a coroutine, in a body and outside, whether the function is an `async def` or a plain one,
+    which runs in a thread. In a body the call's place among the calls of the same name is taken when it is
+    called, not when it is awaited. Outside of a durable function a call just runs the function; `fn` is the
+    function itself.
+    """
+
+    name: str
+    """The name as it was given; it may be a template such as "charge-{order.id}"."""
+
+    def __init__(self, name: str, definition: _Definition) -> None:
+        self._pass_for(definition.fn, definition.signature)
+        template = NameTemplate(name, definition.signature, definition.what)
+        self.name = name
+        self._definition = definition
+        self._template = template
+        self._fixed = template.fixed()
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R_co]:
+        here = place.get()
+        if here is None:
+            warn_step(self.name)
+            return run_plainly(self._definition.fn, args, kwargs, threaded=self._definition.threaded)
+        name = self._fixed or self._template.render(args, kwargs)
+        return here.call_step(StepCall(self._definition.spec(), name, args, kwargs))
+
+    def named(self, name: str, /) -> Self:
+        """The same step under another name, which is taken as it is: `send.named(f"send-{i}")(address)`.
+
+        Raises UsageError when it is empty or holds control characters. Of a name longer than 200 bytes the
+        first 160 and a hash are used.
+        """
+        if not isinstance(name, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise UsageError(f"{self._definition.what}: named() takes the name, not {name!r}")
+        return self._changed(name=name, _fixed=shorten_name(name, f"{self._definition.what}: the name"))
+
+    def with_options(
+        self,
+        *,
+        retry: str | Retry | None = _KEEP,
+        timeout: Duration | None = _KEEP,
+        timeout_scope: TimeoutScope = _KEEP,
+    ) -> Self:
+        """The same step with other options for this call; what is not given stays. None: no retry, no time
+        limit.
+
+        Raises UsageError for what the decorator would refuse, too.
+        """
+        definition = self._definition
+        options = definition.options
+        changed = _check_options(
+            definition.what,
+            retry=options.retry if retry is _KEEP else retry,
+            timeout=options.timeout if timeout is _KEEP else timeout,
+            timeout_scope=options.timeout_scope if timeout_scope is _KEEP else timeout_scope,
+            check_args=options.check_args,
+            raises=options.raises,
+        )
+        return self._changed(_definition=_Definition(definition.fn, changed, definition.what))
+
+    @overload
+    def __get__(self, instance: None, owner: type, /) -> Self: ...
+    @overload
+    def __get__(
+        self: "Step[Concatenate[S, Q], T]", instance: S, owner: type | None = None, /
+    ) -> "BoundStep[Q, T]": ...
+    def __get__(self, instance: object, owner: type | None = None, /) -> Any:
+        return self if instance is None else BoundStep(self, instance, self._call_bound)
+
+    def __repr__(self) -> str:
+        return f"<step {self.name!r} of {where(self._definition.fn)}>"
+
+    @property
+    def fn(self) -> Callable[P, Any]:
+        """The undecorated function: a call of it is never recorded."""
+        return self._definition.fn
+
+    @property
+    def spec(self) -> StepSpec:
+        """The step as data, with its annotations resolved, which happens once.
+
+        Raises UsageError, with the function's name and place, when that fails.
+        """
+        return self._definition.spec()
+
+    def _call_bound(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Coroutine[Any, Any, R_co]:
+        """A call through an instance, which is the first of `args`."""
+        here = place.get()
+        if here is None:
+            return run_plainly(self._definition.fn, args, kwargs, threaded=self._definition.threaded)
+        name = self._fixed or self._template.render(args, kwargs)
+        return here.call_step(StepCall(self._definition.spec(), name, args, kwargs, bound=1))
+
+    def _changed(self, **changes: object) -> Self:
+        changed = object.__new__(type(self))
+        changed.__dict__.update(self.__dict__, **changes)
+        return changed
+
+
+class AsyncStep(Step[P, R_co]):
+    """A step of an `async def`."""
+
+    @property
+    def fn(self) -> Callable[P, Coroutine[Any, Any, R_co]]:
+        """The undecorated function: a call of it is never recorded."""
+        return self._definition.fn
+
+
+class SyncStep(Step[P, R_co]):
+    """A step of a plain `def`, which runs in a worker thread, never on the event loop."""
+
+    @property
+    def fn(self) -> Callable[P, R_co]:
+        """The undecorated function: a call of it is never recorded and runs in the caller's thread."""
+        return self._definition.fn
+
+
+class BoundStep(Generic[P, R_co]):
+    """A step of an instance: `await shop.charge(order)`. The instance is no part of what is recorded."""
+
+    __slots__ = ("_call", "_instance", "_step")
+
+    def __init__(
+        self, step: Step[..., R_co], instance: object, call: Callable[..., Coroutine[Any, Any, R_co]]
+    ) -> None:
+        self._step = step
+        self._instance = instance
+        self._call = call
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R_co]:
+        if place.get() is None:
+            warn_step(self._step.name)
+        return self._call((self._instance, *args), kwargs)
+
+    def named(self, name: str, /) -> Self:
+        """The same step under another name; see `Step.named`."""
+        return cast("Self", self._step.named(name).__get__(self._instance))
+
+    def __getattr__(self, attribute: str) -> Any:
+        # What tells tools that this is a coroutine function, and its parameters without the instance.
+        if attribute == "__signature__":
+            signature = inspect.signature(self._step)
+            return signature.replace(parameters=list(signature.parameters.values())[1:])
+        if attribute == "__code__":
+            return CODE
+        if attribute in {"__name__", "__qualname__", "__defaults__", "__kwdefaults__", "__annotations__"}:
+            return getattr(self._step, attribute)
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {attribute!r}")
+
+    def __repr__(self) -> str:
+        return f"<{self._step!r} bound to a {type(self._instance).__name__}>"
+
+
+class _StepDecorator:
+    def __init__(self, name: str, options: dict[str, Any]) -> None:
+        self._name = name
+        self._options = options
+
+    @overload
+    def __call__(self, fn: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncStep[P, R]: ...  # type: ignore[overload-overlap]
+    @overload
+    def __call__(self, fn: Callable[P, R], /) -> SyncStep[P, R]: ...
+    def __call__(self, fn: Callable[..., Any], /) -> Step[..., Any]:
+        what = f"@step on {where(fn)}"
+        _check_function(fn, what)
+        definition = _Definition(fn, _check_options(what, **self._options), what)
+        made = SyncStep[..., Any] if definition.threaded else AsyncStep[..., Any]
+        return made(self._name, definition)
+
+
+def step(
+    name: str,
+    /,
+    *,
+    retry: str | Retry | None = None,
+    timeout: Duration | None = None,
+    timeout_scope: TimeoutScope = "attempt",
+    check_args: CheckArgs = "block",
+    raises: tuple[type[Exception], ...] = (),
+) -> _StepDecorator:
+    """Make a function a step: in a durable body its result is recorded once and never asked for again.
+
+    `name` identifies its records, so it must stay as it is while executions are under way; 1 to 200 bytes,
+    and it may take values from the call: "charge-{order.id}". `retry` says how failures are tried again, such
+    as "exponential(3, 2s)" (three retries; default: none). `timeout` limits each attempt, or with
+    `timeout_scope="total"` all of them with the delays between (default: no limit). When a replayed call has
+    other arguments than the recorded one, `check_args` blocks the execution, warns, or is off. `raises` names
+    the classes of exceptions that a body wants to catch again on replay; those of the function's own module
+    and builtins are known.
+
+    Works on an `async def`, on a plain `def`, which runs in a thread, and on the spot on any callable: `await
+    step("create")(crm.create)(email)`. Raises UsageError, with the function's name and place, for what cannot
+    be.
+    """
+    if callable(name):
+        raise UsageError(
+            f"@step on {where(name)} has no name: write @step({_suggestion(name)!r}); the name identifies "
+            "what is recorded"
+        )
+    if not isinstance(name, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise UsageError(f'step() takes the name of the step first, not {name!r}: write @step("send-email")')
+    options = {
+        "retry": retry,
+        "timeout": timeout,
+        "timeout_scope": timeout_scope,
+        "check_args": check_args,
+        "raises": raises,
+    }
+    return _StepDecorator(name, options)
+
+
+def _suggestion(fn: object) -> str:
+    name: str = getattr(fn, "__name__", "send-email")
+    return name.strip("<>").strip("_").replace("_", "-") or "send-email"
+
+
+def _check_function(fn: Any, what: str) -> None:
+    """Refuse what cannot be a step, each with its way out."""
+    if inspect.iscoroutine(fn):
+        fn.close()
+        raise UsageError(
+            f"{what}: it was given a call; give it the function and call the step: step(...)(fn)(...)"
+        )
+    if isinstance(fn, (staticmethod, classmethod)):
+        raise UsageError(f"{what}: put @{type(cast('object', fn)).__name__} above @step, not below it")
+    if isinstance(fn, (Step, BoundStep)):
+        raise UsageError(f"{what}: it is a step already; use .named() and .with_options() to vary it")
+    if isinstance(fn, CoroutineFunction):
+        raise UsageError(
+            f"{what}: it is a durable function, which cannot be a step; call its .fn in a step instead"
+        )
+    if isinstance(fn, type):
+        raise UsageError(f"{what}: it is a class; a step is a function: async def or def")
+    if not callable(fn):
+        raise UsageError(f"{what}: a step is a function (async def or def), not {fn!r}")
+    inner = inspect.unwrap(fn)
+    if inspect.isasyncgenfunction(inner) or inspect.isgeneratorfunction(inner):
+        raise UsageError(
+            f"{what}: it is a generator, and only a finished result can be recorded: return a list, or make "
+            "each piece "
+            "a step of its own"
+        )
+
+
+def _check_options(
+    what: str,
+    *,
+    retry: str | Retry | None,
+    timeout: Duration | None,
+    timeout_scope: TimeoutScope,
+    check_args: CheckArgs,
+    raises: tuple[type[Exception], ...],
+) -> _Options:
+    _check_choice(what, "timeout_scope", timeout_scope, get_args(TimeoutScope))
+    _check_choice(what, "check_args", check_args, get_args(CheckArgs))
+    if not (
+        isinstance(cast("object", raises), tuple)
+        and all(isinstance(member, type) and issubclass(member, Exception) for member in cast("Any", raises))
+    ):
+        raise UsageError(
+            f"{what}: raises is {raises!r}, but it must be a tuple of Exception classes: (OSError,)"
+        )
+    limit = None
+    if timeout is not None:
+        limit = parse_duration(timeout, what=f"{what}: timeout")
+        if not limit:
+            raise UsageError(f"{what}: timeout is zero, so that it could never finish; None means no limit")
+    return _Options(
+        retry=_read_retry(retry, what),
+        timeout=limit,
+        timeout_scope=timeout_scope,
+        check_args=check_args,
+        raises=raises,
+    )
+
+
+def _read_retry(retry: object, what: str) -> Retry:
+    if retry is None:
+        return Retry.none()
+    if isinstance(retry, Retry):
+        return retry
+    try:
+        return Retry.parse(cast("str", retry))
+    except UsageError as error:
+        raise UsageError(f"{what}: {error}") from None
+
+
+def _check_choice(what: str, option: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        known = ", ".join(repr(choice) for choice in choices)
+        raise UsageError(f"{what}: {option} is {value!r}, but it must be one of {known}")
