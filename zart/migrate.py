@@ -20,7 +20,6 @@ import psycopg
 from psycopg import errors, sql
 
 from zart._postgres import connections
-from zart._postgres.address import resolve_address
 from zart.errors import SchemaError
 
 _FILE: Final = re.compile(r"(\d{4})_[a-z0-9_]+\.sql")
@@ -84,7 +83,7 @@ async def migrate(dsn: str | None = None, /, *, schema: str = "public") -> None:
     from as many processes as you like. Raises SchemaError when the database is newer than this library or a released
     migration was edited; nothing is changed then.
     """
-    address = resolve_address(dsn)
+    address = connections.resolve_address(dsn)
     connection = await connections.connect(address, application_name="zart migrate", prepared=False)
     async with connection:
         if (await read_status(connection, schema)).is_current:
@@ -118,7 +117,7 @@ async def _apply(connection: psycopg.AsyncConnection[Any], schema: str) -> None:
 
 async def check(dsn: str | None = None, /, *, schema: str = "public") -> Status:
     """What `migrate` would find; changes nothing."""
-    address = resolve_address(dsn)
+    address = connections.resolve_address(dsn)
     connection = await connections.connect(address, application_name="zart migrate", prepared=False)
     async with connection:
         return await read_status(connection, schema)

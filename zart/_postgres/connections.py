@@ -13,17 +13,20 @@ import random
 import re
 import time
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Any, Final
 
 import psycopg
 from psycopg import conninfo
 from psycopg_pool import AsyncConnectionPool
 
-from zart._postgres.address import mask
+from zart.config import EMBEDDED, find_direct_dsn, mask_dsn, resolve_dsn
 from zart.errors import UsageError, ZartError
 
 Connection = psycopg.AsyncConnection[Any]
 
+DIRECTORY: Final = ".zart"
+"""Where the embedded server lives, in the working directory."""
 PATIENCE: Final = dt.timedelta(seconds=5)
 """How long an unreachable database is tried for, unless said otherwise."""
 PREPARE_AFTER: Final = 2
@@ -44,6 +47,27 @@ _FINAL = re.compile(
 
 class DatabaseUnreachable(ZartError, ConnectionError):  # noqa: N818
     """The database did not let us in, for as long as we tried. The text is one line and holds no secret."""
+
+
+def resolve_address(dsn: str | None = None) -> str:
+    """The address that `dsn` means, or that `ZART_DATABASE_URL` or `DATABASE_URL` names.
+
+    "embedded" starts the server under `.zart/` in the working directory, or joins it. Raises UsageError when no
+    database is named, or when it is none of PostgreSQL.
+    """
+    address, _ = resolve_dsn(dsn)
+    return _start_embedded() if address == EMBEDDED else address
+
+
+def direct_address(address: str) -> str:
+    """The address for LISTEN and the heartbeat: past a pooler if `ZART_DIRECT_URL` names it, else the main one."""
+    return find_direct_dsn() or address
+
+
+def _start_embedded() -> str:
+    from zart._postgres import embedded  # noqa: PLC0415 (most programs need no server of their own)
+
+    return embedded.start(Path(DIRECTORY)).dsn()
 
 
 async def connect(
@@ -133,7 +157,7 @@ def unreachable(error: Exception, dsn: str, tried: dt.timedelta | None = None) -
     reason = _one_line(str(error), dsn)
     tried_for = f" within {tried.total_seconds():g} s" if tried is not None else ""
     return DatabaseUnreachable(
-        f"no connection to {mask(dsn)}{tried_for}: {reason}. Check that the server runs and that the address is right"
+        f"no connection to {mask_dsn(dsn)}{tried_for}: {reason}. Check that the server runs and that the address is right"
     )
 
 
@@ -160,7 +184,7 @@ async def check_settings(connection: Connection, dsn: str) -> list[str]:
     row = await cursor.fetchone()
     assert row is not None  # a SELECT without FROM
     isolation, read_only, standby, synchronous, statement_timeout, lock_timeout, number, version = row
-    where = mask(dsn)
+    where = mask_dsn(dsn)
     if number < 140000:
         raise UsageError(f"{where} is PostgreSQL {version}: Zart needs 14 or newer")
     if isolation != "read committed":
