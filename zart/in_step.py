@@ -21,12 +21,13 @@ T = TypeVar("T")
 class InStep:
     """A `Place`: it answers what a step may ask and refuses the rest, saying what to do instead.
 
-    What belongs to the execution is asked of `outer`, the place of the body that called the step.
+    What belongs to the execution is asked of `outer`, the place of the body that called the step; what
+    belongs to the attempt, of `step_context`, a function since few steps want to know it.
     """
 
     __slots__ = ("_outer", "_step_context")
 
-    def __init__(self, outer: Place, step_context: StepContext) -> None:
+    def __init__(self, outer: Place, step_context: Callable[[], StepContext]) -> None:
         self._outer = outer
         self._step_context = step_context
 
@@ -89,19 +90,20 @@ class InStep:
         return False
 
     def execution_id(self) -> str:
-        return self._step_context.execution_id
+        return self._outer.execution_id()
 
     def context(self) -> Context:
         return self._outer.context()
 
     def step_context(self) -> StepContext:
-        return self._step_context
+        return self._step_context()
 
     def resource(self, type: type[T], /) -> T:
         return self._outer.resource(type)
 
     def _here(self) -> str:
-        return f"the step {self._step_context.step_name!r} of execution {self._step_context.execution_id!r}"
+        known = self._step_context()
+        return f"the step {known.step_name!r} of execution {known.execution_id!r}"
 
     def _refuse(self, called: str, instead: str) -> NoReturn:
         raise UsageError(
