@@ -1,0 +1,640 @@
+"""One worker's hold on one execution: from its claim until its ending.
+
+A body is ordinary code. What makes it durable is that everything it can observe is an entry of one ordered log, and
+that entries reach it one at a time, each after it has come to rest, live and at a replay, in the same order:
+
+    replay   calls ask the log and wait; whenever the body rests, the entry whose turn it is goes to whoever asked.
+             At the log's end the activation goes live. A body of one task that asks in the recorded order takes a
+             short cut: the entry is handed over without a turn of the loop.
+    live     steps run inline in the tasks that called them; what comes of them, of waits and of a cancel is written,
+             and delivered after its commit, in the order of writing.
+
+The body *rests* when nothing but the engine, the network or another process can make it go on: it is found out by
+watching several turns of the loop go by without anything happening.
+
+At rest and with nothing under way the body may be *parked* (`parking.py`). Then the host decides whether to keep it in
+memory or to suspend it: the activation is closed, so that each durable call raises `Suspended`, and what the body's
+tasks wait for is settled with that. The ending is written at once; it is the last thing an activation writes, and
+nothing that the body does while it unwinds can change it. When the fence is gone, or another activation has taken over,
+the body is unwound the same way and nothing more is written.
+"""
+
+import asyncio
+import datetime as dt
+from collections import deque
+from collections.abc import Callable
+from contextvars import Context
+from typing import Any, Protocol, TypeVar
+
+import anyio
+import msgspec
+
+from zart._engine import endings, parking
+from zart._engine.alarms import Alarms, Cancellable
+from zart._engine.branch import Branch
+from zart._engine.entries import (
+    CancelRequest,
+    Change,
+    Claim,
+    Ending,
+    Entry,
+    Key,
+    Lost,
+    Released,
+    StoredEntry,
+    StoredEvent,
+)
+from zart._engine.entries import Suspended as SuspendedEnding
+from zart._engine.lineage import library_of
+from zart._engine.log import Log
+from zart._engine.parking import DurableFuture
+from zart._engine.steps import Steps
+from zart._engine.timers import BodyTimer
+from zart._engine.waits import Wait, Waits
+from zart.calls import DurableSpec, StepCall
+from zart.context import place
+from zart.errors import NonDeterminismError, PayloadError, SerializationError, Suspended
+
+E = TypeVar("E", bound=BaseException)
+
+RESTING_TURNS = 8
+"""Turns of the loop without anything happening, after which a body is at rest."""
+_PATIENCE = 5.0
+"""How long, in seconds, a replay waits for plain awaits of a body before it passes over an entry nobody asks for."""
+_PATIENCE_IN_MEMORY = 0.05
+
+
+class Host(Protocol):
+    """What holds an activation: a worker, or a test."""
+
+    @property
+    def max_inflight_steps(self) -> int: ...
+    @property
+    def threads(self) -> anyio.CapacityLimiter: ...
+    @property
+    def resources(self) -> tuple[object, ...]: ...
+    @property
+    def base_context(self) -> Context:
+        """Each body starts in a copy of it."""
+        ...
+
+    def now(self) -> dt.datetime:
+        """Durable time."""
+        ...
+
+    def call_at(self, when: dt.datetime, callback: Callable[[], None], /) -> Cancellable: ...
+    def write(self, entry: Entry, /) -> None: ...
+    def end(self, change: Change, /) -> None: ...
+    def suspends(self, activation: "Activation", due: dt.datetime | None, /) -> bool:
+        """The body is parked until `due` (None: until there is news): whether to suspend it now."""
+        ...
+
+    def holds_back(self, activation: "Activation", /) -> bool:
+        """Whether what was just committed is to be replayed instead of being delivered: a mode for tests."""
+        ...
+
+    def rests(self, activation: "Activation", resting: bool, /) -> None:
+        """The body has come to rest with nothing running, or goes on: a resting one takes no slot."""
+        ...
+
+    def ended(self, activation: "Activation", /) -> None:
+        """The ending is committed, or the execution is no longer ours."""
+        ...
+
+
+class Activation:
+    """See the module."""
+
+    def __init__(self, claim: Claim, spec: DurableSpec, host: Host) -> None:
+        self.claim = claim
+        self.spec = spec
+        self.host = host
+        self.loop = asyncio.get_running_loop()
+        self.log = Log(claim.entries, claim.floor)
+        self.alarms = Alarms(host)
+        self.steps = Steps(self)
+        self.waits = Waits(self)
+        self.signal = claim.signal
+        self.data: bytes | None = None
+        self.replaying = True
+        self.closed = False
+        self.lost = False
+        self.resting = False
+        self.anyio_deadlines = False
+        self.own_library = library_of(spec.fn.__code__.co_filename)
+        self.tasks: dict[asyncio.Task[Any], None] = {}
+        self.root: asyncio.Task[Any] | None = None
+        self.ending: Ending | None = None
+        self.notes: list[tuple[str, str]] = []
+        self.blamed: dict[int, tuple[BaseException, StoredEntry]] = {}
+        """Exceptions that records have raised in the body, by identity."""
+        self.fired: list[Key] = []
+        """Time limits that have passed."""
+        self.cancels = endings.Cancels(self)
+        self.phase = endings.Phase(self)
+        self._seq = self.log.last_seq
+        self._inflight = 0
+        self._outbox: deque[tuple[StoredEntry, Callable[[StoredEntry], None]]] = deque()
+        self._turns: dict[Key, Callable[[StoredEntry], None]] = {}
+        self._late: deque[StoredEntry] = deque()
+        self._gate: list[tuple[Key, bytes | None, DurableFuture]] = []
+        self._set_off: list[Callable[[], None]] = []
+        self._activity = 0
+        self._settling = False
+        self._turns_seen = 0
+        self._activity_seen = 0
+        self._patience: asyncio.TimerHandle | None = None
+        self._out_of_patience = False
+        self._first_write = claim.recoveries > 0
+
+    # ------------------------------------------------------------ life
+
+    def start(self) -> None:
+        """Run the body. A payload that does not fit ends the execution as failed."""
+        self.waits.offer(self.claim.events)
+        try:
+            coroutine = self.phase.first()
+        except PayloadError as error:
+            self.phase.refuse(error)
+            return
+        branch = Branch(self, self.phase.path, self.claim.started_at)
+        context = self.host.base_context.copy()
+        context.run(place.set, branch)
+        if self.log.next is None:
+            self._go_live()
+        if self.closed:
+            coroutine.close()
+            return
+        self.root = asyncio.Task(coroutine, loop=self.loop, context=context)
+        self.track(self.root)
+
+    def start_phase(self, coroutine: Any, path: str, heard_at: dt.datetime) -> None:
+        """Run another body of the run, after the first one has ended."""
+        context = self.host.base_context.copy()
+        context.run(place.set, Branch(self, path, heard_at))
+        self.root = asyncio.Task(coroutine, loop=self.loop, context=context)
+        self.track(self.root)
+
+    def news(self, signal: int, events: list[StoredEvent], cancel: CancelRequest | None) -> None:
+        """What has happened to the execution outside, while it is held."""
+        if self.closed:
+            return
+        self.signal = signal
+        self.waits.offer(events)
+        self.cancels.request(cancel)
+
+    def tick(self, now: dt.datetime) -> None:
+        """Once a second: show what takes long, and write the deadlines that are not written yet."""
+        if not self.closed:
+            self.steps.show_long(now)
+            if not self.replaying:
+                self.waits.save()
+
+    def release(self) -> None:
+        """Give the execution back for another worker to go on."""
+        self.end(Released())
+
+    def lose(self) -> None:
+        """The execution is not ours any more: unwind, and write nothing."""
+        if not self.lost:
+            self.lost = True
+            already = self.ending is not None
+            self._close()
+            if already:
+                return  # its change is on the way and will report
+            self.host.ended(self)
+
+    def end(self, ending: Ending) -> None:
+        """Write the ending, and unwind what is left of the body."""
+        if self.ending is not None or self.lost:
+            return
+        self.ending = ending
+        if not self.replaying:
+            self.waits.save()
+        claim = self.claim
+        change = Change(
+            task_id=claim.task_id,
+            execution_id=claim.execution_id,
+            run_id=claim.run_id,
+            epoch=claim.epoch,
+            ending=ending,
+            done=self._ended,
+            notes=tuple(self.notes),
+        )
+        self._close()
+        self.host.end(change)
+
+    def _ended(self, change: Change, error: Exception | None) -> None:
+        if isinstance(error, SerializationError):
+            self.ending = self.phase.refused(error)
+            retry = msgspec.structs.replace(change, ending=self.ending, token=0)
+            self.host.end(retry)
+            return
+        if error is not None:
+            self.lost = True
+        self.host.ended(self)
+
+    # ------------------------------------------------------------ tasks
+
+    def track(self, task: "asyncio.Task[Any]") -> None:
+        """A task of the body: it is part of what rests, parks and ends."""
+        self.tasks[task] = None
+        self._activity += 1
+        task.add_done_callback(self._task_done)
+
+    def adopt(self, task: "asyncio.Task[Any] | None", _branch: Branch) -> None:
+        if task is not None and task not in self.tasks:
+            self.track(task)
+
+    def _task_done(self, task: "asyncio.Task[Any]") -> None:
+        self.tasks.pop(task, None)
+        self._activity += 1
+        if self.closed:
+            if not task.cancelled():
+                task.exception()  # an unwound task's exception is nobody's news
+            return
+        if task is self.root:
+            leftovers = list(self.tasks)
+            if leftovers:
+                self.notes.append(
+                    ("warning", f"{len(leftovers)} branches had not ended with the body and were cancelled")
+                )
+            for leftover in leftovers:
+                leftover.cancel()
+        if self.root is not None and self.root.done() and not self.tasks:
+            self.phase.over(self.root)
+        else:
+            self.stir()
+
+    def busy(self) -> None:
+        """The body is about to do something live."""
+        self._activity += 1
+        if self.resting:
+            self.resting = False
+            self.host.rests(self, False)
+
+    # ------------------------------------------------------------ asking the log
+
+    def is_turn_of(self, record: StoredEntry) -> bool:
+        """The short cut: the only task of the body asks for the entry whose turn it is."""
+        self._activity += 1
+        if self.log.next is record and len(self.tasks) == 1 and not self._turns and not self._late:
+            self.log.pass_on()
+            self.log.use(record)
+            return True
+        return False
+
+    def turn(self, record: StoredEntry) -> DurableFuture:
+        """Wait until it is this record's turn."""
+        future = self.future()
+
+        def deliver(delivered: StoredEntry) -> None:
+            if not future.done():
+                future.set_result(delivered)
+
+        self.on_turn(record, deliver)
+        return future
+
+    def on_turn(self, record: StoredEntry, deliver: Callable[[StoredEntry], None]) -> None:
+        upcoming = self.log.next
+        if upcoming is None or (record.seq or 0) < (upcoming.seq or 0):
+            self._late.append(record)
+        self._turns[record.key] = deliver
+        self.stir()
+
+    def gate(self, key: Key, digest: bytes | None) -> DurableFuture:
+        """Wait until the activation goes live: the call has no record."""
+        future = self.future()
+        self._gate.append((key, digest, future))
+        self.stir()
+        return future
+
+    def future(self) -> DurableFuture:
+        return DurableFuture(loop=self.loop)
+
+    def compare(self, record: StoredEntry, call: StepCall | None) -> None:
+        """The arguments of a call are not the recorded ones."""
+        policy = call.spec.check_args if call is not None else "block"
+        told = f"step {record.key} was recorded with other arguments ({record.arguments or 'not kept'})"
+        if policy == "warn" or self.claim.accept_arguments:
+            self.notes.append(("warning", told))
+            return
+        self._block(
+            f"{told} than the code gives it now; make the code give the recorded ones, or accept the new ones with "
+            "`resume --accept-arguments`",
+            record.key,
+            record.key,
+        )
+
+    def refuse_contradiction(self, key: Key, digest: bytes | None) -> None:
+        record = self.log.contradiction(key, digest)
+        if record is not None:
+            self._block(
+                f"the code asks for {key.kind} {key}, where {record.key.kind} {record.key} is recorded as number "
+                f"{record.seq} and is not asked for; nothing was run. Mend the code, then resume the execution",
+                record.key,
+                key,
+            )
+
+    def _block(self, told: str, recorded: Key, requested: Key) -> None:
+        error = NonDeterminismError(
+            f"execution {self.claim.execution_id!r}: {told}", recorded=str(recorded), requested=str(requested)
+        )
+        self.end(endings.blocked(error, "non-determinism"))
+        raise Suspended
+
+    def raised(self, error: E, record: StoredEntry) -> E:
+        """Remember which record raised an exception in the body: if it leaves the body, that one is tried afresh."""
+        self.blamed[id(error)] = (error, record)
+        return error
+
+    @property
+    def last_seq(self) -> int:
+        """The number of the last entry, written or on its way."""
+        return self._seq
+
+    # ------------------------------------------------------------ writing
+
+    def write(self, entry: Entry) -> None:
+        """Write an entry that the body does not observe."""
+        entry.done = self._written
+        self._mark(entry)
+        self.host.write(entry)
+
+    def submit(
+        self,
+        entry: Entry,
+        *,
+        future: DurableFuture | None = None,
+        deliver: Callable[[StoredEntry], None] | None = None,
+    ) -> DurableFuture:
+        """Write an entry and deliver it once it is committed and the body is at rest. The future gets it then."""
+        future = future or self.future()
+        if self.closed:
+            future.cancel()
+            return future
+        self._seq += 1
+        entry.seq = self._seq
+        entry.done = self._committed
+        entry.deliver = (future, deliver)
+        self._inflight += 1
+        if self.waits.unsaved:
+            self.waits.save()
+        self._mark(entry)
+        self.host.write(entry)
+        return future
+
+    def _mark(self, entry: Entry) -> None:
+        entry.task_id = self.claim.task_id
+        if self._first_write:
+            self._first_write = False
+            entry.clears_recoveries = True
+
+    def _written(self, _entry: Entry, error: Exception | None) -> None:
+        if isinstance(error, Lost):
+            self.lose()
+
+    def _committed(self, entry: Entry, error: Exception | None) -> None:
+        self._inflight -= 1
+        if self.closed:
+            return
+        future, deliver = entry.deliver
+        if isinstance(error, Lost):
+            self.lose()
+            return
+        if error is not None:
+            if not future.done():
+                future.set_exception(error)
+            return
+        if self.host.holds_back(self):
+            self.release()
+            return
+        record = StoredEntry(
+            key=entry.key,
+            seq=entry.seq,
+            state=entry.state,
+            result=entry.result.decode() if entry.result is not None else None,
+            failure=entry.failure.decode() if entry.failure is not None else None,
+            attempts=entry.attempts,
+            started_at=entry.started_at,
+            finished_at=entry.finished_at,
+            until=entry.until,
+        )
+        if not self._outbox and deliver is None and self._only_waits_for(future):
+            future.set_result(record)
+            return
+
+        def hand_over(delivered: StoredEntry) -> None:
+            if deliver is not None:
+                deliver(delivered)
+            elif not future.done():
+                future.set_result(delivered)
+
+        self._outbox.append((record, hand_over))
+        self.stir()
+
+    def _only_waits_for(self, future: DurableFuture) -> bool:
+        """Whether the body is one task, and waits for just this: then it is at rest."""
+        return len(self.tasks) == 1 and parking.waits_for(next(iter(self.tasks))) is future
+
+    # ------------------------------------------------------------ time
+
+    async def pause(self, branch: Branch, until: dt.datetime, what: str) -> None:
+        """Wait until a time that the body does not observe: the next attempt of a step."""
+        future = self.future()
+        alarm = self.alarms.set(until, lambda: None if future.done() else future.set_result(None))
+        self.phase.pauses[what] = until
+        self.stir()
+        try:
+            await branch.parked(future)
+        finally:
+            self.phase.pauses.pop(what, None)
+            alarm.cancel()
+        self.busy()
+
+    def set_timer(self, branch: Branch, delay: float, timer: BodyTimer) -> None:
+        """A time limit that a body has set."""
+        key = branch.key("timeout", "timer")
+        record = self.log.ask(key)
+        open_wait: list[Wait] = []
+        let_go = [False]
+
+        def release() -> None:
+            let_go[0] = True
+            for wait in open_wait:
+                self.waits.cancel(wait)
+
+        def fire() -> None:
+            if not let_go[0]:
+                self.fired.append(key)
+                timer.fire()
+
+        timer.let_go = release
+        if record is not None and record.seq is not None:
+            self.on_turn(record, lambda _record: fire())
+            return
+        until = record.until if record is not None and record.until is not None else None
+        deadline = until or self.host.now() + dt.timedelta(seconds=delay)
+
+        def arm() -> None:
+            if not let_go[0]:
+                open_wait.append(self.waits.timer(key, deadline, fire))
+
+        if self.replaying:
+            self._set_off.append(arm)
+        else:
+            arm()
+
+    # ------------------------------------------------------------ rest
+
+    def stir(self) -> None:
+        """Something may be there to deliver, or the body may be parked: look once it is at rest."""
+        self._activity += 1
+        if not self._settling and not self.closed:
+            self._settling = True
+            self._turns_seen = 0
+            self._activity_seen = self._activity
+            self.loop.call_soon(self._look, context=self.host.base_context)
+
+    def _look(self) -> None:
+        if self.closed:
+            self._settling = False
+            return
+        if self._activity != self._activity_seen:
+            self._activity_seen = self._activity
+            self._turns_seen = 0
+        self._turns_seen += 1
+        ready = getattr(self.loop, "_ready", None)
+        quiet = ready is not None and not ready
+        if (not quiet and self._turns_seen < RESTING_TURNS) or not self._all_blocked():
+            self.loop.call_soon(self._look, context=self.host.base_context)
+            return
+        self._settling = False
+        self._at_rest()
+
+    def _all_blocked(self) -> bool:
+        in_steps = self.steps.tasks
+        return all(parking.is_blocked(task) or task in in_steps for task in self.tasks)
+
+    def _at_rest(self) -> None:
+        if self._late:
+            record = self._late.popleft()
+            self._give_turn(record)
+        elif self.replaying:
+            self._replay()
+        elif self._outbox:
+            record, hand_over = self._outbox.popleft()
+            hand_over(record)
+            self.stir()
+        elif not self._inflight and not self.steps.tasks:
+            self._consider_parking()
+
+    def _give_turn(self, record: StoredEntry) -> None:
+        deliver = self._turns.pop(record.key, None)
+        if deliver is not None:
+            self.log.use(record)
+            deliver(record)
+        self.stir()
+
+    def _replay(self) -> None:
+        """Hand out the entry whose turn it is; at the end of the log, go live."""
+        while (record := self.log.next) is not None:
+            if record.key.kind == "cancel":
+                self.log.pass_on()
+                self.cancels.deliver(record)
+                self.stir()
+                return
+            if record.key in self._turns:
+                self.log.pass_on()
+                self._give_turn(record)
+                return
+            if not self.log.was_asked(record.key) and not self._may_pass_over():
+                return
+            self.log.pass_on()
+        self._go_live()
+
+    def _may_pass_over(self) -> bool:
+        """Whether nobody can ask any more for the entry whose turn it is, as things stand."""
+        if self._out_of_patience or all(parking.is_parked(task, self.tasks) for task in self.tasks):
+            self._out_of_patience = False
+            return True
+        if self._patience is None:
+            memory = all(parking.only_in_memory(task, self.tasks) for task in self.tasks)
+            delay = _PATIENCE_IN_MEMORY if memory else _PATIENCE
+            self._patience = self.loop.call_later(delay, self._lose_patience, context=self.host.base_context)
+        return False
+
+    def _lose_patience(self) -> None:
+        self._patience = None
+        self._out_of_patience = True
+        self.stir()
+
+    def _go_live(self) -> None:
+        """The log is at its end: what had no record may run now."""
+        gate, self._gate = self._gate, []
+        try:
+            for key, digest, future in gate:
+                if not future.done():
+                    self.refuse_contradiction(key, digest)
+        except Suspended:
+            return
+        self.replaying = False
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
+        for _key, _digest, future in gate:
+            if not future.done():
+                future.set_result(None)
+        set_off, self._set_off = self._set_off, []
+        for arm in set_off:
+            arm()
+        self.waits.match_all()
+        self.cancels.go_live()
+        self.stir()
+
+    def _consider_parking(self) -> None:
+        if all(parking.is_parked(task, self.tasks) for task in self.tasks):
+            due = self.alarms.due
+            if self.host.suspends(self, due):
+                waiting = str(self.waits) or ", ".join(self.phase.pauses)
+                self.end(SuspendedEnding(seen=self.signal, wake_at=due, waiting_for=waiting or None))
+                return
+        if not self.resting and not self.closed:
+            self.resting = True
+            self.host.rests(self, True)
+
+    # ------------------------------------------------------------ unwinding
+
+    def _close(self) -> None:
+        """From here on each durable call raises `Suspended`, and what the body's tasks wait for is settled with it."""
+        if self.closed:
+            return
+        self.closed = True
+        self.alarms.close()
+        if self._patience is not None:
+            self._patience.cancel()
+        current = asyncio.current_task() if _in_task() else None
+        futures = [(task, parking.recognised(task, self.tasks)) for task in self.tasks if task is not current]
+        for _task, future in futures:
+            if future is not None and not future.done():
+                future.set_exception(Suspended())
+                future.exception()  # a gather's children may never ask for it
+        if self.tasks:
+            self.loop.call_soon(self._unwind, RESTING_TURNS, context=self.host.base_context)
+
+    def _unwind(self, turns: int) -> None:
+        """What does not unwind by itself is cancelled; its durable calls make a suspension of that."""
+        if not self.tasks:
+            return
+        if turns:
+            self.loop.call_soon(self._unwind, turns - 1, context=self.host.base_context)
+            return
+        for task in list(self.tasks):
+            task.cancel()
+
+
+def _in_task() -> bool:
+    try:
+        return asyncio.current_task() is not None
+    except RuntimeError:
+        return False

@@ -1,0 +1,323 @@
+"""How a body ends: what becomes of its result, its failure, a cancel, and the second body that follows a failure.
+
+    returned             completed
+    raised               the body again, while it has retries: the records behind the exception are tried afresh, all
+                         others are kept; then `on_failure` as a second body of the run, under its own path; then failed
+    cancelled            cancelled, whatever the body returned or raised
+    past its time limit  like a failure without retries
+
+A cancel and the execution's time limit are entries of the log. They are delivered once, as a cancellation of the body's
+first task; a replay delivers them at the same place.
+"""
+
+import asyncio
+import datetime as dt
+import random
+from collections.abc import Coroutine, Iterator
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from zart._engine.alarms import Alarm
+from zart._engine.entries import (
+    Blocked,
+    BodyRetry,
+    Cancelled,
+    CancelRequest,
+    Completed,
+    Ending,
+    Entry,
+    Failed,
+    FailedAttempt,
+    Key,
+    StoredEntry,
+)
+from zart.durations import format_duration
+from zart.errors import (
+    ExecutionCancelled,
+    ExecutionTimeout,
+    Failure,
+    PayloadError,
+    SerializationError,
+    UsageError,
+)
+from zart.failures import KnownExceptions, exception_from_json, exception_to_json, failure_from_json
+
+if TYPE_CHECKING:
+    from zart._engine.activation import Activation
+
+ON_FAILURE = "on_failure/"
+"""The path of the second body."""
+_FAILED = Key(ON_FAILURE, "failure", 1, "capture")
+"""The entry that begins it; it holds the failure."""
+_MOST_NOTES = 20
+
+
+def blocked(error: Exception, what: str) -> Blocked:
+    return Blocked(failure=exception_to_json(error), what=what)
+
+
+class Cancels:
+    """Whether the execution is to end early, and who wants it."""
+
+    def __init__(self, activation: "Activation") -> None:
+        self._activation = activation
+        self._deadline: Alarm | None = None
+        self._count = 0
+        self.requested: CancelRequest | None = activation.claim.cancel
+        self._submitted = False
+        self.timed_out = False
+
+    def request(self, cancel: CancelRequest | None) -> None:
+        """Somebody wants the execution cancelled. Asking twice changes nothing."""
+        if cancel is not None and self.requested is None:
+            self.requested = cancel
+        if self.requested is not None and not self._activation.replaying:
+            self._submit_request()
+
+    def go_live(self) -> None:
+        """The log is at its end: what was asked for meanwhile becomes an entry of it."""
+        activation = self._activation
+        limit = activation.spec.timeout
+        if limit is not None and not self.timed_out and not activation.phase.is_second:
+            self._deadline = activation.alarms.set(activation.claim.due_at + limit, self._time_out)
+        self.request(None)
+
+    def forget_deadline(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+
+    def deliver(self, record: StoredEntry) -> None:
+        """Its turn has come: the body is cancelled."""
+        if record.key.name == "timeout":
+            self.timed_out = True
+        elif self.requested is None or not self._submitted:
+            self._submitted = True
+            told = msgspec.json.decode(record.result or "{}")
+            self.requested = CancelRequest(told.get("reason"), told.get("author"))
+        self._count = max(self._count, record.key.occurrence)
+        root = self._activation.root
+        if root is not None and not root.done():
+            root.cancel()
+
+    def _submit_request(self) -> None:
+        if not self._submitted and self.requested is not None:
+            self._submitted = True
+            told = {"reason": self.requested.reason, "author": self.requested.author}
+            self._submit("cancel", msgspec.json.encode(told))
+
+    def _time_out(self) -> None:
+        if not self._submitted and not self._activation.phase.is_second:
+            self._submit("timeout", b"null")
+
+    def _submit(self, name: str, told: bytes) -> None:
+        activation = self._activation
+        self._count += 1
+        now = activation.host.now()
+        entry = Entry(
+            run_id=activation.claim.run_id,
+            key=Key("", name, self._count, "cancel"),
+            state="completed",
+            done=None,
+            result=told,
+            started_at=now,
+            finished_at=now,
+        )
+        activation.submit(entry, deliver=self.deliver)
+
+
+class Phase:
+    """Which body of the run is on, and what follows it."""
+
+    def __init__(self, activation: "Activation") -> None:
+        self._activation = activation
+        self._failure: bytes | None = None
+        self.path = ""
+        self.pauses: dict[str, dt.datetime] = {}
+        """Steps that wait for their next attempt, for people."""
+
+    @property
+    def is_second(self) -> bool:
+        return self._failure is not None
+
+    def first(self) -> Coroutine[Any, Any, Any]:
+        """The body to run at this activation. Raises PayloadError when the payload does not fit."""
+        activation = self._activation
+        failed = activation.log.by_key.get(_FAILED)
+        if failed is None or failed.seq is None or activation.spec.on_failure is None:
+            spec = activation.spec
+            return spec.fn(self._payload()) if spec.takes_payload else spec.fn()
+        activation.log.begin_after(failed.seq)
+        self._failure = (failed.result or "").encode()
+        self.path = ON_FAILURE
+        return self._second()
+
+    def _payload(self) -> Any:
+        claim = self._activation.claim
+        return self._activation.spec.payload.load(
+            claim.payload or "null", f"the payload of execution {claim.execution_id!r}"
+        )
+
+    def _second(self) -> Coroutine[Any, Any, object]:
+        spec = self._activation.spec
+        assert spec.on_failure is not None and self._failure is not None  # noqa: S101, PT018
+        payload = self._payload() if spec.takes_payload else None
+        return spec.on_failure(payload, failure_from_json(self._failure))
+
+    def refuse(self, error: PayloadError) -> None:
+        """The payload does not fit: the body never ran, so there is nothing to retry or to clean up."""
+        self._activation.end(Failed(failure=exception_to_json(error)))
+
+    def refused(self, error: SerializationError) -> Ending:
+        """The database refuses the ending's value."""
+        return Failed(failure=exception_to_json(error))
+
+    def over(self, root: "asyncio.Task[Any]") -> None:
+        """The body and all its branches have ended."""
+        activation = self._activation
+        cancels = activation.cancels
+        error = asyncio.CancelledError("the body cancelled itself") if root.cancelled() else root.exception()
+        self._note_unused()
+        if cancels.requested is not None:
+            activation.end(Cancelled(failure=exception_to_json(self._cancelled(cancels.requested))))
+        elif self._failure is not None:
+            activation.end(self._after_second(error))
+        elif cancels.timed_out:
+            self._fail(self._timed_out())
+        elif error is not None:
+            self._failed(error)
+        else:
+            self._returned(root.result())
+
+    def _returned(self, value: object) -> None:
+        activation = self._activation
+        what = f"the result of execution {activation.claim.execution_id!r} ({activation.spec.name})"
+        try:
+            activation.end(Completed(result=activation.spec.result.encode(value, what)))
+        except SerializationError as error:
+            self._fail(error)
+
+    def _failed(self, error: BaseException) -> None:
+        activation = self._activation
+        claim, retry = activation.claim, activation.spec.retry
+        hopeless = not isinstance(error, Exception) or isinstance(error, UsageError)
+        if hopeless or claim.attempt > retry.retries or not retry.allows(error):  # type: ignore[arg-type]
+            self._fail(error)
+            return
+        delay = retry.delay_before(claim.attempt, draw=random.random)
+        activation.notes.append(
+            (
+                "retry",
+                f"attempt {claim.attempt} of the body failed ({type(error).__name__}: {error}); "
+                f"the next one starts in {format_duration(delay)}",
+            )
+        )
+        activation.end(
+            BodyRetry(
+                attempt=claim.attempt + 1,
+                not_before=activation.host.now() + delay,
+                floor=activation.last_seq,
+                afresh=tuple(self._afresh(error)),
+            )
+        )
+
+    def _fail(self, error: BaseException) -> None:
+        """The body has failed for good: `on_failure` if there is one, else the end."""
+        activation = self._activation
+        failure = exception_to_json(error, attempts=activation.claim.attempt)
+        if activation.spec.on_failure is None:
+            activation.end(Failed(failure=failure))
+            return
+        activation.cancels.forget_deadline()
+        now = activation.host.now()
+        entry = Entry(
+            run_id=activation.claim.run_id,
+            key=_FAILED,
+            state="completed",
+            done=None,
+            result=failure,
+            started_at=now,
+            finished_at=now,
+        )
+        self._failure = failure
+        activation.submit(entry, deliver=self._begin_second)
+
+    def _begin_second(self, record: StoredEntry) -> None:
+        self.path = ON_FAILURE
+        heard_at = record.finished_at or self._activation.host.now()
+        self._activation.start_phase(self._second(), ON_FAILURE, heard_at)
+
+    def _after_second(self, error: BaseException | None) -> Failed:
+        assert self._failure is not None  # noqa: S101
+        if error is None:
+            return Failed(failure=self._failure)
+        original = exception_from_json(self._failure, KnownExceptions())
+        both = BaseExceptionGroup("the body failed, and so did its on_failure handler", [original, error])
+        return Failed(failure=exception_to_json(both, attempts=self._activation.claim.attempt))
+
+    # ------------------------------------------------------------ what is tried afresh
+
+    def _afresh(self, error: BaseException) -> Iterator[FailedAttempt]:
+        """The records whose exception left the body: itself, its causes, the members of groups."""
+        activation = self._activation
+        seen = set[int]()
+        pending: list[BaseException] = [error]
+        while pending:
+            current = pending.pop()
+            if id(current) in seen:
+                continue
+            seen.add(id(current))
+            blamed = activation.blamed.get(id(current))
+            if blamed is not None:
+                yield self._moved(blamed[1].key, blamed[1], current)
+            elif type(current) is TimeoutError and activation.fired:
+                yield self._moved(activation.fired[-1], None, current)
+            if isinstance(current, BaseExceptionGroup):
+                pending.extend(current.exceptions)
+            if current.__cause__ is not None:
+                pending.append(current.__cause__)
+
+    def _moved(self, key: Key, record: StoredEntry | None, error: BaseException) -> FailedAttempt:
+        now = self._activation.host.now()
+        stored = record.failure.encode() if record is not None and record.failure is not None else None
+        return FailedAttempt(
+            key=key,
+            attempt=record.attempts if record is not None else 1,
+            body_attempt=self._activation.claim.attempt,
+            failure=stored or exception_to_json(error, step=key.name),
+            started_at=(record.started_at if record is not None else None) or now,
+            finished_at=(record.finished_at if record is not None else None) or now,
+            next_at=None,
+        )
+
+    # ------------------------------------------------------------ texts
+
+    def _cancelled(self, request: CancelRequest) -> ExecutionCancelled:
+        told = f"execution {self._activation.claim.execution_id!r} was cancelled"
+        if request.author:
+            told += f" by {request.author}"
+        if request.reason:
+            told += f": {request.reason}"
+        return ExecutionCancelled(told, execution_id=self._activation.claim.execution_id, reason=request.reason)
+
+    def _timed_out(self) -> ExecutionTimeout:
+        activation = self._activation
+        limit = format_duration(activation.spec.timeout or dt.timedelta())
+        failure = Failure(
+            type="TimeoutError",
+            message=f"{activation.spec.name} did not finish within {limit}",
+            step=None,
+            attempts=activation.claim.attempt,
+            traceback="",
+        )
+        return ExecutionTimeout(failure, execution_id=activation.claim.execution_id)
+
+    def _note_unused(self) -> None:
+        activation = self._activation
+        unused = activation.log.unused()
+        for record in unused[:_MOST_NOTES]:
+            activation.notes.append(
+                ("warning", f"the recorded {record.key.kind} {record.key} is no longer called by the code")
+            )
+        if len(unused) > _MOST_NOTES:
+            activation.notes.append(("warning", f"and {len(unused) - _MOST_NOTES} more recorded calls"))

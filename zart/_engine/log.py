@@ -1,0 +1,98 @@
+"""The ordered log of a run, as its replay reads it.
+
+Everything that a body can observe (results, who won a race, time limits that passed, a cancel) is an entry with a
+number. A replay hands the entries out in that order, each after the body has come to rest; what a body asks for in the
+meantime waits for its turn. This module keeps the order and the bookkeeping, and finds contradictions between what was
+recorded and what is asked for. It knows nothing of tasks or time.
+
+An entry that nobody asks for is passed over once the body cannot ask for it any more. When the log is at its end, the
+activation goes live; only then a call without a record may run. Before it does, `contradiction` looks whether that call
+stands in the place of a recorded one: then the code has changed under the run.
+"""
+
+from collections.abc import Iterable
+
+from zart._engine.entries import FINAL, Key, StoredEntry
+
+
+
+def _is_call(key: Key) -> bool:
+    """Whether a record proves what the code asked for; a time limit that passed does not."""
+    return key.kind != "cancel" and not (key.kind == "timer" and key.name == "timeout")
+
+
+class Log:
+    """The recorded entries of a run, and how far this replay has handed them out."""
+
+    __slots__ = ("_asked", "_floor", "_last_used", "_position", "_records", "_unused", "by_key", "last_seq")
+
+    def __init__(self, entries: Iterable[StoredEntry], floor: int) -> None:
+        self.by_key = {entry.key: entry for entry in entries}
+        self._records = sorted(
+            (entry for entry in self.by_key.values() if entry.seq is not None and entry.state in FINAL),
+            key=lambda entry: entry.seq or 0,
+        )
+        self._floor = floor
+        self._position = 0
+        self._asked: set[Key] = set()
+        self._last_used: dict[str, int] = {}
+        self._unused: dict[Key, StoredEntry] | None = None
+        self.last_seq = max(floor, self._records[-1].seq or 0) if self._records else floor
+
+    def begin_after(self, seq: int) -> None:
+        """Entries up to number `seq` belong to a body that has ended: they are not handed out."""
+        self._floor = max(self._floor, seq)
+        self._records = [record for record in self._records if (record.seq or 0) > seq]
+
+    def ask(self, key: Key) -> StoredEntry | None:
+        """What is recorded of a call that the body makes now; it counts as asked for from here on."""
+        self._asked.add(key)
+        if self._unused:
+            self._unused.pop(key, None)
+        return self.by_key.get(key)
+
+    def was_asked(self, key: Key) -> bool:
+        return key in self._asked
+
+    @property
+    def next(self) -> StoredEntry | None:
+        """The entry whose turn it is; None at the end of the log."""
+        return self._records[self._position] if self._position < len(self._records) else None
+
+    def pass_on(self) -> None:
+        """The next entry has had its turn, whether it was used or not."""
+        self._position += 1
+
+    def use(self, record: StoredEntry) -> None:
+        """`record` goes to the body now."""
+        path = record.key.path
+        seq = record.seq or 0
+        if seq > self._last_used.get(path, 0):
+            self._last_used[path] = seq
+
+    def unused(self) -> list[StoredEntry]:
+        """The calls that were recorded and that nobody has asked for."""
+        return [
+            record for record in self._records if _is_call(record.key) and record.key not in self._asked
+        ]
+
+    def contradiction(self, key: Key, digest: bytes | None) -> StoredEntry | None:
+        """The record that makes a call without a record a contradiction, if there is one.
+
+        It is a record of the same branch, later than the last one that the branch has used, that was never asked for
+        (renamed, inserted before, or moved); or one of the same name and arguments in another branch (the branches
+        were numbered differently). Records made by earlier attempts of the body prove nothing.
+        """
+        if self._unused is None:
+            self._unused = {record.key: record for record in self.unused() if (record.seq or 0) > self._floor}
+        if not self._unused:
+            return None
+        used = self._last_used.get(key.path, 0)
+        for record in self._unused.values():
+            if record.key.path == key.path and (record.seq or 0) > used:
+                return record
+        for record in self._unused.values():
+            same_call = record.key.name == key.name and record.key.kind == key.kind
+            if same_call and record.key.path != key.path and digest is not None and record.digest == digest:
+                return record
+        return None

@@ -1,0 +1,123 @@
+"""Timers that a body sets through asyncio: made durable where they are time limits, told apart from the rest.
+
+`asyncio.timeout` and (on Python 3.11) `asyncio.wait_for` put a timer on the loop. Set in a body, such a timer would be
+forgotten at a suspension, and whether it fired would be known to nobody at a replay. So the loop's `call_at` and
+`call_later` look who calls: a limit set by a body's own code becomes a durable wait with a key of its own, and its firing
+an entry of the log. Everything else, and everything set by library code, stays a plain timer.
+"""
+
+import asyncio
+import asyncio.tasks
+import asyncio.timeouts
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import Context
+from typing import TYPE_CHECKING, Any
+
+from anyio._backends import _asyncio as anyio_asyncio
+
+from zart._engine.branch import Branch
+from zart._engine.lineage import is_users, starter
+from zart.context import place
+from zart.errors import NotDurableWarning
+
+if TYPE_CHECKING:
+    from zart._engine.waits import Wait
+
+_TIMEOUT: Any = asyncio.timeouts.Timeout._on_timeout  # noqa: SLF001
+_RELEASE: Any = getattr(asyncio.tasks, "_release_waiter", None)
+_ANYIO: Any = anyio_asyncio.CancelScope._timeout  # noqa: SLF001
+
+
+class BodyTimer(asyncio.TimerHandle):
+    """A time limit of a body, in the hands of the engine instead of the loop."""
+
+    wait: "Wait | None" = None
+    branch: Branch
+    let_go: Callable[[], None] | None = None
+
+    def cancel(self) -> None:
+        if not self.cancelled() and self.let_go is not None:
+            self.let_go()
+        super().cancel()
+
+    def fire(self) -> None:
+        if not self.cancelled():
+            self.let_go = None
+            self._run()
+
+
+def _intercepted(
+    loop: asyncio.AbstractEventLoop,
+    delay: float,
+    callback: Callable[..., object],
+    args: tuple[Any, ...],
+    context: Context | None,
+) -> BodyTimer | None:
+    """The durable timer instead of a plain one, if a body's code sets a time limit."""
+    branch = place.get()
+    if not isinstance(branch, Branch):
+        return None
+    function = getattr(callback, "__func__", callback)
+    if function is _ANYIO:
+        branch.activation.anyio_deadlines = True
+        return None
+    limit = function is _TIMEOUT or (function is _RELEASE and _RELEASE is not None) or "as_completed" in _name(function)
+    sleeping = _name(function) == "_set_result_unless_cancelled"
+    if not limit and not sleeping:
+        return None
+    frame, passed = starter(sys._getframe(2))  # noqa: SLF001
+    if frame is None or not is_users(frame.f_code, branch.activation.own_library):
+        return None
+    if sleeping:
+        if "sleep" in passed:
+            warnings.warn_explicit(
+                "asyncio.sleep in a durable body is not durable: it starts anew at each replay; use zart.sleep",
+                NotDurableWarning,
+                frame.f_code.co_filename,
+                frame.f_lineno,
+            )
+        return None
+    timer = BodyTimer(loop.time() + delay, callback, args, loop, context)
+    branch.activation.set_timer(branch, max(delay, 0), timer)
+    return timer
+
+
+def _name(function: object) -> str:
+    return getattr(function, "__qualname__", "")
+
+
+@contextmanager
+def body_timers(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
+    """While it is entered, time limits that bodies set on this loop are durable. Nests."""
+    if getattr(loop.call_later, "zart", False):
+        yield
+        return
+    plain_at, plain_later = loop.call_at, loop.call_later
+
+    def call_at(
+        when: float, callback: Callable[..., object], *args: Any, context: Context | None = None
+    ) -> asyncio.TimerHandle:
+        timer = _intercepted(loop, when - loop.time(), callback, args, context)
+        return timer if timer is not None else plain_at(when, callback, *args, context=context)
+
+    def call_later(
+        delay: float, callback: Callable[..., object], *args: Any, context: Context | None = None
+    ) -> asyncio.TimerHandle:
+        timer = _intercepted(loop, delay, callback, args, context)
+        if timer is not None:
+            return timer
+        if calls_at:
+            # asyncio's own call_later goes through self.call_at, which would look a second time.
+            return plain_at(loop.time() + delay, callback, *args, context=context)
+        return plain_later(delay, callback, *args, context=context)
+
+    calls_at = isinstance(loop, asyncio.BaseEventLoop)
+    call_later.zart = True  # type: ignore[attr-defined]
+    loop.call_at, loop.call_later = call_at, call_later  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        loop.call_at, loop.call_later = plain_at, plain_later  # type: ignore[method-assign]

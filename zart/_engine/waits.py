@@ -1,0 +1,185 @@
+"""Waits of one activation: sleeps, events, time limits. While it is held they are armed in memory, on durable time.
+
+A wait that is resolved is an entry of the log like any other. One that is not resolved has a row with its deadline, so
+that a crash or a suspension does not start it anew; the row is written with the next entry, at a suspension, or within
+a second, whichever comes first: a short sleep costs one write.
+"""
+
+import datetime as dt
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from zart._engine.alarms import Alarm
+from zart._engine.branch import Branch
+from zart._engine.entries import Entry, Key, StoredEntry, StoredEvent
+
+if TYPE_CHECKING:
+    from zart._engine.activation import Activation, DurableFuture
+
+
+class Wait(msgspec.Struct, eq=False):
+    """Something that the body waits for now."""
+
+    key: Key
+    until: dt.datetime | None
+    future: "DurableFuture | None" = None
+    alarm: Alarm | None = None
+    too_late: bytes | None = None
+    """What an event wait raises when `until` comes first."""
+
+    def __str__(self) -> str:
+        what = f"event {self.key.name!r}" if self.key.kind == "wait" else self.key.name
+        return what if self.until is None else f"{what} until {self.until:%a %d %b %H:%M:%S} UTC"
+
+
+class Waits:
+    """The waits that are open."""
+
+    def __init__(self, activation: "Activation") -> None:
+        self._activation = activation
+        self._open: dict[Key, Wait] = {}
+        self._by_event: dict[str, deque[Wait]] = {}
+        self._events: dict[str, deque[StoredEvent]] = {}
+        self._known_events: set[int] = set()
+        self._unsaved: dict[Key, Entry] = {}
+
+    def __str__(self) -> str:
+        shown = [str(wait) for wait in list(self._open.values())[:3]]
+        more = len(self._open) - len(shown)
+        return ", ".join(shown) + (f" and {more} more" if more > 0 else "")
+
+    async def sleep(self, branch: Branch, key: Key, until: dt.datetime) -> StoredEntry:
+        wait = Wait(key, until)
+        return await self._wait(branch, wait, lambda: self._resolve(wait))
+
+    async def event(self, branch: Branch, key: Key, until: dt.datetime | None, too_late: bytes) -> StoredEntry:
+        wait = Wait(key, until, too_late=too_late)
+        queue = self._by_event.setdefault(key.name, deque())
+        queue.append(wait)
+        try:
+            return await self._wait(branch, wait, lambda: self._resolve(wait))
+        finally:
+            if wait in queue:
+                queue.remove(wait)
+
+    async def _wait(self, branch: Branch, wait: Wait, due: Callable[[], None]) -> StoredEntry:
+        activation = self._activation
+        wait.future = activation.future()
+        self._arm(wait, due)
+        if wait.key.kind == "wait":
+            self._match(wait.key.name)
+        activation.stir()
+        try:
+            return await branch.parked(wait.future)
+        finally:
+            self._disarm(wait)
+
+    def timer(self, key: Key, until: dt.datetime, deliver: Callable[[], None]) -> Wait:
+        """A time limit that a branch has set; `deliver` is called when its entry has its turn."""
+        wait = Wait(key, until)
+        self._arm(wait, lambda: self._submit(wait, "completed", deliver=lambda _: deliver()))
+        return wait
+
+    def cancel(self, wait: Wait) -> None:
+        self._disarm(wait)
+
+    def _arm(self, wait: Wait, due: Callable[[], None]) -> None:
+        activation = self._activation
+        self._open[wait.key] = wait
+        stored = activation.log.by_key.get(wait.key)
+        if stored is None:
+            self._unsaved[wait.key] = Entry(
+                run_id=activation.claim.run_id,
+                key=wait.key,
+                state="waiting",
+                done=None,
+                started_at=activation.host.now(),
+                until=wait.until,
+            )
+        if wait.until is not None:
+            wait.alarm = activation.alarms.set(wait.until, due)
+
+    def _disarm(self, wait: Wait) -> None:
+        self._open.pop(wait.key, None)
+        if not self._activation.closed:
+            self._unsaved.pop(wait.key, None)
+        if wait.alarm is not None:
+            wait.alarm.cancel()
+            wait.alarm = None
+
+    def _resolve(self, wait: Wait, event: StoredEvent | None = None) -> None:
+        """The wait is over: by an event, or since its time has come."""
+        queue = self._by_event.get(wait.key.name) if wait.key.kind == "wait" else None
+        if queue is not None and wait in queue:
+            queue.remove(wait)
+        late = event is None and wait.key.kind == "wait"
+        self._submit(wait, "failed" if late else "completed", event=event)
+
+    def _submit(
+        self,
+        wait: Wait,
+        state: "str",
+        *,
+        event: StoredEvent | None = None,
+        deliver: Callable[[StoredEntry], None] | None = None,
+    ) -> None:
+        activation = self._activation
+        unsaved = self._unsaved.pop(wait.key, None)
+        stored = activation.log.by_key.get(wait.key)
+        started = unsaved.started_at if unsaved is not None else (stored.started_at if stored is not None else None)
+        payload = event.payload.encode() if event is not None and event.payload is not None else None
+        if wait.alarm is not None:
+            wait.alarm.cancel()
+            wait.alarm = None
+        entry = Entry(
+            run_id=activation.claim.run_id,
+            key=wait.key,
+            state="failed" if state == "failed" else "completed",
+            done=None,
+            result=payload if event is None else (payload or b"null"),
+            failure=wait.too_late if state == "failed" else None,
+            started_at=started or activation.host.now(),
+            finished_at=activation.host.now(),
+            until=wait.until,
+            event_id=event.id if event is not None else None,
+        )
+        activation.submit(entry, future=wait.future, deliver=deliver)
+
+    # ------------------------------------------------------------ events
+
+    def offer(self, events: Iterable[StoredEvent]) -> None:
+        """Buffered events as the database has them now: the ones that are new go to those who wait, in order."""
+        names = dict[str, None]()
+        for event in events:
+            if event.id not in self._known_events:
+                self._known_events.add(event.id)
+                self._events.setdefault(event.name, deque()).append(event)
+                names[event.name] = None
+        for name in names:
+            self._match(name)
+
+    def _match(self, name: str) -> None:
+        if self._activation.replaying:
+            return
+        waiting, events = self._by_event.get(name), self._events.get(name)
+        while waiting and events:
+            self._resolve(waiting[0], events.popleft())
+
+    def match_all(self) -> None:
+        for name in list(self._events):
+            self._match(name)
+
+    # ------------------------------------------------------------ deadlines
+
+    def save(self) -> None:
+        """Write the rows of the waits that have none."""
+        unsaved, self._unsaved = self._unsaved, {}
+        for entry in unsaved.values():
+            self._activation.write(entry)
+
+    @property
+    def unsaved(self) -> bool:
+        return bool(self._unsaved)
