@@ -1,0 +1,344 @@
+"""From what has gathered to what one statement may carry: one change for each row, and columns instead of
+records.
+
+PostgreSQL applies only one change of a statement to a row, silently or with an error, so a batch is folded
+first:
+
+- of several entries for one key the later one counts, until one of them is final: what comes after that is
+  refused, as the database would refuse it;
+- an ending and a reset of the recoveries of the same task become one row of the array of tasks;
+- an ending that touches its run's own entries (all but a suspension, a block and a release) waits for the
+  next batch when this one holds such entries.
+"""
+
+import datetime as dt
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar, assert_never
+from uuid import UUID
+
+from zart._engine.entries import (
+    FINAL,
+    Blocked,
+    BodyRetry,
+    Cancelled,
+    Change,
+    Completed,
+    Ending,
+    Entry,
+    Failed,
+    FailedAttempt,
+    Released,
+    Suspended,
+)
+from zart._postgres.arrays import Array, bools, byteas, int4s, int8s, jsons, texts, times, uuids
+
+Record = Entry | Change
+
+
+class Batch(NamedTuple):
+    """What one statement carries."""
+
+    entries: list[Entry]
+    changes: list[Change]
+    earlier: Mapping[int, list[Entry]]
+    """By the token of an entry: those for the same key that it took the place of."""
+
+    def __len__(self) -> int:
+        return len(self.entries) + len(self.changes)
+
+    def halves(self) -> tuple["Batch", "Batch"]:
+        """Two batches that hold it all, entries before endings. Only for a batch of more than one."""
+        middle = len(self) // 2
+        split = len(self.entries)
+        return (
+            Batch(self.entries[:middle], self.changes[: max(0, middle - split)], self.earlier),
+            Batch(self.entries[middle:], self.changes[max(0, middle - split) :], self.earlier),
+        )
+
+    def records(self) -> Iterable[Record]:
+        """Everything in it, also what was folded away."""
+        for entry in self.entries:
+            yield from self.earlier.get(entry.token, ())
+            yield entry
+        yield from self.changes
+
+
+class Folded(NamedTuple):
+    batch: Batch
+    refused: list[Record]
+    """Comes after a final entry of its key, or after an ending of its task."""
+    later: list[Record]
+    """For the next batch."""
+
+
+def fold(records: Sequence[Record]) -> Folded:
+    """One batch of some records that stand in the order in which they were handed over."""
+    entries = [record for record in records if type(record) is Entry]
+    earlier: dict[int, list[Entry]] = {}
+    refused: list[Record] = []
+    if len(entries) > 1:
+        by_key = {(entry.run_id, entry.key): entry for entry in entries}
+        if len(by_key) < len(entries):
+            entries = _fold_entries(entries, earlier, refused)
+    if len(entries) == len(records):
+        return Folded(Batch(entries, [], earlier), refused, [])
+    changes: dict[int, Change] = {}
+    later: list[Record] = []
+    written = {entry.run_id for entry in entries}
+    for record in records:
+        if type(record) is not Change:
+            continue
+        if record.task_id in changes:
+            refused.append(record)
+        elif record.run_id in written and touches_entries(record.ending):
+            later.append(record)
+        else:
+            changes[record.task_id] = record
+    return Folded(Batch(entries, list(changes.values()), earlier), refused, later)
+
+
+def touches_entries(ending: Ending) -> bool:
+    """Whether an ending changes entries of its run that are written already."""
+    return isinstance(ending, (Completed, Failed, Cancelled, BodyRetry))
+
+
+def _fold_entries(
+    entries: list[Entry], earlier: dict[int, list[Entry]], refused: list[Record]
+) -> list[Entry]:
+    kept: dict[tuple[UUID, Any], Entry] = {}
+    for entry in entries:
+        place = (entry.run_id, entry.key)
+        before = kept.get(place)
+        if before is None:
+            kept[place] = entry
+        elif before.state in FINAL:
+            refused.append(entry)
+        else:
+            kept[place] = entry
+            earlier[entry.token] = [*earlier.pop(before.token, ()), before]
+    return list(kept.values())
+
+
+T = TypeVar("T")
+
+
+def _told(entry: Entry, earlier: Mapping[int, list[Entry]], value: T | None, field: str) -> T | None:
+    """A field that a later record of a key may leave out, since an earlier one has told it."""
+    if value is None:
+        for before in reversed(earlier.get(entry.token, ())):
+            told: T | None = getattr(before, field)
+            if told is not None:
+                return told
+    return value
+
+
+def is_plain(batch: Batch) -> bool:
+    """Whether it concerns nothing but rows of the journal."""
+    if batch.changes or batch.earlier:
+        return False
+    for entry in batch.entries:
+        if entry.event_id is not None or entry.clears_recoveries or entry.failed_attempt is not None:
+            return False
+    return True
+
+
+def key_columns(entries: Sequence[Entry]) -> dict[str, Array]:
+    keys = [entry.key for entry in entries]
+    return {
+        "run_ids": uuids([entry.run_id for entry in entries]),
+        "paths": texts([key[0] for key in keys]),
+        "names": texts([key[1] for key in keys]),
+        "occurrences": int4s([key[2] for key in keys]),
+        "kinds": texts([key[3] for key in keys]),
+        "tokens": int8s([entry.token for entry in entries]),
+    }
+
+
+def entry_columns(batch: Batch) -> dict[str, Array]:
+    """The arrays of `record`."""
+    entries = batch.entries
+    digests = [entry.digest for entry in entries]
+    arguments = [entry.arguments for entry in entries]
+    started = [entry.started_at for entry in entries]
+    if batch.earlier:
+        digests = [_told(entry, batch.earlier, entry.digest, "digest") for entry in entries]
+        arguments = [_told(entry, batch.earlier, entry.arguments, "arguments") for entry in entries]
+        started = [_told(entry, batch.earlier, entry.started_at, "started_at") for entry in entries]
+    return {
+        **key_columns(entries),
+        "seqs": int4s([entry.seq for entry in entries]),
+        "states": texts([entry.state for entry in entries]),
+        "digests": byteas(digests),
+        "arguments": texts(arguments),
+        "results": jsons([entry.result for entry in entries]),
+        "failures": jsons([entry.failure for entry in entries]),
+        "attempts": int4s([entry.attempts for entry in entries]),
+        "started": times(started),
+        "finished": times([entry.finished_at for entry in entries]),
+        "untils": times([entry.until for entry in entries]),
+    }
+
+
+def all_columns(batch: Batch) -> dict[str, Array]:
+    """The arrays of `record_and_end`."""
+    events = [entry for entry in batch.entries if entry.event_id is not None]
+    return {
+        **entry_columns(batch),
+        "step_events": int8s([entry.event_id for entry in batch.entries]),
+        "event_ids": int8s([entry.event_id for entry in events]),
+        "event_tasks": int8s([entry.task_id for entry in events]),
+        "event_runs": uuids([entry.run_id for entry in events]),
+        **task_columns(batch),
+        **_attempt_columns(batch),
+        **_note_columns(batch.changes),
+    }
+
+
+class TaskRow(NamedTuple):
+    """One row of the array of tasks."""
+
+    id: int
+    execution: str
+    run_id: UUID
+    epoch: int
+    ending: str
+    token: int | None
+    clears: bool
+    result: bytes | None = None
+    failure: bytes | None = None
+    seen: int | None = None
+    wake_at: dt.datetime | None = None
+    waiting_for: str | None = None
+    attempt: int | None = None
+    floor: int | None = None
+    not_before: dt.datetime | None = None
+
+
+def task_rows(batch: Batch) -> list[TaskRow]:
+    """One row for each task that an ending or a reset touches, or that an event's consumption locks."""
+    rows: dict[int, TaskRow] = {}
+    for entry in batch.entries:
+        clears = any(told.clears_recoveries for told in (*batch.earlier.get(entry.token, ()), entry))
+        if clears or entry.event_id is not None:
+            before = rows.get(entry.task_id)
+            clears = clears or (before is not None and before.clears)
+            rows[entry.task_id] = TaskRow(entry.task_id, "", entry.run_id, 0, "none", None, clears)
+    for change in batch.changes:
+        before = rows.get(change.task_id)
+        rows[change.task_id] = _ending_row(change, clears=before is not None and before.clears)
+    return list(rows.values())
+
+
+def task_columns(batch: Batch) -> dict[str, Array]:
+    rows = task_rows(batch)
+    return {
+        "task_ids": int8s([row.id for row in rows]),
+        "task_executions": texts([row.execution for row in rows]),
+        "task_runs": uuids([row.run_id for row in rows]),
+        "epochs": int4s([row.epoch for row in rows]),
+        "endings": texts([row.ending for row in rows]),
+        "task_tokens": int8s([row.token for row in rows]),
+        "clears": bools([row.clears for row in rows]),
+        "task_results": jsons([row.result for row in rows]),
+        "task_failures": jsons([row.failure for row in rows]),
+        "seen": int4s([row.seen for row in rows]),
+        "wake_ats": times([row.wake_at for row in rows]),
+        "waiting_for": texts([row.waiting_for for row in rows]),
+        "body_attempts": int4s([row.attempt for row in rows]),
+        "floors": int4s([row.floor for row in rows]),
+        "not_befores": times([row.not_before for row in rows]),
+    }
+
+
+def _ending_row(change: Change, *, clears: bool) -> TaskRow:
+    def row(ending: str, **rest: Any) -> TaskRow:
+        return TaskRow(
+            change.task_id,
+            change.execution_id,
+            change.run_id,
+            change.epoch,
+            ending,
+            change.token,
+            clears,
+            **rest,
+        )
+
+    ending = change.ending
+    match ending:
+        case Completed():
+            return row("completed", result=ending.result)
+        case Failed():
+            return row("failed", failure=ending.failure)
+        case Cancelled():
+            return row("cancelled", failure=ending.failure)
+        case Suspended():
+            return row("suspended", seen=ending.seen, wake_at=ending.wake_at, waiting_for=ending.waiting_for)
+        case BodyRetry():
+            return row("body-retry", attempt=ending.attempt, floor=ending.floor, not_before=ending.not_before)
+        case Blocked():
+            return row("blocked", failure=ending.failure)
+        case Released():
+            return row("released")
+        case _:
+            assert_never(ending)
+
+
+def _attempt_columns(batch: Batch) -> dict[str, Array]:
+    rows: list[tuple[int, UUID, FailedAttempt]] = []
+    for entry in batch.entries:
+        rows.extend(
+            (entry.token, entry.run_id, told.failed_attempt)
+            for told in (*batch.earlier.get(entry.token, ()), entry)
+            if told.failed_attempt is not None
+        )
+    for change in batch.changes:
+        if isinstance(change.ending, BodyRetry):
+            rows.extend((change.token, change.run_id, attempt) for attempt in change.ending.afresh)
+    keys = [attempt.key for _, _, attempt in rows]
+    return {
+        "attempt_tokens": int8s([token for token, _, _ in rows]),
+        "attempt_runs": uuids([run_id for _, run_id, _ in rows]),
+        "attempt_paths": texts([key.path for key in keys]),
+        "attempt_names": texts([key.name for key in keys]),
+        "attempt_occurrences": int4s([key.occurrence for key in keys]),
+        "attempt_kinds": texts([key.kind for key in keys]),
+        "attempt_numbers": int4s([attempt.attempt for _, _, attempt in rows]),
+        "attempt_bodies": int4s([attempt.body_attempt for _, _, attempt in rows]),
+        "attempt_failures": jsons([attempt.failure for _, _, attempt in rows]),
+        "attempt_started": times([attempt.started_at for _, _, attempt in rows]),
+        "attempt_finished": times([attempt.finished_at for _, _, attempt in rows]),
+        "attempt_next": times([attempt.next_at for _, _, attempt in rows]),
+    }
+
+
+def _note_columns(changes: Sequence[Change]) -> dict[str, Array]:
+    notes = [(change.token, what, note) for change in changes for what, note in change.notes]
+    notes += [
+        (change.token, "blocked", change.ending.what)
+        for change in changes
+        if isinstance(change.ending, Blocked)
+    ]
+    return {
+        "note_tokens": int8s([token for token, _, _ in notes]),
+        "note_whats": texts([what for _, what, _ in notes]),
+        "note_texts": texts([note for _, _, note in notes]),
+    }
+
+
+def size(record: Record) -> int:
+    """The bytes of a record that are a user's; the rest is small."""
+    if type(record) is Entry:
+        told = len(record.result or b"") + len(record.failure or b"")
+        return told + len(record.failed_attempt.failure) if record.failed_attempt is not None else told
+    ending = record.ending  # type: ignore[union-attr]
+    match ending:
+        case Completed():
+            return len(ending.result)
+        case Failed() | Cancelled() | Blocked():
+            return len(ending.failure)
+        case BodyRetry():
+            return sum(len(attempt.failure) for attempt in ending.afresh)
+        case Suspended() | Released():
+            return 0
+        case _:
+            assert_never(ending)

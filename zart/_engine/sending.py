@@ -1,0 +1,306 @@
+"""One connection of the journal: sends batches until each record of them has a verdict.
+
+A statement is sent whole until it passes or the fence is gone. After a lost connection nobody knows whether
+it was committed, so it is sent again with the same tokens: what stands already is not written twice, and a
+record that the statement does not return is looked for by its token before it is believed lost. What the
+data itself is to blame for is found by halving the batch, which did nothing when it failed.
+
+Prepared statements live as long as the connection, and their plans are made while the tables are small in a
+new database. So the text changes at every fourfold number of batches, and the plans with it.
+"""
+
+import asyncio
+import datetime as dt
+import logging
+import random
+import struct
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, NamedTuple
+
+import psycopg
+from psycopg import AsyncConnection, AsyncCursor
+
+from zart._engine.entries import Change, Entry, Lost
+from zart._engine.folding import (
+    Batch,
+    Record,
+    all_columns,
+    entry_columns,
+    is_plain,
+    key_columns,
+    task_columns,
+    touches_entries,
+)
+from zart._postgres.arrays import register_arrays
+from zart._postgres.listener import done_channel, work_channel
+from zart._postgres.queries import load
+from zart._postgres.trouble import Trouble, breaks_off, classify, keeps_connection
+from zart.errors import SerializationError
+
+log = logging.getLogger("zart.journal")
+
+Connect = Callable[[], Awaitable[AsyncConnection[Any]]]
+Settle = Callable[[Record, Exception | None], None]
+
+_FAILURES = (psycopg.Error, OSError, TypeError, ValueError, OverflowError, struct.error)
+_SUSPICIOUS = 3
+_SHORTEST_DELAY, _LONGEST_DELAY = 0.05, 5.0
+_NOTHING: frozenset[int] = frozenset()
+
+
+class Stopped(Exception):  # noqa: N818
+    """Nothing can be written any more. `unsettled` are the records of the batch that have no verdict."""
+
+    unsettled: Sequence[Record] = ()
+
+
+class FenceGone(Stopped):
+    """The worker's registration was taken away: nothing that it sends is written."""
+
+
+class Unwritable(Stopped):
+    """The tables or the role are not what this library needs; `__cause__` is the database's word."""
+
+
+class Reply(NamedTuple):
+    now: dt.datetime
+    lost: frozenset[int]
+    """Tokens of records that are not this writer's to write."""
+    ended: list[str]
+    """Executions that have ended and that somebody waits for."""
+    claimable: bool
+    """Whether work was given back that another worker could claim now."""
+
+
+class Sender:
+    """Commits batches, one at a time. `settle` is called for each record as soon as its verdict is known."""
+
+    def __init__(
+        self,
+        connect: Connect,
+        schema: str,
+        worker_id: int,
+        writer: int,
+        *,
+        on_now: Callable[[dt.datetime], None],
+        settle: Settle,
+        patience: float,
+    ) -> None:
+        self._connect = connect
+        self._channels: dict[str, Any] = {
+            "done_channel": done_channel(schema),
+            "work_channel": work_channel(schema),
+        }
+        self._statements = load("journal", schema)
+        self._fence = {"worker": worker_id, "writer": writer}
+        self._on_now = on_now
+        self._settle = settle
+        self._patience = patience
+        self._connection: AsyncConnection[Any] | None = None
+        self._batches = 0
+        self._plans = 0
+        self._record = self._record_and_end = b""
+        self._make_plans()
+
+    async def commit(self, batch: Batch) -> None:
+        """Returns when every record of the batch is settled. Raises FenceGone or Unwritable."""
+        todo = [batch]
+        while todo:
+            part = todo.pop()
+            try:
+                outcome = await self._persist(part)
+            except Stopped as stopped:
+                stopped.unsettled = [record for rest in (part, *reversed(todo)) for record in rest.records()]
+                raise
+            if isinstance(outcome, Reply):
+                self._deliver(part, outcome)
+                if outcome.ended or outcome.claimable:
+                    await self._announce(outcome)
+            elif len(part) > 1:
+                todo.extend(reversed(part.halves()))
+            else:
+                for entry in part.entries:
+                    self._settle(entry, _refusal(entry, outcome))
+                    earlier = part.earlier.get(entry.token)
+                    if earlier:  # what it had taken the place of is not to blame
+                        todo.append(Batch([earlier[-1]], [], {earlier[-1].token: earlier[:-1]}))
+                for change in part.changes:
+                    self._settle(change, _refusal(change, outcome))
+
+    async def close(self) -> None:
+        if self._connection is not None:
+            connection, self._connection = self._connection, None
+            await connection.close()
+
+    # ------------------------------------------------------------ one batch
+
+    async def _persist(self, part: Batch) -> Reply | Exception:
+        """The reply once the batch is committed, or what the data is to blame for."""
+        tries = 0
+        suspicion: list[Exception] = []
+        """The same unexplained failure, again and again, of a server that answers."""
+        while True:
+            connection = await self._reopen()
+            try:
+                async with asyncio.timeout(self._patience):
+                    if len(suspicion) >= _SUSPICIOUS:
+                        return await self._inspect(connection, part, suspicion[0])
+                    return await self._write(connection, part)
+            except _FAILURES as error:
+                trouble = classify(error)
+                if trouble is Trouble.SCHEMA:
+                    raise Unwritable(str(error)) from error
+                if trouble is Trouble.DATA:
+                    return error
+                if not breaks_off(error) or (suspicion and type(suspicion[0]) is not type(error)):
+                    suspicion.clear()
+                if breaks_off(error):
+                    suspicion.append(error)
+                if not keeps_connection(error):
+                    await self._drop()
+                await _pause(tries, error)
+                tries += 1
+
+    async def _write(self, connection: AsyncConnection[Any], part: Batch) -> Reply:
+        self._batches += 1
+        if self._batches >= 1 << (2 * self._plans):
+            self._make_plans()
+        if is_plain(part):
+            statement, parameters = self._record, entry_columns(part)
+        else:
+            statement, parameters = self._record_and_end, all_columns(part)
+        cursor = await connection.execute(statement, {**parameters, **self._fence})
+        stands, now, written, ended, awaited, claimable = await _only_row(cursor)
+        if not stands:
+            raise FenceGone
+        lost = _NOTHING
+        told: list[str] = awaited or []
+        if len(written or ()) < len(part.entries) or len(ended or ()) < len(part.changes):
+            missing = await self._read_back(connection, part, {*(written or ()), *(ended or ())})
+            lost = frozenset(missing)
+            told = [*told, *(c.execution_id for c in part.changes if c.token not in lost and _is_final(c))]
+        return Reply(now, lost, told, bool(claimable))
+
+    async def _read_back(self, connection: AsyncConnection[Any], part: Batch, known: set[int]) -> set[int]:
+        """The tokens that stand nowhere."""
+        entries = [entry for entry in part.entries if entry.token not in known]
+        changes = [change for change in part.changes if change.token not in known]
+        columns = {**key_columns(entries), **task_columns(Batch([], changes, {}))}
+        cursor = await connection.execute(self._statements["read_back"], columns)
+        found = {row[0] async for row in cursor}
+        return ({entry.token for entry in entries} | {change.token for change in changes}) - found
+
+    async def _inspect(
+        self, connection: AsyncConnection[Any], part: Batch, suspect: Exception
+    ) -> Reply | Exception:
+        """After the same unexplained failure again and again: is it committed, or is it the data?"""
+        if await self._read_back(connection, part, set()):
+            return suspect
+        (now,) = await _only_row(await connection.execute(self._statements["now"]))
+        return Reply(now, _NOTHING, [c.execution_id for c in part.changes if _is_final(c)], claimable=True)
+
+    def _deliver(self, part: Batch, reply: Reply) -> None:
+        self._on_now(reply.now)
+        if not reply.lost and not part.earlier and not part.changes:
+            for entry in part.entries:
+                self._settle(entry, None)
+            return
+        for entry in part.entries:
+            error = _lost(entry) if entry.token in reply.lost else None
+            for before in part.earlier.get(entry.token, ()):
+                self._settle(before, error)
+            self._settle(entry, error)
+        for change in part.changes:
+            self._settle(change, _lost(change) if change.token in reply.lost else None)
+
+    async def _announce(self, reply: Reply) -> None:
+        """A hint: whoever misses it finds out a little later by itself."""
+        try:
+            async with asyncio.timeout(self._patience):
+                connection = await self._open()
+                await connection.execute(
+                    self._statements["announce"],
+                    self._channels | {"ended": reply.ended, "claimable": reply.claimable},
+                )
+        except (psycopg.Error, OSError) as error:
+            log.debug("a notification was not sent: %s", error)
+            if not keeps_connection(error):
+                await self._drop()
+
+    # ------------------------------------------------------------ the connection
+
+    def _make_plans(self) -> None:
+        self._plans += 1
+        head = b"/* %d */ " % self._plans
+        self._record = head + self._statements["record"]
+        self._record_and_end = head + self._statements["record_and_end"]
+
+    async def _open(self) -> AsyncConnection[Any]:
+        connection = self._connection
+        if connection is None or connection.closed:
+            await self._drop()
+            connection = await self._connect()
+            register_arrays(connection)
+            self._connection = connection
+        return connection
+
+    async def _reopen(self) -> AsyncConnection[Any]:
+        """The connection, however long it takes."""
+        tries = 0
+        while True:
+            try:
+                return await self._open()
+            except (psycopg.Error, OSError) as error:
+                await _pause(tries, error)
+                tries += 1
+
+    async def _drop(self) -> None:
+        try:
+            await self.close()
+        except (psycopg.Error, OSError) as error:
+            log.debug("a broken connection did not close cleanly: %s", error)
+
+
+async def _only_row(cursor: AsyncCursor[Any]) -> Any:
+    row = await cursor.fetchone()
+    if row is None:
+        raise psycopg.InterfaceError("a statement of the journal returned no row")
+    return row
+
+
+async def _pause(tries: int, error: Exception) -> None:
+    if tries & (tries - 1) == 0:  # the first, second, fourth, eighth time
+        log.warning(
+            "the journal could not write (%s: %s); it tries again until it can, and executions wait",
+            type(error).__name__,
+            str(error).strip() or "no answer in time",
+        )
+    longest = min(_LONGEST_DELAY, _SHORTEST_DELAY * 2.0 ** min(tries, 10))
+    await asyncio.sleep(longest * random.uniform(0.5, 1.0))  # noqa: S311 (spreads retries)
+
+
+def _is_final(change: Change) -> bool:
+    return touches_entries(change.ending)
+
+
+def _lost(record: Record) -> Lost:
+    if isinstance(record, Entry):
+        return Lost(
+            f"{record.key} of run {record.run_id} was recorded by another activation, whose record counts"
+        )
+    return Lost(f"execution {record.execution_id!r} is held by another activation, which goes on with it")
+
+
+def _refusal(record: Record, error: Exception) -> SerializationError:
+    if isinstance(record, Entry):
+        what = f"record of {record.key.kind} '{record.key}'"
+    else:
+        what = f"outcome of execution {record.execution_id!r}"
+    said = (error.diag.message_primary if isinstance(error, psycopg.Error) else None) or str(error).strip()
+    refused = SerializationError(
+        f"the {what} cannot be stored: {said}. Everything else was stored; return a value that JSON text in "
+        "PostgreSQL can hold (valid UTF-8, no NUL character, within its limits of size and depth).",
+        what=what,
+    )
+    refused.__cause__ = error
+    return refused
