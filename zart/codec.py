@@ -92,6 +92,14 @@ def register_type(type: type[T], /, *, encode: Callable[[T], object], decode: Ca
     _registered[type] = _Registered(encode, decode)
 
 
+def registered_encoder(kind: type) -> Callable[[Any], object] | None:
+    """The `encode` that was registered for `kind` or the nearest of its base classes."""
+    for base in kind.__mro__:
+        if (registered := _registered.get(base)) is not None:
+            return registered.encode
+    return None
+
+
 class Codec:
     """Stores values of one annotation. Make it once, where the annotation is known; threads may share it."""
 
@@ -264,9 +272,8 @@ def _key_path(key: object) -> str:
 def _encode_custom(value: Any) -> object:
     """Encode what msgspec does not know: the hook of its encoder."""
     kind = type(value)
-    for base in kind.__mro__:
-        if (registered := _registered.get(base)) is not None:
-            return registered.encode(value)
+    if (encode := registered_encoder(kind)) is not None:
+        return encode(value)
     if _is_pydantic(kind):
         # By field name: what a model writes under a serialization alias it does not always read again.
         return value.model_dump(mode="json", round_trip=True, by_alias=not _reads_by_name())

@@ -1,0 +1,437 @@
+"""Exceptions as data: what is stored of one, and how it is made again.
+
+A step that failed must fail the same way after a crash, in another process, under another release, and the
+body's `except` clauses must still match. So an exception is stored as data and *rebuilt*, on the first run
+too, so that there is no difference to find later.
+
+Rebuilding runs no code that a row could choose. Classes come from a closed list: the builtins, zart's own,
+those that the step names, and those that its module can see, either itself or as `module.Class`. Nothing is
+imported or looked up by a stored name, nothing is unpickled, and no constructor of a user's class runs: the
+instance is made by the builtin class underneath, then gets its arguments and its attributes back.
+
+A class that is not on the list becomes a `StepFailed`, which also derives from the nearest base class that
+is: the names of all base classes are stored, so `except PaymentError` catches a `CardDeclined(PaymentError)`
+that this module cannot see.
+
+Encoding never raises and is bounded: whatever an exception carries that cannot be stored becomes text or is
+left out.
+"""
+
+import builtins
+import contextlib
+import datetime as dt
+import decimal
+import enum
+import math
+import re
+import traceback
+import types
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Final, TypeGuard, cast
+
+import msgspec
+
+from zart import errors
+from zart.errors import Failure, PayloadError, StepFailed
+
+MAX_MESSAGE_BYTES: Final = 64 * 1024
+MAX_TRACEBACK_BYTES: Final = 8 * 1024
+MAX_ARGUMENTS_BYTES: Final = 64 * 1024
+"""Of the arguments together, and of the attributes together."""
+MAX_MEMBERS: Final = 100
+"""Of one exception group."""
+MAX_DEPTH: Final = 20
+"""Of groups in groups, and of the values within arguments and attributes."""
+
+_NAME_BYTES: Final = 500
+_UNSTORABLE: Final = re.compile("[\x00\ud800-\udfff]")
+
+
+class _Stored(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """What a row holds of an exception."""
+
+    type: str
+    message: str = ""
+    step: str | None = None
+    attempts: int = 1
+    traceback: str = ""
+    bases: list[str] = []
+    """The full names of its class and of the class's bases, nearest first, Exception and object left out."""
+    args: list[Any] = []
+    state: dict[str, Any] = {}
+    """What was in its `__dict__`, as far as it can be stored."""
+    members: "list[_Stored]" = []
+    """Of an exception group."""
+
+
+class RecordedTraceback(Exception):  # noqa: N818
+    """The cause of a rebuilt exception: the text of where the first one was raised, and from what."""
+
+    def __str__(self) -> str:
+        return f"\n{self.args[0]}" if self.args else ""
+
+
+class KnownExceptions:
+    """The exception classes that may be rebuilt for one function."""
+
+    __slots__ = ("_classes", "_found", "_globals")
+
+    def __init__(
+        self, module_globals: Mapping[str, Any] | None = None, classes: Iterable[type[BaseException]] = ()
+    ) -> None:
+        """Know the builtins, zart's errors, `classes`, and what the function's module sees.
+
+        The module's names are looked at when they are first needed: at decoration it is not loaded
+        completely.
+        """
+        self._globals = module_globals
+        self._classes = {_full_name(cls): cls for cls in classes if issubclass(cls, Exception)}
+        self._found: dict[str, type[Exception] | None] = {}
+
+    def find(self, name: str) -> type[Exception] | None:
+        """The class of this full name ("shop.CardDeclined"), if it is one of the known."""
+        try:
+            return self._found[name]
+        except KeyError:
+            found = self._found[name] = self._search(name)
+            return found
+
+    def _search(self, name: str) -> type[Exception] | None:
+        if (known := _OWN.get(name) or self._classes.get(name)) is not None:
+            return known
+        for value in _visible(self._globals or {}):
+            if _is_exception(value) and _full_name(value) == name:
+                return value
+        return None
+
+
+def _visible(names: Mapping[str, Any]) -> Iterator[object]:
+    """The values of a module, then those of the modules that it imported."""
+    values = list(names.values())
+    yield from values
+    for value in values:
+        if isinstance(value, types.ModuleType):
+            yield from list(vars(value).values())
+
+
+def _is_exception(value: object) -> TypeGuard[type[Exception]]:
+    return isinstance(value, type) and issubclass(value, Exception)
+
+
+def _full_name(cls: type) -> str:
+    return cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
+
+
+_OWN: Final[dict[str, type[Exception]]] = {
+    _full_name(value): value
+    for module in (builtins, errors)
+    for value in vars(module).values()
+    if _is_exception(value)
+}
+
+
+# ---------------------------------------------------------------- encoding
+
+
+def exception_to_json(exc: BaseException, *, step: str | None = None, attempts: int = 1) -> bytes:
+    """Encode what is to be stored of `exc`. It never raises.
+
+    `step` is the name of the step that it ended, None for a body; `attempts` how often that was tried.
+    """
+    stored = _Stored(type=_clean(_full_name(type(exc)), _NAME_BYTES), step=step and _clean(step, _NAME_BYTES))
+    stored.attempts = attempts
+    try:
+        _describe(stored, exc, depth=0)
+        return msgspec.json.encode(stored)
+    except Exception:  # noqa: BLE001 (whatever an exception of the user's does, its failure must be recorded)
+        return msgspec.json.encode(
+            _Stored(type=stored.type, message=stored.message, step=stored.step, attempts=attempts)
+        )
+
+
+def _describe(stored: _Stored, exc: BaseException, depth: int) -> None:
+    stored.message = _clean(_guarded(str, exc), MAX_MESSAGE_BYTES)
+    stored.bases = [
+        _clean(_full_name(base), _NAME_BYTES)
+        for base in type(exc).__mro__
+        if base not in (Exception, BaseException, object)
+    ]
+    if depth == 0:
+        stored.traceback = _shorten_traceback(_guarded(_format_traceback, exc))
+    state = dict(getattr(exc, "__dict__", {}))
+    for base, names in _MEMBERS.items():
+        if isinstance(exc, base):
+            held = {name: getattr(exc, name, None) for name in names}
+            state.update({name: member for name, member in held.items() if member is not None})
+    stored.state = _pack_state(state)
+    if isinstance(exc, BaseExceptionGroup):
+        group = cast("BaseExceptionGroup[BaseException]", exc)
+        stored.args = [_clean(group.message, MAX_MESSAGE_BYTES)]
+        members = group.exceptions[:MAX_MEMBERS] if depth < MAX_DEPTH else ()
+        for member in members:
+            inner = _Stored(type=_clean(_full_name(type(member)), _NAME_BYTES))
+            _describe(inner, member, depth + 1)
+            stored.members.append(inner)
+    else:
+        stored.args = _pack_arguments(exc.args)
+
+
+_MEMBERS: Final[dict[type[BaseException], tuple[str, ...]]] = {
+    # What builtin classes keep neither in their arguments nor in their `__dict__`.
+    OSError: ("filename", "filename2"),
+    ImportError: ("name", "path"),
+    NameError: ("name",),
+    AttributeError: ("name",),
+}
+
+
+def _guarded(ask: Callable[[Any], str], value: object) -> str:
+    try:
+        return ask(value)
+    except Exception as error:  # noqa: BLE001 (a method of the user's own)
+        return f"<{type(value).__name__}, of which no text can be had: {type(error).__name__}>"
+
+
+def _clean(text: str, limit: int) -> str:
+    """`text` as Postgres takes it, at most `limit` bytes of UTF-8 and a mark that some is missing."""
+    if _UNSTORABLE.search(text):
+        text = text.replace("\x00", "\\x00").encode(errors="backslashreplace").decode()
+    if len(text) * 4 <= limit or len(encoded := text.encode()) <= limit:
+        return text if type(text) is str else str.__str__(text)
+    return encoded[:limit].decode(errors="ignore") + "..."
+
+
+def _format_traceback(exc: BaseException) -> str:
+    """The traceback from the user's first frame on."""
+    start = exc.__traceback__
+    while start is not None and str(start.tb_frame.f_globals.get("__name__", "")).startswith("zart."):
+        start = start.tb_next
+    return "".join(traceback.format_exception(type(exc), exc, start or exc.__traceback__))
+
+
+def _shorten_traceback(text: str) -> str:
+    encoded = _clean(text, 1 << 30).encode()
+    if len(encoded) <= MAX_TRACEBACK_BYTES:
+        return encoded.decode()
+    head = encoded[: MAX_TRACEBACK_BYTES // 4].decode(errors="ignore")
+    tail = encoded[-MAX_TRACEBACK_BYTES * 3 // 4 :].decode(errors="ignore")
+    return f"{head}\n  ...\n{tail}"
+
+
+# ---------------------------------------------------------------- values within exceptions
+
+_KIND: Final = "$kind"
+_VALUE: Final = "value"
+_TEXTUAL: Final[dict[str, type]] = {
+    cls.__name__: cls
+    for cls in (dt.datetime, dt.date, dt.time, dt.timedelta, uuid.UUID, decimal.Decimal, bytes, Failure)
+}
+_MULTIPLE: Final[dict[str, Callable[[list[Any]], Any]]] = {"tuple": tuple, "set": set, "frozenset": frozenset}
+
+
+class _Unpackable(Exception):  # noqa: N818
+    """A value that cannot be stored within an exception."""
+
+
+def _pack_arguments(args: tuple[Any, ...]) -> list[Any]:
+    packed: list[Any] = []
+    left: float = MAX_ARGUMENTS_BYTES
+    for arg in args:
+        value, size = _sized(arg)
+        if size > left:
+            value = _clean(arg if isinstance(arg, str) else _guarded(repr, arg), max(int(left), 100))
+            size = len(value)
+        left -= size
+        packed.append(value)
+    return packed
+
+
+def _pack_state(state: dict[str, Any]) -> dict[str, Any]:
+    packed: dict[str, Any] = {}
+    left: float = MAX_ARGUMENTS_BYTES
+    for name, member in state.items():
+        value, size = _sized(member)
+        if size <= left and not _UNSTORABLE.search(name):
+            left -= size
+            packed[name] = value
+    return packed
+
+
+def _sized(value: Any) -> tuple[Any, float]:
+    """`value` packed, and its bytes: too many to store when it cannot be packed."""
+    try:
+        packed = _pack(value, 0)
+        return packed, len(msgspec.json.encode(packed))
+    except Exception:  # noqa: BLE001 (a container of the user's own may do anything)
+        return None, math.inf
+
+
+def _pack(value: Any, depth: int) -> Any:
+    """A tree of JSON from which `_unpack` makes `value` again."""
+    kind = type(value)
+    if value is None or kind is bool:
+        return value
+    if isinstance(value, str):
+        return _clean(str(value.value) if isinstance(value, enum.Enum) else value, MAX_ARGUMENTS_BYTES)
+    if isinstance(value, int):
+        return int.__int__(value)
+    if isinstance(value, float) and math.isfinite(value):
+        return float.__float__(value)
+    if depth >= MAX_DEPTH:
+        raise _Unpackable
+    if kind is list:
+        return [_pack(item, depth + 1) for item in value]
+    if kind is dict and _KIND not in value and all(type(key) is str for key in value):
+        return {_clean(key, MAX_ARGUMENTS_BYTES): _pack(member, depth + 1) for key, member in value.items()}
+    if kind.__name__ in _MULTIPLE and kind in (tuple, set, frozenset):
+        items = [_pack(item, depth + 1) for item in value]
+        return {_KIND: kind.__name__, _VALUE: items}
+    if _TEXTUAL.get(kind.__name__) is kind:
+        return {_KIND: kind.__name__, _VALUE: msgspec.to_builtins(value)}
+    raise _Unpackable
+
+
+def _unpack(packed: Any) -> Any:
+    if isinstance(packed, list):
+        return [_unpack(item) for item in packed]
+    if not isinstance(packed, dict):
+        return packed
+    tree = cast("dict[str, Any]", packed)
+    kind = tree.get(_KIND)
+    if kind is None:
+        return {key: _unpack(member) for key, member in tree.items()}
+    if kind in _MULTIPLE:
+        return _MULTIPLE[kind](_unpack(tree[_VALUE]))
+    return msgspec.convert(tree[_VALUE], _TEXTUAL[kind])
+
+
+# ---------------------------------------------------------------- decoding
+
+
+def failure_from_json(data: bytes | str) -> Failure:
+    """What is known of a stored exception, for people and for `Failure` attributes.
+
+    Raises PayloadError when `data` is not what `exception_to_json` wrote.
+    """
+    return _failure(_read(data))
+
+
+def exception_from_json(data: bytes | str, known: KnownExceptions) -> Exception:
+    """Make the stored exception again: its own class if that is known, else a StepFailed.
+
+    Raises PayloadError when `data` is not what `exception_to_json` wrote.
+    """
+    stored = _read(data)
+    try:
+        return _rebuild(stored, known, _failure(stored))
+    except Exception as error:
+        raise PayloadError(
+            f"a stored failure of type {stored.type!r} cannot be read: {type(error).__name__}: {error}. "
+            "It was not written by this library; correct the row"
+        ) from error
+
+
+def _read(data: bytes | str) -> _Stored:
+    try:
+        return _decoder.decode(data)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+        raise PayloadError(
+            f"a stored failure is not one: {error}. It was not written by this library; correct the row",
+            path="$",
+        ) from error
+
+
+_decoder: Final = msgspec.json.Decoder(_Stored)
+
+
+def _failure(stored: _Stored) -> Failure:
+    return Failure(
+        type=stored.type,
+        message=stored.message,
+        step=stored.step,
+        attempts=stored.attempts,
+        traceback=stored.traceback,
+    )
+
+
+def _rebuild(stored: _Stored, known: KnownExceptions, failure: Failure) -> Exception:
+    args = tuple(_unpack(arg) for arg in stored.args)
+    state: dict[str, Any] = {name: _unpack(member) for name, member in stored.state.items()}
+    cls = known.find(stored.type)
+    if cls is None:
+        cls = _stand_in(known, stored.bases, is_group=bool(stored.members))
+        if issubclass(cls, StepFailed):
+            state["failure"] = failure
+            args = args if stored.members else (failure,)
+    if issubclass(cls, ExceptionGroup):
+        members = [_rebuild(member, known, _failure(member)) for member in stored.members]
+        rebuilt: Exception = _make_group(cls, str(args[0]) if args else stored.message, members)
+    else:
+        rebuilt = _make(cls, args)
+    for base, names in _MEMBERS.items():
+        if issubclass(cls, base):
+            for name in names:
+                if name in state:
+                    setattr(rebuilt, name, state.pop(name))
+    rebuilt.__dict__.update(state)
+    if stored.traceback:
+        rebuilt.__cause__ = RecordedTraceback(stored.traceback)
+    return rebuilt
+
+
+def _make(cls: type[Exception], args: tuple[Any, ...]) -> Exception:
+    """An instance that no code of the class has seen: the builtin class underneath makes it."""
+    base = _builtin_base(cls)
+    made: Exception = base.__new__(cls, *args)
+    with contextlib.suppress(TypeError):  # arguments that only a constructor of the user's own takes
+        base.__init__(made, *args)  # a builtin: it fills in what the class keeps of its arguments
+    made.args = args
+    return made
+
+
+def _make_group(
+    cls: "type[ExceptionGroup[Exception]]", message: str, members: list[Exception]
+) -> "ExceptionGroup[Exception]":
+    return ExceptionGroup.__new__(cls, message, members or [StepFailed(_LOST_MEMBER)])
+
+
+_LOST_MEMBER: Final = Failure(
+    type="?", message="a member that was not stored", step=None, attempts=1, traceback=""
+)
+
+
+def _builtin_base(cls: Any) -> Any:
+    """The class whose `__new__` makes instances of `cls`: the nearest one that is not written in Python."""
+    heap_type = 1 << 9
+    while cls.__flags__ & heap_type:
+        cls = cls.__base__
+    return cls
+
+
+def _stand_in(known: KnownExceptions, bases: list[str], *, is_group: bool) -> type[Exception]:
+    """StepFailed, made to derive from the nearest known class among `bases` too."""
+    for name in bases:
+        nearest = known.find(name)
+        if nearest is ExceptionGroup:
+            return ExceptionGroup
+        if nearest is None or nearest in StepFailed.__mro__:
+            continue
+        try:
+            return _derived(nearest)
+        except TypeError:
+            continue  # a class that nothing may derive from
+    return ExceptionGroup if is_group else StepFailed
+
+
+_stand_ins: Final[dict[type[Exception], type[StepFailed]]] = {}
+
+
+def _derived(nearest: type[Exception]) -> type[StepFailed]:
+    found = _stand_ins.get(nearest)
+    if found is None:
+        names = {"__module__": StepFailed.__module__, "__qualname__": StepFailed.__qualname__}
+        bases = (StepFailed, nearest)
+        found = types.new_class("StepFailed", bases, exec_body=lambda body: body.update(names))
+        _stand_ins[nearest] = found
+    return found
