@@ -41,6 +41,8 @@ class StepCall(msgspec.Struct, frozen=True, gc=False):
     kwargs: Mapping[str, Any]
     bound: int = 0
     """How many of the leading arguments are the instance of a method: they count by their type only."""
+    template: str = ""
+    """The step's name as it was given, with its fields."""
 
 
 class DurableSpec(msgspec.Struct, frozen=True, kw_only=True):

@@ -51,9 +51,10 @@ class _Definition:
     steps.
     """
 
-    __slots__ = ("_spec", "fn", "options", "signature", "threaded", "what")
+    __slots__ = ("_spec", "fn", "name", "options", "signature", "threaded", "what")
 
-    def __init__(self, fn: Callable[..., Any], options: _Options, what: str) -> None:
+    def __init__(self, name: str, fn: Callable[..., Any], options: _Options, what: str) -> None:
+        self.name = name
         self.fn = fn
         self.options = options
         self.what = what
@@ -94,10 +95,10 @@ class Step(CoroutineFunction, Generic[P, R_co]):
     name: str
     """The name as it was given; it may be a template such as "charge-{order.id}"."""
 
-    def __init__(self, name: str, definition: _Definition) -> None:
+    def __init__(self, definition: _Definition) -> None:
         self._pass_for(definition.fn, definition.signature)
-        template = NameTemplate(name, definition.signature, definition.what)
-        self.name = name
+        template = NameTemplate(definition.name, definition.signature, definition.what)
+        self.name = definition.name
         self._definition = definition
         self._template = template
         self._fixed = template.fixed()
@@ -108,7 +109,7 @@ class Step(CoroutineFunction, Generic[P, R_co]):
             warn_step(self.name)
             return run_plainly(self._definition.fn, args, kwargs, threaded=self._definition.threaded)
         name = self._fixed or self._template.render(args, kwargs)
-        return here.call_step(StepCall(self._definition.spec(), name, args, kwargs))
+        return here.call_step(StepCall(self._definition.spec(), name, args, kwargs, template=self.name))
 
     def named(self, name: str, /) -> Self:
         """The same step under another name, which is taken as it is: `send.named(f"send-{i}")(address)`.
@@ -142,7 +143,9 @@ class Step(CoroutineFunction, Generic[P, R_co]):
             check_args=options.check_args,
             raises=options.raises,
         )
-        return self._changed(_definition=_Definition(definition.fn, changed, definition.what))
+        return self._changed(
+            _definition=_Definition(definition.name, definition.fn, changed, definition.what)
+        )
 
     @overload
     def __get__(self, instance: None, owner: type, /) -> Self: ...
@@ -249,9 +252,9 @@ class _StepDecorator:
     def __call__(self, fn: Callable[..., Any], /) -> Step[..., Any]:
         what = f"@step on {where(fn)}"
         _check_function(fn, what)
-        definition = _Definition(fn, _check_options(what, **self._options), what)
+        definition = _Definition(self._name, fn, _check_options(what, **self._options), what)
         made = SyncStep[..., Any] if definition.threaded else AsyncStep[..., Any]
-        return made(self._name, definition)
+        return made(definition)
 
 
 def step(

@@ -83,6 +83,10 @@ class Host(Protocol):
         ...
 
     def call_at(self, when: dt.datetime, callback: Callable[[], None], /) -> Cancellable: ...
+    def function(self, call: StepCall, key: Key, /) -> Callable[..., Any]:
+        """What to run for a step: its own function, except in tests of a body."""
+        ...
+
     def write(self, entry: Entry, /) -> None: ...
     def end(self, change: Change, /) -> None: ...
     def suspends(self, activation: "Activation", due: dt.datetime | None, /) -> bool:
@@ -189,6 +193,7 @@ class Activation:
             self.steps.show_long(now)
             if not self.replaying:
                 self.waits.save()
+                self.alarms.ring()
 
     def release(self) -> None:
         """Give the execution back for another worker to go on."""
@@ -474,7 +479,7 @@ class Activation:
             self.on_turn(record, lambda _record: fire())
             return
         until = record.until if record is not None and record.until is not None else None
-        deadline = until or self.host.now() + dt.timedelta(seconds=delay)
+        deadline = until or self.host.now() + dt.timedelta(seconds=round(delay, 3))
 
         def arm() -> None:
             if not let_go[0]:

@@ -42,7 +42,9 @@ class Branch:
 
     __slots__ = ("_children", "_counts", "_draws", "activation", "adopted", "heard_at", "path")
 
-    def __init__(self, activation: "Activation", path: str, heard_at: dt.datetime, *, adopted: bool = True) -> None:
+    def __init__(
+        self, activation: "Activation", path: str, heard_at: dt.datetime, *, adopted: bool = True
+    ) -> None:
         self.activation = activation
         self.path = path
         self.heard_at = heard_at
@@ -71,7 +73,9 @@ class Branch:
 
     # ------------------------------------------------------------ the log
 
-    async def recorded(self, key: Key, digest: bytes | None = None, call: StepCall | None = None) -> StoredEntry | None:
+    async def recorded(
+        self, key: Key, digest: bytes | None = None, call: StepCall | None = None
+    ) -> StoredEntry | None:
         """The record of a call, once its turn has come; None when there is none and the call may run."""
         activation = self.activation
         if activation.closed:
@@ -85,7 +89,12 @@ class Branch:
                 "(fail_after, move_on_after) cannot be replayed; use `async with zart.timeout(…)` instead"
             )
         record = activation.log.ask(key)
-        if record is not None and digest is not None and record.digest is not None and digest != record.digest:
+        if (
+            record is not None
+            and digest is not None
+            and record.digest is not None
+            and digest != record.digest
+        ):
             activation.compare(record, call)
         if record is None or record.seq is None:
             if activation.replaying:
@@ -134,7 +143,9 @@ class Branch:
             raise self.activation.raised(exception_from_json(record.failure or "", spec.known), record)
         return spec.result.load(record.result or "null", f"the recorded result of step {record.key}")
 
-    def call_durable(self, name: str, fn: Callable[..., Any], args: tuple[Any, ...], /) -> Coroutine[Any, Any, Any]:
+    def call_durable(
+        self, name: str, fn: Callable[..., Any], args: tuple[Any, ...], /
+    ) -> Coroutine[Any, Any, Any]:
         raise UsageError(
             f"execution {self.activation.claim.execution_id!r} calls the durable function {name!r}: child executions "
             f"are not there yet; `await {getattr(fn, '__name__', name)}.fn(…)` runs it as a part of this body"
@@ -213,7 +224,9 @@ class Branch:
         return default if stored is None else codec.load(stored, "the data of the execution")
 
     def set_data(self, value: object, /) -> None:
-        self.activation.data = Codec(ANY if value is None else type(value)).encode(value, "the data of the execution")
+        self.activation.data = Codec(ANY if value is None else type(value)).encode(
+            value, "the data of the execution"
+        )
 
     def now(self) -> dt.datetime:
         return self.heard_at
@@ -227,7 +240,9 @@ class Branch:
     def _draw(self, size: int) -> bytes:
         """Bytes that depend on the run, the branch and how often it has drawn: the same at each replay."""
         self._draws += 1
-        drawn = hashlib.blake2b(f"{self.path}\0{self._draws}".encode(), key=self.activation.claim.run_id.bytes)
+        drawn = hashlib.blake2b(
+            f"{self.path}\0{self._draws}".encode(), key=self.activation.claim.run_id.bytes
+        )
         return drawn.digest()[:size]
 
     def suspending(self) -> bool:
@@ -257,7 +272,9 @@ class Branch:
         for resource in self.activation.host.resources:
             if isinstance(resource, type):
                 return resource
-        held = ", ".join(_name(resource.__class__) for resource in self.activation.host.resources) or "nothing"
+        held = (
+            ", ".join(_name(resource.__class__) for resource in self.activation.host.resources) or "nothing"
+        )
         raise UsageError(
             f"execution {self.activation.claim.execution_id!r} asks for a resource of type {_name(type)}, "
             f"but Registry(lifespan=…) opened {held}"

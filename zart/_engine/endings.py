@@ -298,7 +298,9 @@ class Phase:
             told += f" by {request.author}"
         if request.reason:
             told += f": {request.reason}"
-        return ExecutionCancelled(told, execution_id=self._activation.claim.execution_id, reason=request.reason)
+        return ExecutionCancelled(
+            told, execution_id=self._activation.claim.execution_id, reason=request.reason
+        )
 
     def _timed_out(self) -> ExecutionTimeout:
         activation = self._activation

@@ -27,7 +27,9 @@ class Key(NamedTuple):
     kind: Kind
 
     def __str__(self) -> str:
-        return f"{self.path}{self.name}#{self.occurrence}" if self.occurrence > 1 else f"{self.path}{self.name}"
+        return (
+            f"{self.path}{self.name}#{self.occurrence}" if self.occurrence > 1 else f"{self.path}{self.name}"
+        )
 
 
 class StoredEntry(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,13 +1,14 @@
 """A worker's lease: its rows in the database, and the thread that keeps them fresh.
 
-A registration has an id that is never used again and one row for each connection that writes. While the rows stand,
-everything that was claimed under the id is the worker's; once they are deleted nothing that it still sends is
-accepted. The heartbeat runs in a thread with a connection of its own, so that a callback which blocks the event loop
-costs no lease; a loop that is blocked for too long does (see `watchdog`).
+A registration has an id that is never used again and one row for each connection that writes. While the rows
+stand, everything that was claimed under the id is the worker's; once they are deleted nothing that it still
+sends is accepted. The heartbeat runs in a thread with a connection of its own, so that a callback which
+blocks the event loop costs no lease; a loop that is blocked for too long does (see `watchdog`).
 
-The lease is the database's word, and the heartbeat the worker's own view of it: `fresh` is False some time before
-others may take over, and a worker that is not fresh starts nothing. Both clocks are taken so that the worker's view
-errs on the safe side: the time of a heartbeat is when it was sent, the database counts from when it arrived.
+The lease is the database's word, and the heartbeat the worker's own view of it: `fresh` is False some time
+before others may take over, and a worker that is not fresh starts nothing. Both clocks are taken so that the
+worker's view errs on the safe side: the time of a heartbeat is when it was sent, the database counts from
+when it arrived.
 """
 
 import asyncio
@@ -19,6 +20,7 @@ import socket
 import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import psycopg
@@ -52,12 +54,14 @@ async def resolve_lanes(
 class Lease:
     """One registration of a worker.
 
-    `register` makes it, `keep` starts the heartbeat, `close` ends both. `on_fenced` is called on the event loop when
-    the rows are gone: the worker must drop what it holds and register anew. `on_wedged` is called from the
-    heartbeat's thread when the loop was given up; by then the heartbeat has stopped.
+    `register` makes it, `keep` starts the heartbeat, `close` ends both. `on_fenced` is called on the event
+    loop when the rows are gone: the worker must drop what it holds and register anew. `on_wedged` is called
+    from the heartbeat's thread when the loop was given up; by then the heartbeat has stopped.
     """
 
-    def __init__(self, schema: str, worker_id: int, orphan_timeout: dt.timedelta, last_heartbeat: float) -> None:
+    def __init__(
+        self, schema: str, worker_id: int, orphan_timeout: dt.timedelta, last_heartbeat: float
+    ) -> None:
         self.worker_id = worker_id
         self._statements = load("workers", schema)
         self._length = orphan_timeout
@@ -118,9 +122,22 @@ class Lease:
     ) -> None:
         """Starts the heartbeat for the running loop. `dial` opens a plain connection in autocommit."""
         loop = asyncio.get_running_loop()
-        watchdog = Watchdog(loop, threading.get_ident(), wedge=wedge_timeout.total_seconds())
-        heart = _Heart(self, dial, interval.total_seconds(), watchdog, loop, on_fenced, on_wedged)
-        self._thread = threading.Thread(target=heart.run, name=f"zart-heartbeat-{self.worker_id}", daemon=True)
+
+        def tell_fenced() -> None:
+            with suppress(RuntimeError):  # a loop that is closed has nobody left to be told
+                loop.call_soon_threadsafe(on_fenced)
+
+        heart = _Heart(
+            self,
+            dial,
+            Watchdog(loop, threading.get_ident(), wedge=wedge_timeout.total_seconds()),
+            interval=interval.total_seconds(),
+            on_fenced=tell_fenced,
+            on_wedged=on_wedged,
+        )
+        self._thread = threading.Thread(
+            target=heart.run, name=f"zart-heartbeat-{self.worker_id}", daemon=True
+        )
         self._thread.start()
 
     async def close(self, connect: Connect) -> None:
@@ -155,23 +172,22 @@ class Lease:
 
 
 class _Heart:
-    """What the heartbeat's thread does."""
+    """What the heartbeat's thread does, every `interval` seconds."""
 
     def __init__(
         self,
         lease: Lease,
         dial: Callable[[], psycopg.Connection[Any]],
-        interval: float,
         watchdog: Watchdog,
-        loop: asyncio.AbstractEventLoop,
+        *,
+        interval: float,
         on_fenced: Callable[[], None],
         on_wedged: Callable[[], None],
     ) -> None:
         self._lease = lease
         self._dial = dial
-        self._interval = interval
         self._watchdog = watchdog
-        self._loop = loop
+        self._interval = interval
         self._on_fenced = on_fenced
         self._on_wedged = on_wedged
         self._connection: psycopg.Connection[Any] | None = None
@@ -186,7 +202,11 @@ class _Heart:
                     self._on_wedged()
                     return
                 if time.monotonic() >= self._next and not self._beat():
-                    self._tell_fenced()
+                    _log.warning(
+                        "worker %d lost its lease: it was not renewed in time, and others take over its work",
+                        self._lease.worker_id,
+                    )
+                    self._on_fenced()
                     return
         finally:
             self._hang_up()
@@ -200,7 +220,9 @@ class _Heart:
         except (psycopg.Error, OSError) as error:
             self._hang_up()
             if not self._failures:
-                _log.warning("worker %d could not renew its lease and tries again: %s", self._lease.worker_id, error)
+                _log.warning(
+                    "worker %d could not renew its lease and tries again: %s", self._lease.worker_id, error
+                )
             pause = min(0.1 * 2**self._failures, self._interval, _LONGEST_PAUSE)
             self._failures = min(self._failures + 1, 10)
             self._next = time.monotonic() + pause * random.uniform(0.5, 1.5)  # noqa: S311 (no secret)
@@ -210,16 +232,6 @@ class _Heart:
             _log.info("worker %d renews its lease again", self._lease.worker_id)
         self._next = time.monotonic() + self._interval
         return standing
-
-    def _tell_fenced(self) -> None:
-        _log.warning(
-            "worker %d lost its lease: it did not renew it in time, and others have taken over what it held",
-            self._lease.worker_id,
-        )
-        try:
-            self._loop.call_soon_threadsafe(self._on_fenced)
-        except RuntimeError:
-            pass  # the loop is closed: nobody is left to be told
 
     def _hang_up(self) -> None:
         connection, self._connection = self._connection, None

@@ -15,7 +15,6 @@ from collections.abc import Iterable
 from zart._engine.entries import FINAL, Key, StoredEntry
 
 
-
 def _is_call(key: Key) -> bool:
     """Whether a record proves what the code asked for; a time limit that passed does not."""
     return key.kind != "cancel" and not (key.kind == "timer" and key.name == "timeout")
@@ -72,9 +71,7 @@ class Log:
 
     def unused(self) -> list[StoredEntry]:
         """The calls that were recorded and that nobody has asked for."""
-        return [
-            record for record in self._records if _is_call(record.key) and record.key not in self._asked
-        ]
+        return [record for record in self._records if _is_call(record.key) and record.key not in self._asked]
 
     def contradiction(self, key: Key, digest: bytes | None) -> StoredEntry | None:
         """The record that makes a call without a record a contradiction, if there is one.

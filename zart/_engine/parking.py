@@ -44,7 +44,9 @@ def is_parked(task: "asyncio.Task[Any]", body: Collection["asyncio.Task[Any]"]) 
     return _known(future, body) or _frame_is_parked(innermost(task), body)
 
 
-def recognised(task: "asyncio.Task[Any]", body: Collection["asyncio.Task[Any]"]) -> "asyncio.Future[Any] | None":
+def recognised(
+    task: "asyncio.Task[Any]", body: Collection["asyncio.Task[Any]"]
+) -> "asyncio.Future[Any] | None":
     """The plain future of a parked task that an unwinding may settle itself; None for one that follows by itself."""
     future = waits_for(task)
     if future is None or future.done() or isinstance(future, asyncio.Task):

@@ -1,9 +1,10 @@
 """Takes over from workers that stopped answering.
 
-Three statements, each committed alone: the rows of expired workers are deleted, the owners that have no row are
-looked up, and what they held becomes ready. Whoever dies in between leaves owners without rows, which is what the
-next one looks for. The order is what makes it right: the delete waits for no one and stands in nobody's way, but
-once it has happened nothing of the dead worker is in flight, so the later statement sees all that it ever claimed.
+Three statements, each committed alone: the rows of expired workers are deleted, the owners that have no row
+are looked up, and what they held becomes ready. Whoever dies in between leaves owners without rows, which is
+what the next one looks for. The order is what makes it right: the delete waits for no one and stands in
+nobody's way, but once it has happened nothing of the dead worker is in flight, so the later statement sees
+all that it ever claimed.
 
 Leases live by the database's real clock, not by durable time.
 """
@@ -22,8 +23,8 @@ _log = logging.getLogger("zart.reaper")
 async def reap(connection: AsyncConnection[Any], schema: str) -> list[str]:
     """Frees what dead workers held; returns the ids of the executions.
 
-    `connection` is in autocommit. A worker one of whose rows is locked, since a statement of its own is still under
-    way, is left for the next time; when that goes on, the log names the session that holds the row.
+    `connection` is in autocommit. A worker one of whose rows is locked, since a statement of its own is still
+    under way, is left for the next time; when that goes on, the log names the session that holds the row.
     """
     statements = load("workers", schema)
     cursor = await connection.execute(statements["reap"])
@@ -48,8 +49,8 @@ async def _report_stuck(connection: AsyncConnection[Any], schema: str) -> None:
             age = f" since {since:%H:%M:%S}" if isinstance(since, dt.datetime) else ""
             holder = f"session {backend} ({application or 'no name'}, {state}{age})"
         _log.warning(
-            "worker %d (%s, process %d) stopped answering, but its row is locked by %s; its executions are taken over "
-            "once that transaction ends (SELECT pg_terminate_backend(...) ends it)",
+            "worker %d (%s, process %d) stopped answering, but its row is locked by %s; its executions "
+            "are taken over once that transaction ends (SELECT pg_terminate_backend(...) ends it)",
             worker,
             host,
             pid,

@@ -12,6 +12,7 @@ import datetime as dt
 import hashlib
 import random
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import anyio.to_thread
@@ -163,6 +164,7 @@ class Steps:
         spec = call.spec
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 (a coroutine always runs in one)
+        fn = self._host.function(call, step.key)
         cancelling = task.cancelling()
         key = step.key
         self.running[key] = step
@@ -171,13 +173,13 @@ class Steps:
         try:
             limit = self._limit(call, step)
             if spec.threaded:
-                value = await self._in_thread(step, call, limit)
+                value = await self._in_thread(fn, step, call, limit)
             elif limit is None:
-                value = await spec.fn(*call.args, **call.kwargs)
+                value = await fn(*call.args, **call.kwargs)
             else:
                 try:
                     async with asyncio.timeout(limit) as scope:
-                        value = await spec.fn(*call.args, **call.kwargs)
+                        value = await fn(*call.args, **call.kwargs)
                 except TimeoutError:
                     if scope.expired():
                         raise self._timed_out(step, call) from None
@@ -204,7 +206,9 @@ class Steps:
             self.tasks.discard(task)
             del self.running[key]
 
-    async def _in_thread(self, step: Running, call: StepCall, limit: float | None) -> Any:
+    async def _in_thread(
+        self, fn: Callable[..., Any], step: Running, call: StepCall, limit: float | None
+    ) -> Any:
         """Run a plain `def`. A thread cannot be cut: past its limit only the attempt ends."""
         spec, loop = call.spec, asyncio.get_running_loop()
         if step.thread is not None and not step.thread.is_set():
@@ -213,14 +217,18 @@ class Steps:
 
         def work() -> Any:
             try:
-                return spec.fn(*call.args, **call.kwargs)
+                return fn(*call.args, **call.kwargs)
             finally:
-                with contextlib.suppress(RuntimeError):  # the loop may be closed by then: nobody waits any more
+                with contextlib.suppress(
+                    RuntimeError
+                ):  # the loop may be closed by then: nobody waits any more
                     loop.call_soon_threadsafe(returned.set)
 
         try:
             async with asyncio.timeout(limit) as scope:
-                return await anyio.to_thread.run_sync(work, limiter=self._host.threads, abandon_on_cancel=True)
+                return await anyio.to_thread.run_sync(
+                    work, limiter=self._host.threads, abandon_on_cancel=True
+                )
         except TimeoutError:
             if not scope.expired():
                 raise

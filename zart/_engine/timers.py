@@ -64,7 +64,11 @@ def _intercepted(
     if function is _ANYIO:
         branch.activation.anyio_deadlines = True
         return None
-    limit = function is _TIMEOUT or (function is _RELEASE and _RELEASE is not None) or "as_completed" in _name(function)
+    limit = (
+        function is _TIMEOUT
+        or (function is _RELEASE and _RELEASE is not None)
+        or "as_completed" in _name(function)
+    )
     sleeping = _name(function) == "_set_result_unless_cancelled"
     if not limit and not sleeping:
         return None

@@ -55,7 +55,9 @@ class Waits:
         wait = Wait(key, until)
         return await self._wait(branch, wait, lambda: self._resolve(wait))
 
-    async def event(self, branch: Branch, key: Key, until: dt.datetime | None, too_late: bytes) -> StoredEntry:
+    async def event(
+        self, branch: Branch, key: Key, until: dt.datetime | None, too_late: bytes
+    ) -> StoredEntry:
         wait = Wait(key, until, too_late=too_late)
         queue = self._by_event.setdefault(key.name, deque())
         queue.append(wait)
@@ -129,7 +131,9 @@ class Waits:
         activation = self._activation
         unsaved = self._unsaved.pop(wait.key, None)
         stored = activation.log.by_key.get(wait.key)
-        started = unsaved.started_at if unsaved is not None else (stored.started_at if stored is not None else None)
+        started = (
+            unsaved.started_at if unsaved is not None else (stored.started_at if stored is not None else None)
+        )
         payload = event.payload.encode() if event is not None and event.payload is not None else None
         if wait.alarm is not None:
             wait.alarm.cancel()

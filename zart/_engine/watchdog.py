@@ -1,16 +1,17 @@
 """Sees from another thread whether the event loop still turns.
 
-A loop that one callback holds up cannot report it. So a thread asks it to answer, and when no answer comes it says
-which line is in the way: the innermost frame, and the innermost one that is not the library's or the standard
-library's, which is where somebody can do something about it. It says so again at growing intervals, and once more
-when the loop has come back. Past `wedge` it gives up on the loop: the stacks of all threads are logged, once, and
-the caller must let go of the worker's lease, since nobody will go on with what it holds.
+A loop that one callback holds up cannot report it. So a thread asks it to answer, and when no answer comes it
+says which line is in the way: the innermost frame, and the innermost one that is not the library's or the
+standard library's, which is where somebody can do something about it. It says so again at growing intervals,
+and once more when the loop has come back. Past `wedge` it gives up on the loop: the stacks of all threads are
+logged, once, and the caller must let go of the worker's lease, since nobody will go on with what it holds.
 
 The watchdog has no thread of its own: `look` is called every `interval` or so by whoever has one.
 """
 
 import asyncio
 import logging
+import os
 import sys
 import sysconfig
 import threading
@@ -22,16 +23,18 @@ from typing import Final
 
 _log = logging.getLogger("zart.worker")
 
-_PACKAGE: Final = str(Path(__file__).resolve().parent.parent)
-_STANDARD: Final = tuple({sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")})
-_INSTALLED: Final = tuple({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")})
+_NOT_THEIRS: Final = (
+    "<",
+    str(Path(__file__).resolve().parent.parent) + os.sep,
+    *(sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib", "purelib", "platlib")),
+)
 
 
 class Watchdog:
     """Watches one loop, which runs in the thread `thread` (a `threading.get_ident()`).
 
-    `patience` is how long the loop may be silent before it is reported, `wedge` how long before it is given up; both
-    in seconds.
+    `patience` is how long the loop may be silent before it is reported, `wedge` how long before it is given
+    up; both in seconds.
     """
 
     interval: Final = 0.25
@@ -66,16 +69,16 @@ class Watchdog:
         if silent >= self._wedge and not self.wedged:
             self.wedged = True
             _log.critical(
-                "the event loop has been blocked for %.1f s and is given up: other workers take over what this one "
-                "holds. All threads:\n%s",
+                "the event loop has been blocked for %.1f s and is given up: other workers take over what "
+                "this one holds. All threads:\n%s",
                 silent,
                 all_stacks(),
             )
         elif silent >= self._next_report and not self.wedged:
             self._next_report = max(self._next_report * 2, silent)
             _log.warning(
-                "the event loop has been blocked for %.1f s %s. Nothing else runs meanwhile: move blocking work into "
-                "a step that is a plain def",
+                "the event loop has been blocked for %.1f s %s. Nothing else runs meanwhile: move blocking "
+                "work into a step that is a plain def",
                 silent,
                 blocking_place(self._thread),
             )
@@ -90,7 +93,7 @@ class Watchdog:
 
 
 def blocking_place(thread: int) -> str:
-    """Where a thread is: "in time.sleep … at /app/orders.py:12 in charge"."""
+    """Where a thread is: "at /app/orders.py:12 in charge, which called …/socket.py:706 in readinto"."""
     innermost = sys._current_frames().get(thread)  # noqa: SLF001 (the only way to see another thread's stack)
     if innermost is None:
         return "and its thread has ended"
@@ -110,7 +113,7 @@ def all_stacks() -> str:
     return "\n".join(parts)
 
 
-def _outwards(frame: FrameType | None) -> "list[FrameType]":
+def _outwards(frame: FrameType | None) -> list[FrameType]:
     frames = []
     while frame is not None:
         frames.append(frame)
@@ -120,13 +123,7 @@ def _outwards(frame: FrameType | None) -> "list[FrameType]":
 
 def _belongs_to_user(frame: FrameType) -> bool:
     file = frame.f_code.co_filename
-    if file.startswith("<") or file.startswith(_INSTALLED) or _is_under(file, _PACKAGE):
-        return False
-    return not file.startswith(_STANDARD)
-
-
-def _is_under(file: str, folder: str) -> bool:
-    return file.startswith(folder + "/") or file.startswith(folder + "\\")
+    return not file.startswith(_NOT_THEIRS)
 
 
 def _place(frame: FrameType) -> str:

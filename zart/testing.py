@@ -1,0 +1,335 @@
+"""Unit tests of a durable body without a database: in memory, in virtual time, with steps replaced by name.
+
+    outcome = await zart.testing.run(onboarding, data, steps={"send-email": None}, events={"approved": [True]})
+    assert outcome.result == "customer-7"
+    assert outcome.slept >= 3600
+
+It runs the body's logic on the real activation, log and waits; it is not a stand-in for the engine as a whole: there
+is no crash and no concurrency between workers. A step's replacement is a value, an exception to raise, a list of
+those for successive calls, or a callable with the step's parameters. A step is named by its rendered name, or by its
+template.
+"""
+
+import asyncio
+import datetime as dt
+import inspect
+import random
+import uuid
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
+from contextvars import Context, copy_context
+from typing import Any, Generic, TypeVar, cast, overload
+
+import anyio
+import msgspec
+
+from zart._engine.activation import Activation
+from zart._engine.alarms import Cancellable
+from zart._engine.entries import (
+    Blocked,
+    BodyRetry,
+    Cancelled,
+    Change,
+    Claim,
+    Completed,
+    Entry,
+    Failed,
+    Key,
+    StoredEntry,
+    StoredEvent,
+)
+from zart._engine.lineage import body_tasks
+from zart._engine.timers import body_timers
+from zart.calls import StepCall
+from zart.codec import ANY, Codec
+from zart.context import place
+from zart.durable import Durable
+from zart.errors import UsageError
+from zart.failures import KnownExceptions, exception_from_json
+
+D = TypeVar("D")
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+
+_NO_DATA: Any = msgspec.UNSET
+_START = dt.datetime(2030, 1, 1, tzinfo=dt.UTC)
+
+
+class Outcome(Generic[R_co]):
+    """What a run of a body came to.
+
+    `steps` are the keys of its steps in the order of the calls, `calls` the arguments by step name, `slept` the
+    virtual seconds that went by. `result` raises what the body raised; `error` is that, or None.
+    """
+
+    def __init__(self) -> None:
+        self.steps: list[str] = []
+        self.calls: Mapping[str, Sequence[tuple[Any, ...]]] = defaultdict(list)
+        self.slept: float = 0.0
+        self._result: Any = None
+        self._error: BaseException | None = None
+
+    @property
+    def result(self) -> R_co:
+        if self._error is not None:
+            raise self._error
+        return cast("R_co", self._result)
+
+    @property
+    def error(self) -> BaseException | None:
+        return self._error
+
+
+@overload
+async def run(
+    fn: Durable[[], R],
+    /,
+    *,
+    steps: Mapping[str, object] = ...,
+    events: Mapping[str, Sequence[object]] = ...,
+    id: str = "test",
+) -> Outcome[R]: ...
+@overload
+async def run(
+    fn: Durable[[D], R],
+    data: D,
+    /,
+    *,
+    steps: Mapping[str, object] = ...,
+    events: Mapping[str, Sequence[object]] = ...,
+    id: str = "test",
+) -> Outcome[R]: ...
+async def run(
+    fn: Durable[..., Any],
+    data: Any = _NO_DATA,
+    /,
+    *,
+    steps: Mapping[str, object] | None = None,
+    events: Mapping[str, Sequence[object]] | None = None,
+    id: str = "test",
+) -> Outcome[Any]:
+    """Run the body of a durable function, its retries and its `on_failure` included, to its end.
+
+    Sleeps and time limits pass at once, in virtual time. `events` are payloads by event name, there from the start.
+    Raises UsageError when the body waits for an event that is not there, without a time limit; what the body raises
+    is in the outcome.
+    """
+    if place.get() is not None:
+        raise UsageError(
+            "zart.testing.run is called in an execution: it runs a body from the outside, in a test"
+        )
+    spec = fn.spec
+    if spec.takes_payload == (data is _NO_DATA):
+        takes = "takes its payload: run(fn, data)" if spec.takes_payload else "takes no payload: run(fn)"
+        raise UsageError(f"durable function {spec.name!r} {takes}")
+    loop = asyncio.get_running_loop()
+    payload = (
+        None if data is _NO_DATA else spec.payload.encode(data, f"the payload of {spec.name!r}").decode()
+    )
+    outcome: Outcome[Any] = Outcome()
+    host = _Memory(outcome, _Replacements(steps or {}, outcome))
+    claim = Claim(
+        task_id=1,
+        execution_id=id,
+        run_id=uuid.uuid5(uuid.NAMESPACE_URL, id),
+        lane=0,
+        epoch=1,
+        registration=1,
+        signal=0,
+        attempt=1,
+        floor=0,
+        recoveries=0,
+        due_at=_START,
+        started_at=_START,
+        not_before=None,
+        cancel=None,
+        payload=payload,
+        entries=[],
+        events=_stored(events or {}),
+        now=_START,
+    )
+    async with AsyncExitStack() as stack:
+        stack.enter_context(body_tasks(loop))
+        stack.enter_context(body_timers(loop))
+        while True:
+            ending = await host.run(Activation(claim, spec, host))
+            match ending:
+                case Completed():
+                    outcome._result = spec.result.load(ending.result, "the result")  # noqa: SLF001
+                    return outcome
+                case Failed() | Cancelled() | Blocked():
+                    outcome._error = host.cause or exception_from_json(ending.failure, spec.known)  # noqa: SLF001
+                    return outcome
+                case BodyRetry():
+                    for attempt in ending.afresh:
+                        host.journal.pop(attempt.key, None)
+                    host.sleep_until(ending.not_before)
+                    claim = msgspec.structs.replace(
+                        claim,
+                        attempt=ending.attempt,
+                        floor=ending.floor,
+                        entries=list(host.journal.values()),
+                        events=[event for event in claim.events if event.id not in host.consumed],
+                    )
+                case _:
+                    raise AssertionError(f"the activation ended as {ending}")
+
+
+def _stored(events: Mapping[str, Sequence[object]]) -> list[StoredEvent]:
+    stored: list[StoredEvent] = []
+    for name, payloads in events.items():
+        for payload in payloads:
+            encoded = Codec(ANY if payload is None else type(payload)).encode(payload, f"event {name!r}")
+            stored.append(StoredEvent(len(stored) + 1, name, encoded.decode()))
+    return stored
+
+
+class _Replacements:
+    """What runs instead of steps."""
+
+    def __init__(self, steps: Mapping[str, object], outcome: Outcome[Any]) -> None:
+        self._steps = {
+            name: iter(cast("list[object]", value)) if isinstance(value, list) else value
+            for name, value in steps.items()
+        }
+        self._lists = {name for name, value in steps.items() if isinstance(value, list)}
+        self._outcome = outcome
+        self._seen: set[Key] = set()
+
+    def function(self, call: StepCall, key: Key) -> Callable[..., Any]:
+        """What to run for an attempt of a step."""
+        if key.kind == "step" and key not in self._seen:
+            self._seen.add(key)
+            self._outcome.steps.append(str(key))
+            cast("dict[str, list[Any]]", self._outcome.calls)[call.name].append(call.args)
+        name = call.name if call.name in self._steps else call.template
+        if name not in self._steps:
+            return call.spec.fn
+        replacement = self._steps[name]
+        if name in self._lists:
+            try:
+                replacement = next(cast("Any", replacement))
+            except StopIteration:
+                raise UsageError(f"step {key} is called more often than it has replacements") from None
+        if call.spec.threaded:
+            return lambda *args, **kwargs: _replaced(replacement, args, kwargs)
+
+        async def replaced(*args: Any, **kwargs: Any) -> Any:
+            value = _replaced(replacement, args, kwargs)
+            return await value if inspect.isawaitable(value) else value
+
+        return replaced
+
+
+def _replaced(replacement: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    if isinstance(replacement, BaseException):
+        raise replacement
+    if isinstance(replacement, type) and issubclass(replacement, BaseException):
+        raise replacement
+    return replacement(*args, **kwargs) if callable(replacement) else replacement
+
+
+class _Memory:
+    """A host without a database: the journal is a dict, time is virtual."""
+
+    max_inflight_steps = 256
+    resources: tuple[object, ...] = ()
+
+    def __init__(self, outcome: Outcome[Any], replacements: _Replacements) -> None:
+        self.threads = anyio.CapacityLimiter(10)
+        self.base_context: Context = copy_context()
+        self.journal: dict[Key, StoredEntry] = {}
+        self.consumed: set[int] = set()
+        self.cause: BaseException | None = None
+        self._outcome = outcome
+        self._replacements = replacements
+        self._now = _START
+        self._due: list[_Due] = []
+        self._loop = asyncio.get_running_loop()
+        self._end: asyncio.Future[Any] = self._loop.create_future()
+
+    async def run(self, activation: Activation) -> Any:
+        self._end = self._loop.create_future()
+        activation.start()
+        return await self._end
+
+    def now(self) -> dt.datetime:
+        return self._now
+
+    def sleep_until(self, when: dt.datetime) -> None:
+        if when > self._now:
+            self._outcome.slept += (when - self._now).total_seconds()
+            self._now = when
+
+    def function(self, call: StepCall, key: Key) -> Callable[..., Any]:
+        return self._replacements.function(call, key)
+
+    def call_at(self, when: dt.datetime, callback: Callable[[], None], /) -> Cancellable:
+        due = _Due(when, callback)
+        self._due.append(due)
+        return due
+
+    def write(self, entry: Entry, /) -> None:
+        if entry.seq is not None or entry.key not in self.journal:
+            self.journal[entry.key] = StoredEntry(
+                key=entry.key,
+                seq=entry.seq,
+                state=entry.state,
+                digest=entry.digest,
+                result=entry.result.decode() if entry.result is not None else None,
+                failure=entry.failure.decode() if entry.failure is not None else None,
+                attempts=entry.attempts,
+                started_at=entry.started_at,
+                finished_at=entry.finished_at,
+                until=entry.until,
+            )
+        if entry.event_id is not None:
+            self.consumed.add(entry.event_id)
+        if entry.done is not None:
+            self._loop.call_soon(entry.done, entry, None)
+
+    def end(self, change: Change, /) -> None:
+        if not self._end.done():
+            self._end.set_result(change.ending)
+
+    def suspends(self, activation: Activation, due: dt.datetime | None, /) -> bool:
+        """Never: time moves instead."""
+        self._due = [item for item in self._due if item.callback is not None]
+        if due is None:
+            if not self._end.done():
+                self._end.set_exception(
+                    UsageError(
+                        f"the body waits for {activation.waits} for ever: zart.testing.run(…, events={{…}}) has "
+                        "nothing for it"
+                    )
+                )
+            activation.lose()
+            return False
+        self.sleep_until(due)
+        for item in [item for item in self._due if item.when <= self._now]:
+            item.ring()
+        return False
+
+    def holds_back(self, activation: Activation, /) -> bool:
+        return False
+
+    def rests(self, activation: Activation, resting: bool, /) -> None:  # noqa: FBT001
+        pass
+
+    def ended(self, activation: Activation, /) -> None:
+        pass
+
+
+class _Due:
+    def __init__(self, when: dt.datetime, callback: Callable[[], None]) -> None:
+        self.when = when
+        self.callback: Callable[[], None] | None = callback
+
+    def cancel(self) -> None:
+        self.callback = None
+
+    def ring(self) -> None:
+        callback, self.callback = self.callback, None
+        if callback is not None:
+            callback()
