@@ -66,7 +66,7 @@ CREATE TABLE {schema}.zart_tasks (
     waiting_for text,                -- for people
     token bigint
 );
-CREATE INDEX zart_tasks_ready ON {schema}.zart_tasks (lane, (recoveries > 0), priority, id) WHERE state = 'ready';
+CREATE INDEX zart_tasks_ready ON {schema}.zart_tasks (lane, recoveries, priority, id) WHERE state = 'ready';
 CREATE INDEX zart_tasks_sleeping ON {schema}.zart_tasks (wake_at) WHERE state = 'waiting' AND wake_at IS NOT NULL;
 CREATE INDEX zart_tasks_held ON {schema}.zart_tasks (owner, batch) WHERE owner IS NOT NULL;
 ALTER TABLE {schema}.zart_tasks SET (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000,

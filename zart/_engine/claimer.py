@@ -153,7 +153,9 @@ class Claimer:
 
         next_due = look.next_due
         if look.wakeups:
-            done, left = await self._apply(connection, await cancels.fetchall(), free=limit - len(self._histories))
+            done, left = await self._apply(
+                connection, await cancels.fetchall(), free=limit - len(self._histories)
+            )
             more = more or done
             if left:
                 next_due = min(next_due or look.now + _RETRY, look.now + _RETRY)
@@ -181,10 +183,9 @@ class Claimer:
         connection = await self._connected()
         parameters = {"lanes": self._lanes, "suspect": suspect}
         cursor = await self._execute(connection, self._claims["peek"], parameters)
-        ((ready, wakeups, next_due, now),) = await cursor.fetchall()
-        return Peek(
-            work=ready or wakeups or (next_due is not None and next_due <= now), next_due=next_due, now=now
-        )
+        ((ready, suspects, wakeups, next_due, now),) = await cursor.fetchall()
+        due = next_due is not None and next_due <= now
+        return Peek(work=ready or suspects or wakeups or due, next_due=next_due, now=now)
 
     async def set_idle(self, idle: bool) -> None:  # noqa: FBT001
         """Says whether this worker listens for notifications and has free slots.

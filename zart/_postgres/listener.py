@@ -1,8 +1,8 @@
 """Notifications: a hint that it is worth while to look now, never the news itself.
 
-Whoever listens also polls, so nothing is lost when there is no connection for it, or none that can listen: a pooler
-in transaction mode takes a LISTEN and forgets it. A listener keeps a connection of its own for as long as it runs;
-when it was lost it comes back by itself and then says so, since what was sent in between is gone.
+Whoever listens also polls, so nothing is lost when there is no connection for it, or none that can listen: a
+pooler in transaction mode takes a LISTEN and forgets it. A listener keeps a connection of its own for as long
+as it runs; when it was lost it comes back by itself and then says so, since what was sent in between is gone.
 """
 
 import asyncio
@@ -37,8 +37,8 @@ def _mark(schema: str) -> str:
 class Listener:
     """Calls `heard(channel, payload)` for every notification on its channels.
 
-    `connect` opens a connection in autocommit. `caught_up()` is called each time it begins to listen: what was sent
-    before was not heard, so look once. Both are called on the event loop and must not block it.
+    `connect` opens a connection in autocommit. `caught_up()` is called each time it begins to listen: what
+    was sent before was not heard, so look once. Both are called on the event loop and must not block it.
     """
 
     def __init__(
@@ -103,9 +103,8 @@ class Listener:
 
 async def _backend(connection: AsyncConnection[Any]) -> int:
     cursor = await connection.execute("SELECT pg_backend_pid()")
-    row = await cursor.fetchone()
-    assert row is not None  # a SELECT without FROM
-    return int(row[0])
+    ((backend,),) = await cursor.fetchall()
+    return int(backend)
 
 
 def through_pooler(connection: AsyncConnection[Any], backend: int) -> bool:

@@ -6,7 +6,8 @@
 -- The claim. It says whether the fence stood, how many candidates it saw, and the rows that it took: the fence is
 -- locked before anything else, so a worker that is being reaped takes nothing. Candidates come from each lane's own
 -- end of the index, unlocked; what is then locked is checked again in its newest version. A suspect, which was taken
--- over without having recorded anything since, is asked for by `suspects` = 1.
+-- over without having recorded anything since, is asked for by `suspects` = 1; the one taken over least often comes
+-- first, since it is the least likely to be the culprit.
 -- The weight only decides how much is loaded at once, so this older snapshot will do for it; the history itself is
 -- read by later statements.
 -- name: claim
@@ -20,18 +21,18 @@ WITH fence AS MATERIALIZED (
         AND t.id = ANY (ARRAY(
             SELECT c.id
             FROM unnest(%(lanes)s::int[]) AS wanted CROSS JOIN LATERAL (
-                SELECT s.id, s.priority FROM {schema}.zart_tasks s
-                WHERE s.lane = wanted AND (s.recoveries > 0) IS TRUE AND s.state = 'ready'
-                ORDER BY s.priority, s.id LIMIT %(suspects)s::int * 8
+                SELECT s.id, s.recoveries, s.priority FROM {schema}.zart_tasks s
+                WHERE s.lane = wanted AND s.recoveries > 0 AND s.state = 'ready'
+                ORDER BY s.recoveries, s.priority, s.id LIMIT %(suspects)s::int * 8
             ) c
-            ORDER BY c.priority, c.id LIMIT %(suspects)s::int * 8))
-    ORDER BY t.priority, t.id LIMIT %(suspects)s::int
+            ORDER BY c.recoveries, c.priority, c.id LIMIT %(suspects)s::int * 8))
+    ORDER BY t.recoveries, t.priority, t.id LIMIT %(suspects)s::int
     FOR NO KEY UPDATE SKIP LOCKED
 ), candidate AS MATERIALIZED (
     SELECT c.id
     FROM unnest(%(lanes)s::int[]) AS wanted CROSS JOIN LATERAL (
         SELECT s.id, s.priority FROM {schema}.zart_tasks s
-        WHERE s.lane = wanted AND (s.recoveries > 0) IS FALSE AND s.state = 'ready'
+        WHERE s.lane = wanted AND s.recoveries = 0 AND s.state = 'ready'
         ORDER BY s.priority, s.id LIMIT %(limit)s::int * 2
     ) c
     ORDER BY c.priority, c.id LIMIT %(limit)s::int * 2
@@ -60,19 +61,21 @@ SELECT EXISTS (SELECT FROM fence) AS fenced, (SELECT count(*) FROM candidate) AS
 FROM (VALUES (1)) AS always (one) LEFT JOIN claimed c ON true
 ORDER BY c.priority, c.id;
 
--- The input of executions that this worker holds; one that it has lost in the meantime is missing.
+-- The input of executions that this worker holds; one that it has lost in the meantime is missing. Here and below,
+-- LATERAL with OFFSET 0 has each row looked up by its key, whatever the planner thinks of the length of an array or of the number of owners.
 -- name: load_payloads
-SELECT t.id, e.payload::text
+SELECT held.task, e.payload::text
 FROM unnest(%(tasks)s::bigint[], %(epochs)s::int[]) AS held (task, epoch)
-    JOIN {schema}.zart_tasks t ON t.id = held.task AND t.epoch = held.epoch AND t.owner = %(worker)s
-    JOIN {schema}.zart_executions e ON e.id = t.execution_id;
+    CROSS JOIN LATERAL (SELECT * FROM {schema}.zart_tasks t WHERE t.id = held.task OFFSET 0) t
+    CROSS JOIN LATERAL (SELECT * FROM {schema}.zart_executions e WHERE e.id = t.execution_id OFFSET 0) e
+WHERE t.epoch = held.epoch AND t.owner = %(worker)s;
 
 -- Their histories: in log order, what is under way last.
 -- name: load_steps
 SELECT held.task, s.path, s.name, s.occurrence, s.kind, s.seq, s.state, s.digest, s.arguments, s.result::text,
     s.failure::text, s.attempts, s.started_at, s.finished_at, s.until
 FROM unnest(%(tasks)s::bigint[], %(runs)s::uuid[]) AS held (task, run)
-    JOIN {schema}.zart_steps s ON s.run_id = held.run
+    CROSS JOIN LATERAL (SELECT * FROM {schema}.zart_steps s WHERE s.run_id = held.run OFFSET 0) s
 ORDER BY held.task, s.seq NULLS LAST;
 
 -- A page of one long history, in the order of its key.
@@ -88,7 +91,11 @@ ORDER BY s.path, s.name, s.occurrence, s.kind LIMIT %(rows)s;
 -- name: load_events
 SELECT held.task, v.id, v.name, v.payload::text
 FROM unnest(%(tasks)s::bigint[], %(executions)s::text[]) AS held (task, execution)
-    JOIN {schema}.zart_events v ON v.execution_id = held.execution AND v.consumed_at IS NULL
+    CROSS JOIN LATERAL (
+        SELECT * FROM {schema}.zart_events v
+        WHERE v.execution_id = held.execution AND v.consumed_at IS NULL
+        OFFSET 0
+    ) v
 ORDER BY v.id;
 
 -- The inbox: of the executions that this worker holds, those with news and those that are no longer its own.
@@ -96,7 +103,8 @@ ORDER BY v.id;
 -- name: read_inbox
 SELECT held.task, t.id IS NULL, t.signal, t.execution_id, t.cancel_at IS NOT NULL, t.cancel_reason, t.cancel_author
 FROM unnest(%(tasks)s::bigint[], %(epochs)s::int[], %(signals)s::int[]) AS held (task, epoch, signal)
-    LEFT JOIN {schema}.zart_tasks t ON t.id = held.task AND t.epoch = held.epoch AND t.owner = %(worker)s
+    LEFT JOIN LATERAL (SELECT * FROM {schema}.zart_tasks t WHERE t.id = held.task OFFSET 0) t
+        ON t.epoch = held.epoch AND t.owner = %(worker)s
 WHERE t.id IS NULL OR t.signal <> held.signal;
 
 -- What a tick has still to do, and when the next sleeper is due. The first by index: an empty table that was busy
@@ -110,11 +118,15 @@ SELECT EXISTS (SELECT FROM {schema}.zart_workers w WHERE w.worker_id = %(worker)
 -- What an idle worker asks: is there anything to claim in its lanes, and the same as above.
 -- name: peek
 SELECT EXISTS (
-        SELECT FROM unnest(%(lanes)s::int[]) AS wanted
-        WHERE EXISTS (SELECT FROM {schema}.zart_tasks t
-                WHERE t.lane = wanted AND (t.recoveries > 0) IS FALSE AND t.state = 'ready')
-            OR (%(suspect)s AND EXISTS (SELECT FROM {schema}.zart_tasks t
-                WHERE t.lane = wanted AND (t.recoveries > 0) IS TRUE AND t.state = 'ready'))),
+        SELECT FROM unnest(%(lanes)s::int[]) AS wanted CROSS JOIN LATERAL (
+            SELECT FROM {schema}.zart_tasks t
+            WHERE t.lane = wanted AND t.recoveries = 0 AND t.state = 'ready' LIMIT 1
+        ) t),
+    %(suspect)s AND EXISTS (
+        SELECT FROM unnest(%(lanes)s::int[]) AS wanted CROSS JOIN LATERAL (
+            SELECT FROM {schema}.zart_tasks t
+            WHERE t.lane = wanted AND t.recoveries > 0 AND t.state = 'ready' LIMIT 1
+        ) t),
     (SELECT w.id FROM {schema}.zart_wakeups w ORDER BY w.id LIMIT 1) IS NOT NULL,
     (SELECT min(t.wake_at) FROM {schema}.zart_tasks t WHERE t.state = 'waiting' AND t.wake_at IS NOT NULL),
     {schema}.zart_now();

@@ -1,0 +1,273 @@
+"""The histories of what was claimed, on their way to the worker.
+
+A claimed execution is handed out once its history is complete, and until then it is *pending* here. When
+loading fails it stays pending, and the next tick goes on. So much of histories is loaded at once as
+`history_bytes` allows, the shortest first; one that is longer than that is loaded in pages, a page for each
+tick, so that the others need not wait for it.
+"""
+
+import datetime as dt
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+from uuid import UUID
+
+import msgspec
+from psycopg.rows import TupleRow
+
+from zart._engine.entries import CancelRequest, Claim, Key, StoredEntry, StoredEvent
+from zart._postgres.queries import load
+
+HISTORY_BYTES = 16 * 1024 * 1024
+"""So much of stored histories, as the database keeps them, is loaded by one tick."""
+_ROW_BYTES = 200  # what a row weighs beside its result
+
+Statement = tuple[bytes, dict[str, Any]]
+
+
+class Pending(msgspec.Struct, kw_only=True, eq=False):
+    """A claimed execution whose history is still to be loaded."""
+
+    task_id: int
+    execution_id: str
+    run_id: UUID
+    lane: int
+    epoch: int
+    signal: int
+    attempt: int
+    floor: int
+    recoveries: int
+    due_at: dt.datetime
+    started_at: dt.datetime
+    not_before: dt.datetime | None
+    cancel: CancelRequest | None
+    accept_arguments: bool
+    now: dt.datetime
+    steps: int
+    weight: int
+    entries: list[StoredEntry]
+
+    def claim(self, registration: int, payload: str | None, events: list[StoredEvent]) -> Claim:
+        return Claim(
+            task_id=self.task_id,
+            execution_id=self.execution_id,
+            run_id=self.run_id,
+            lane=self.lane,
+            epoch=self.epoch,
+            registration=registration,
+            signal=self.signal,
+            attempt=self.attempt,
+            floor=self.floor,
+            recoveries=self.recoveries,
+            due_at=self.due_at,
+            started_at=self.started_at,
+            not_before=self.not_before,
+            cancel=self.cancel,
+            accept_arguments=self.accept_arguments,
+            payload=payload,
+            entries=self.entries,
+            events=events,
+            now=self.now,
+        )
+
+
+class Histories:
+    """What is pending under one registration, and the statements that load it."""
+
+    def __init__(self, schema: str, worker_id: int, history_bytes: int = HISTORY_BYTES) -> None:
+        self._worker = worker_id
+        self._history_bytes = history_bytes
+        self._statements = load("claim", schema)
+        self._pending: dict[int, Pending] = {}
+        self._whole: list[Pending] = []
+        self._paged: Pending | None = None
+
+    def __len__(self) -> int:
+        return len(self._pending)
+
+    def add(self, row: TupleRow, now: dt.datetime) -> None:
+        """A row of the claim."""
+        pending = _pending(row, now)
+        self._pending[pending.task_id] = pending
+
+    def held(self) -> tuple[list[int], list[int]]:
+        """Task ids and epochs of what is pending."""
+        return list(self._pending), [pending.epoch for pending in self._pending.values()]
+
+    def clear(self) -> None:
+        self._pending.clear()
+
+    def statements(self) -> Iterator[Statement]:
+        """What to ask now; the answers go to `finish`, in this order."""
+        self._choose()
+        if self._whole:
+            tasks = [pending.task_id for pending in self._whole]
+            runs = [pending.run_id for pending in self._whole]
+            yield self._payloads(self._whole)
+            yield self.events([(pending.task_id, pending.execution_id) for pending in self._whole])
+            yield self._statements["load_steps"], {"tasks": tasks, "runs": runs}
+        if self._paged is not None:
+            # With every page: the answers that come with the last one count.
+            yield self._payloads([self._paged])
+            yield self.events([(self._paged.task_id, self._paged.execution_id)])
+            yield self._page(self._paged)
+
+    def finish(self, answers: Sequence[list[TupleRow]]) -> list[Claim]:
+        """The claims that are complete now. One that was lost while it was loaded is forgotten."""
+        claims: list[Claim] = []
+        remaining = iter(answers)
+        if self._whole:
+            payloads, events, steps = dict(next(remaining)), by_task(next(remaining)), next(remaining)
+            _add_steps(self._pending, steps)
+            claims += self._hand_out(self._whole, payloads, events)
+        if self._paged is not None:
+            payloads, events, steps = dict(next(remaining)), by_task(next(remaining)), next(remaining)
+            _add_steps(self._pending, steps)
+            if self._paged.task_id not in payloads or len(steps) < self._page_rows(self._paged):
+                self._paged.entries.sort(key=_log_order)
+                claims += self._hand_out([self._paged], payloads, events)
+        return claims
+
+    def events(self, held: Sequence[tuple[int, str]]) -> Statement:
+        """The unconsumed events of (task id, execution id) pairs; `by_task` sorts the answer."""
+        return self._statements["load_events"], {
+            "tasks": [task for task, _ in held],
+            "executions": [execution for _, execution in held],
+        }
+
+    def _choose(self) -> None:
+        self._whole, self._paged = [], None
+        room = self._history_bytes
+        for pending in sorted(self._pending.values(), key=lambda pending: pending.weight):
+            if pending.weight > self._history_bytes:
+                self._paged = pending
+                break
+            if pending.weight > room:
+                break
+            room -= pending.weight
+            self._whole.append(pending)
+
+    def _payloads(self, held: Sequence[Pending]) -> Statement:
+        return self._statements["load_payloads"], {
+            "worker": self._worker,
+            "tasks": [pending.task_id for pending in held],
+            "epochs": [pending.epoch for pending in held],
+        }
+
+    def _page(self, pending: Pending) -> Statement:
+        path, name, occurrence, kind = pending.entries[-1].key if pending.entries else ("", "", 0, "")
+        return self._statements["load_page"], {
+            "task": pending.task_id,
+            "run": pending.run_id,
+            "path": path,
+            "name": name,
+            "occurrence": occurrence,
+            "kind": kind,
+            "rows": self._page_rows(pending),
+        }
+
+    def _page_rows(self, pending: Pending) -> int:
+        return max(10, self._history_bytes * pending.steps // max(pending.weight, 1))
+
+    def _hand_out(
+        self,
+        complete: list[Pending],
+        payloads: dict[int, str | None],
+        events: dict[int, list[StoredEvent]],
+    ) -> Iterator[Claim]:
+        for pending in complete:
+            task = pending.task_id
+            del self._pending[task]
+            if task in payloads:
+                yield pending.claim(self._worker, payloads[task], events.get(task, []))
+
+
+def _pending(row: TupleRow, now: dt.datetime) -> Pending:
+    (
+        task,
+        execution,
+        run,
+        lane,
+        epoch,
+        signal,
+        attempt,
+        floor,
+        recoveries,
+        due_at,
+        started_at,
+        not_before,
+    ) = row[:12]
+    cancelled_at, reason, author, accept_arguments, steps, weight = row[12:]
+    return Pending(
+        task_id=task,
+        execution_id=execution,
+        run_id=run,
+        lane=lane,
+        epoch=epoch,
+        signal=signal,
+        attempt=attempt,
+        floor=floor,
+        recoveries=recoveries,
+        due_at=due_at,
+        started_at=started_at,
+        not_before=not_before,
+        cancel=CancelRequest(reason, author) if cancelled_at is not None else None,
+        accept_arguments=accept_arguments,
+        now=now,
+        steps=steps,
+        weight=int(weight) + steps * _ROW_BYTES,
+        entries=[],
+    )
+
+
+def _add_steps(pending: dict[int, Pending], rows: list[TupleRow]) -> None:
+    """Rows of `load_steps` to the entries of their executions. A long replay passes here: 1 µs a row."""
+    task = None
+    append: Callable[[StoredEntry], None] | None = None
+    for row in rows:
+        if row[0] != task or append is None:
+            task = row[0]
+            append = pending[task].entries.append
+        (
+            _,
+            path,
+            name,
+            occurrence,
+            kind,
+            seq,
+            state,
+            digest,
+            arguments,
+            result,
+            failure,
+            attempts,
+            start,
+            end,
+            until,
+        ) = row
+        append(
+            StoredEntry(
+                key=Key(path, name, occurrence, kind),
+                seq=seq,
+                state=state,
+                digest=digest,
+                arguments=arguments,
+                result=result,
+                failure=failure,
+                attempts=attempts,
+                started_at=start,
+                finished_at=end,
+                until=until,
+            )
+        )
+
+
+def _log_order(entry: StoredEntry) -> float:
+    return entry.seq if entry.seq is not None else math.inf
+
+
+def by_task(rows: list[TupleRow]) -> dict[int, list[StoredEvent]]:
+    events: dict[int, list[StoredEvent]] = {}
+    for task, event, name, payload in rows:
+        events.setdefault(task, []).append(StoredEvent(event, name, payload))
+    return events
