@@ -354,6 +354,11 @@ class Activation:
         return error
 
     @property
+    def suspect(self) -> bool:
+        """It was taken over from a worker that died, and has recorded nothing since."""
+        return self._first_write
+
+    @property
     def last_seq(self) -> int:
         """The number of the last entry, written or on its way."""
         return self._seq

@@ -79,3 +79,14 @@ SELECT w.worker_id, w.host, w.pid, min(a.pid), min(a.state), min(a.application_n
 FROM {schema}.zart_workers w LEFT JOIN pg_stat_activity a ON a.backend_xid = w.xmax
 WHERE w.expires_at < clock_timestamp()
 GROUP BY w.worker_id, w.host, w.pid;
+
+-- Ready work that no worker which runs now has registered.
+-- name: unserved
+SELECT l.queue, l.name, l.version, count(*)
+FROM {schema}.zart_tasks t JOIN {schema}.zart_lanes l ON l.id = t.lane
+WHERE t.state = 'ready'
+    AND NOT EXISTS (
+        SELECT FROM {schema}.zart_workers w WHERE t.lane = ANY (w.lanes) AND w.expires_at > clock_timestamp()
+    )
+GROUP BY l.queue, l.name, l.version
+ORDER BY l.queue, l.name, l.version;

@@ -1,0 +1,208 @@
+"""What one registration of a worker holds: its activations, its journal, its slots.
+
+It is the host of the activations. Everything that it holds was claimed under one worker id, and everything that it
+writes is fenced by that id's rows; when they are gone, all of it is dropped in memory, and the worker registers anew
+with another of these.
+"""
+
+import asyncio
+import datetime as dt
+import logging
+from collections.abc import Callable, Mapping
+from contextvars import Context
+from typing import Any, Final
+
+import anyio
+import msgspec
+
+from zart._engine import endings
+from zart._engine.activation import Activation
+from zart._engine.alarms import Cancellable
+from zart._engine.claimer import News
+from zart._engine.clock import DatabaseClock
+from zart._engine.entries import Change, Claim, Entry, Key
+from zart._engine.entries import Suspended as SuspendedEnding
+from zart._engine.writer import Journal
+from zart.calls import DurableSpec, StepCall
+from zart.errors import ZartError
+
+_log = logging.getLogger("zart.worker")
+
+STAYS_FOR: Final = dt.timedelta(milliseconds=500)
+"""A body whose wait is over within this time stays in memory."""
+
+
+class Shared(msgspec.Struct, kw_only=True, frozen=True):
+    """What all registrations of one worker have in common."""
+
+    functions: Mapping[int, DurableSpec]
+    """The durable functions by lane."""
+    threads: anyio.CapacityLimiter
+    resources: tuple[object, ...]
+    base_context: Context
+    max_inflight_steps: int
+    max_concurrent_tasks: int
+    max_recoveries: int
+    always_suspend: bool = False
+    """For tests: each record that is committed is replayed instead of being delivered."""
+
+
+class Holding:
+    """The host of the activations of one registration."""
+
+    def __init__(self, shared: Shared, clock: DatabaseClock, journal: Journal, *, on_free: Callable[[], None]) -> None:
+        self._shared = shared
+        self._clock = clock
+        self._journal = journal
+        self._on_free = on_free
+        self._loop = asyncio.get_running_loop()
+        self._held: dict[int, Activation] = {}
+        self._resting: set[int] = set()
+        self._empty = asyncio.Event()
+        self._empty.set()
+        self.stopping = False
+        """No step is started any more: each execution is given back at its next record."""
+
+    # ------------------------------------------------------------ what is held
+
+    @property
+    def free(self) -> int:
+        """How many more executions may run. One that only waits takes no slot."""
+        return self._shared.max_concurrent_tasks - len(self._held) + len(self._resting)
+
+    @property
+    def takes_suspect(self) -> bool:
+        """At most one execution whose workers died before it recorded anything is held at a time."""
+        return not any(activation.suspect for activation in self._held.values())
+
+    def watched(self) -> list[tuple[int, int, int]]:
+        return [(task, held.claim.epoch, held.signal) for task, held in self._held.items() if not held.closed]
+
+    def take(self, claim: Claim) -> None:
+        """Run an execution that was claimed."""
+        spec = self._shared.functions[claim.lane]
+        if claim.recoveries > self._shared.max_recoveries:
+            self._block(claim)
+            return
+        activation = Activation(claim, spec, self)
+        self._held[claim.task_id] = activation
+        self._empty.clear()
+        activation.start()
+
+    def tell(self, news: News) -> None:
+        activation = self._held.get(news.task_id)
+        if activation is None:
+            return
+        if news.lost:
+            activation.lose()
+        else:
+            activation.news(news.signal, news.events, news.cancel)
+
+    def tick(self) -> None:
+        """Once a second."""
+        now = self.now()
+        for activation in list(self._held.values()):
+            activation.tick(now)
+
+    def lose_all(self) -> None:
+        """The registration is gone."""
+        if self._held:
+            _log.warning("%d executions go on elsewhere; what this worker still does for them is not recorded", len(self._held))
+        for activation in list(self._held.values()):
+            activation.lose()
+
+    async def drain(self, limit: float) -> None:
+        """Let the running steps finish for `limit` seconds, then give everything back."""
+        self.stopping = True
+        for task in list(self._resting):
+            self._held[task].release()
+        try:
+            async with asyncio.timeout(limit):
+                await self._empty.wait()
+        except TimeoutError:
+            left = [held.claim.execution_id for held in self._held.values() if not held.closed]
+            if left:
+                shown = ", ".join(left[:5]) + (", …" if len(left) > 5 else "")  # noqa: PLR2004
+                _log.warning("%d executions did not come to a step's end in time and are given back: %s", len(left), shown)
+            for activation in list(self._held.values()):
+                activation.release()
+        await self._journal.drain()
+
+    def _block(self, claim: Claim) -> None:
+        error = ZartError(
+            f"execution {claim.execution_id!r} was taken over {claim.recoveries} times in a row without recording "
+            "anything new: it seems to end the process that runs it. Look at the workers' logs, mend it, then resume it"
+        )
+        self._journal.end(
+            Change(
+                task_id=claim.task_id,
+                execution_id=claim.execution_id,
+                run_id=claim.run_id,
+                epoch=claim.epoch,
+                ending=endings.blocked(error, "crash-loop"),
+                done=None,
+                notes=(),
+            )
+        )
+        _log.error("%s", error)
+
+    # ------------------------------------------------------------ the host of the activations
+
+    @property
+    def max_inflight_steps(self) -> int:
+        return self._shared.max_inflight_steps
+
+    @property
+    def threads(self) -> anyio.CapacityLimiter:
+        return self._shared.threads
+
+    @property
+    def resources(self) -> tuple[object, ...]:
+        return self._shared.resources
+
+    @property
+    def base_context(self) -> Context:
+        return self._shared.base_context
+
+    def now(self) -> dt.datetime:
+        return self._clock.now()
+
+    def call_at(self, when: dt.datetime, callback: Callable[[], None], /) -> Cancellable:
+        delay = (when - self._clock.now()).total_seconds()
+        return self._loop.call_later(max(delay, 0), callback, context=self._shared.base_context)
+
+    def function(self, call: StepCall, key: Key, /) -> Callable[..., Any]:  # noqa: ARG002
+        return call.spec.fn
+
+    def write(self, entry: Entry, /) -> None:
+        self._journal.write(entry)
+
+    def end(self, change: Change, /) -> None:
+        self._journal.end(change)
+
+    def suspends(self, activation: Activation, due: dt.datetime | None, /) -> bool:  # noqa: ARG002
+        return due is None or due - self._clock.now() > STAYS_FOR or self._shared.always_suspend
+
+    def holds_back(self, activation: Activation, /) -> bool:  # noqa: ARG002
+        return self.stopping or self._shared.always_suspend
+
+    def rests(self, activation: Activation, resting: bool, /) -> None:  # noqa: FBT001
+        task = activation.claim.task_id
+        if not resting:
+            self._resting.discard(task)
+        elif self.stopping:
+            activation.release()
+        elif self._held.get(task) is activation:
+            self._resting.add(task)
+            self._on_free()
+
+    def ended(self, activation: Activation, /) -> None:
+        claim = activation.claim
+        if isinstance(activation.ending, SuspendedEnding) and not activation.lost:
+            _log.info("%s waits for %s", claim.execution_id, activation.ending.waiting_for or "its next attempt")
+        if self._held.get(claim.task_id) is activation:
+            del self._held[claim.task_id]
+            self._resting.discard(claim.task_id)
+            if not self._held:
+                self._empty.set()
+            self._on_free()
