@@ -7,6 +7,7 @@ first needed.
 """
 
 import datetime as dt
+import functools
 import inspect
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, cast, get_args, overload
@@ -15,6 +16,7 @@ import msgspec
 
 from zart.annotations import is_coroutine_function, result_codec, signature_of, where
 from zart.calls import CheckArgs, StepCall, StepSpec, TimeoutScope
+from zart.codec import Codec
 from zart.context import place
 from zart.coroutine_function import CODE, CoroutineFunction
 from zart.digest import Arguments
@@ -46,37 +48,50 @@ class _Options(msgspec.Struct, frozen=True, kw_only=True):
     raises: tuple[type[Exception], ...]
 
 
-class _Definition:
-    """A function with its options; what follows from both is worked out once, and shared by all renamed
-    steps.
-    """
+class _Function:
+    """A decorated function, and what follows from it alone."""
 
-    __slots__ = ("_spec", "fn", "name", "options", "signature", "threaded", "what")
-
-    def __init__(self, name: str, fn: Callable[..., Any], options: _Options, what: str) -> None:
+    def __init__(self, name: str, fn: Callable[..., Any], what: str) -> None:
         self.name = name
         self.fn = fn
-        self.options = options
         self.what = what
         self.threaded = not is_coroutine_function(fn)
         self.signature = signature_of(fn)
+
+    @functools.cached_property
+    def arguments(self) -> Arguments:
+        return Arguments(self.signature)
+
+    @functools.cached_property
+    def result(self) -> Codec:
+        return result_codec(self.fn, self.what)
+
+
+class _Definition:
+    """A function with its options; shared by all steps that differ in their name only."""
+
+    __slots__ = ("_spec", "function", "options")
+
+    def __init__(self, function: _Function, options: _Options) -> None:
+        self.function = function
+        self.options = options
         self._spec: StepSpec | None = None
 
     def spec(self) -> StepSpec:
         """The step as data. Raises UsageError when its annotations cannot be resolved or stored."""
         if self._spec is None:
-            options = self.options
+            function, options = self.function, self.options
             self._spec = StepSpec(
-                fn=self.fn,
-                threaded=self.threaded,
+                fn=function.fn,
+                threaded=function.threaded,
                 retry=options.retry,
                 timeout=options.timeout,
                 timeout_scope=options.timeout_scope,
                 check_args=options.check_args,
-                result=result_codec(self.fn, self.what),
-                arguments=Arguments(self.signature),
+                result=function.result,
+                arguments=function.arguments,
                 known=KnownExceptions(
-                    module_globals=getattr(inspect.unwrap(self.fn), "__globals__", {}),
+                    module_globals=getattr(inspect.unwrap(function.fn), "__globals__", {}),
                     classes=(*options.raises, *options.retry.retry_on, *options.retry.give_up_on),
                 ),
             )
@@ -96,20 +111,21 @@ class Step(CoroutineFunction, Generic[P, R_co]):
     """The name as it was given; it may be a template such as "charge-{order.id}"."""
 
     def __init__(self, definition: _Definition) -> None:
-        self._pass_for(definition.fn, definition.signature)
-        template = NameTemplate(definition.name, definition.signature, definition.what)
-        self.name = definition.name
+        function = definition.function
+        self._pass_for(function.fn, function.signature)
+        self.name = function.name
+        self._function = function
         self._definition = definition
-        self._template = template
-        self._fixed = template.fixed()
+        self._template = NameTemplate(function.name, function.signature, function.what)
+        self._fixed = self._template.fixed()
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R_co]:
         here = place.get()
         if here is None:
             warn_step(self.name)
-            return run_plainly(self._definition.fn, args, kwargs, threaded=self._definition.threaded)
+            return run_plainly(self._function.fn, args, kwargs, threaded=self._function.threaded)
         name = self._fixed or self._template.render(args, kwargs)
-        return here.call_step(StepCall(self._definition.spec(), name, args, kwargs, template=self.name))
+        return here.call_step(StepCall(self._definition.spec(), name, args, kwargs, 0, self._function.name))
 
     def named(self, name: str, /) -> Self:
         """The same step under another name, which is taken as it is: `send.named(f"send-{i}")(address)`.
@@ -118,8 +134,8 @@ class Step(CoroutineFunction, Generic[P, R_co]):
         first 160 and a hash are used.
         """
         if not isinstance(name, str):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise UsageError(f"{self._definition.what}: named() takes the name, not {name!r}")
-        return self._changed(name=name, _fixed=shorten_name(name, f"{self._definition.what}: the name"))
+            raise UsageError(f"{self._function.what}: named() takes the name, not {name!r}")
+        return self._changed(name=name, _fixed=shorten_name(name, f"{self._function.what}: the name"))
 
     def with_options(
         self,
@@ -133,19 +149,16 @@ class Step(CoroutineFunction, Generic[P, R_co]):
 
         Raises UsageError for what the decorator would refuse, too.
         """
-        definition = self._definition
-        options = definition.options
+        options = self._definition.options
         changed = _check_options(
-            definition.what,
+            self._function.what,
             retry=options.retry if retry is _KEEP else retry,
             timeout=options.timeout if timeout is _KEEP else timeout,
             timeout_scope=options.timeout_scope if timeout_scope is _KEEP else timeout_scope,
             check_args=options.check_args,
             raises=options.raises,
         )
-        return self._changed(
-            _definition=_Definition(definition.name, definition.fn, changed, definition.what)
-        )
+        return self._changed(_definition=_Definition(self._function, changed))
 
     @overload
     def __get__(self, instance: None, owner: type, /) -> Self: ...
@@ -157,12 +170,12 @@ class Step(CoroutineFunction, Generic[P, R_co]):
         return self if instance is None else BoundStep(self, instance, self._call_bound)
 
     def __repr__(self) -> str:
-        return f"<step {self.name!r} of {where(self._definition.fn)}>"
+        return f"<step {self.name!r} of {where(self._function.fn)}>"
 
     @property
     def fn(self) -> Callable[P, Any]:
         """The undecorated function: a call of it is never recorded."""
-        return self._definition.fn
+        return self._function.fn
 
     @property
     def spec(self) -> StepSpec:
@@ -176,9 +189,9 @@ class Step(CoroutineFunction, Generic[P, R_co]):
         """A call through an instance, which is the first of `args`."""
         here = place.get()
         if here is None:
-            return run_plainly(self._definition.fn, args, kwargs, threaded=self._definition.threaded)
+            return run_plainly(self._function.fn, args, kwargs, threaded=self._function.threaded)
         name = self._fixed or self._template.render(args, kwargs)
-        return here.call_step(StepCall(self._definition.spec(), name, args, kwargs, bound=1))
+        return here.call_step(StepCall(self._definition.spec(), name, args, kwargs, 1, self._function.name))
 
     def _changed(self, **changes: object) -> Self:
         changed = object.__new__(type(self))
@@ -192,7 +205,7 @@ class AsyncStep(Step[P, R_co]):
     @property
     def fn(self) -> Callable[P, Coroutine[Any, Any, R_co]]:
         """The undecorated function: a call of it is never recorded."""
-        return self._definition.fn
+        return self._function.fn
 
 
 class SyncStep(Step[P, R_co]):
@@ -201,7 +214,7 @@ class SyncStep(Step[P, R_co]):
     @property
     def fn(self) -> Callable[P, R_co]:
         """The undecorated function: a call of it is never recorded and runs in the caller's thread."""
-        return self._definition.fn
+        return self._function.fn
 
 
 class BoundStep(Generic[P, R_co]):
@@ -252,9 +265,9 @@ class _StepDecorator:
     def __call__(self, fn: Callable[..., Any], /) -> Step[..., Any]:
         what = f"@step on {where(fn)}"
         _check_function(fn, what)
-        definition = _Definition(self._name, fn, _check_options(what, **self._options), what)
-        made = SyncStep[..., Any] if definition.threaded else AsyncStep[..., Any]
-        return made(definition)
+        function = _Function(self._name, fn, what)
+        definition = _Definition(function, _check_options(what, **self._options))
+        return SyncStep(definition) if function.threaded else AsyncStep(definition)
 
 
 def step(
