@@ -1,0 +1,47 @@
+"""What every example stands on: a migrated database, by default a new one that is gone afterwards.
+
+Set `ZART_DATABASE_URL` to run the examples on a server of yours, such as that of `compose.yaml`.
+"""
+
+import asyncio
+import contextlib
+import os
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import zart
+from zart._postgres import embedded
+
+
+@contextlib.asynccontextmanager
+async def stage() -> AsyncIterator[zart.Client]:
+    """A client of a migrated database."""
+    with contextlib.ExitStack() as stack:
+        given = os.environ.get("ZART_DATABASE_URL")
+        dsn = given or await asyncio.to_thread(stack.enter_context, database())
+        await zart.migrate(dsn)
+        async with zart.Client(dsn) as client:
+            yield client
+
+
+@contextlib.contextmanager
+def database() -> Iterator[str]:
+    """The DSN of an embedded server in a temporary directory; it stops, and its data goes, at the end."""
+    with tempfile.TemporaryDirectory(prefix="zart-example-") as directory:
+        Path(directory).chmod(0o755)  # PostgreSQL never runs as root: for root it runs as another user
+        server = embedded.start(Path(directory))
+        try:
+            yield server.dsn()
+        finally:
+            server.stop()
+
+
+async def reached(handle: zart.ExecutionHandle[Any], status: str) -> zart.Execution:
+    """Look at an execution until it has this status."""
+    while (execution := await handle.status()).status != status:
+        if execution.finished_at is not None:
+            raise RuntimeError(f"{execution.id} is {execution.status}, and was never {status}")
+        await asyncio.sleep(0.05)
+    return execution
