@@ -192,7 +192,13 @@ SELECT
     e.failure::jsonb AS failure,
     e.created_at,
     coalesce(e.started_at, t.started_at) AS started_at,
-    e.finished_at
+    e.finished_at,
+    e.priority,
+    EXISTS (
+        SELECT FROM {schema}.zart_lanes l JOIN {schema}.zart_workers w ON w.writer = 0 AND l.id = ANY (w.lanes)
+        WHERE l.queue = e.queue AND l.name = e.name AND coalesce(l.version, '') = coalesce(e.version, '')
+            AND w.expires_at > clock_timestamp()
+    ) AS served   -- by a live worker
 FROM {schema}.zart_executions e LEFT JOIN {schema}.zart_tasks t ON t.id = e.task_id;
 
 -- The journal of every execution's run: finished calls in the order of `seq`, then what is under way.

@@ -42,6 +42,7 @@ is recorded once and never run again after it succeeded; a wait of two days hold
     registry = zart.Registry(onboarding)  # zart worker --app myapp:registry
 """
 
+from zart.client import Client, ExecutionHandle, offer_event, start
 from zart.codec import register_type
 from zart.config import WorkerConfig
 from zart.durable import Durable, durable
@@ -70,6 +71,7 @@ from zart.errors import (
     UsageError,
     ZartError,
 )
+from zart.migrate import migrate
 from zart.primitives import (
     Event,
     capture,
@@ -96,6 +98,7 @@ from zart.step import AsyncStep, BoundStep, Step, SyncStep, step
 __all__ = [
     "AsyncStep",
     "BoundStep",
+    "Client",
     "Context",
     "Durable",
     "Duration",
@@ -107,6 +110,7 @@ __all__ = [
     "ExecutionConflict",
     "ExecutionFailed",
     "ExecutionFinished",
+    "ExecutionHandle",
     "ExecutionNotFound",
     "ExecutionTimeout",
     "Failure",
@@ -137,13 +141,16 @@ __all__ = [
     "data",
     "durable",
     "execution_id",
+    "migrate",
     "now",
+    "offer_event",
     "random",
     "register_type",
     "resource",
     "set_data",
     "sleep",
     "sleep_until",
+    "start",
     "step",
     "step_context",
     "suspending",

@@ -1,9 +1,9 @@
 """Brings a database to the tables of this version.
 
-`migrations/NNNN_verb_noun.sql` are applied in order, each once, all in one transaction under one advisory lock: any
-number of processes may do it at once, on every deploy, and whoever comes second finds nothing to do. A released file
-never changes; its checksum is stored with its number, and a difference is an error, since nobody can tell what such a
-database holds.
+`migrations/NNNN_verb_noun.sql` are applied in order, each once, all in one transaction under one advisory
+lock: any number of processes may do it at once, on every deploy, and whoever comes second finds nothing to
+do. A released file never changes; its checksum is stored with its number, and a difference is an error, since
+nobody can tell what such a database holds.
 
 In the files `{schema}` stands for the quoted schema, and braces of SQL's own are doubled.
 """
@@ -20,6 +20,7 @@ import psycopg
 from psycopg import errors, sql
 
 from zart._postgres import connections
+from zart._postgres.naming import check_schema, migrate_command
 from zart.errors import SchemaError
 
 _FILE: Final = re.compile(r"(\d{4})_[a-z0-9_]+\.sql")
@@ -79,10 +80,11 @@ def migrations() -> tuple[Migration, ...]:
 async def migrate(dsn: str | None = None, /, *, schema: str = "public") -> None:
     """Create or update Zart's tables in `schema`, which is created too if it is missing.
 
-    `dsn` is the database; without one, `ZART_DATABASE_URL` or `DATABASE_URL` names it. Call it as often as you like,
-    from as many processes as you like. Raises SchemaError when the database is newer than this library or a released
-    migration was edited; nothing is changed then.
+    `dsn` is the database; without one, `ZART_DATABASE_URL` or `DATABASE_URL` names it. Call it as often as
+    you like, from as many processes as you like. Raises SchemaError when the database is newer than this
+    library or a released migration was edited; nothing is changed then.
     """
+    check_schema(schema)
     address = connections.resolve_address(dsn)
     connection = await connections.connect(address, application_name="zart migrate", prepared=False)
     async with connection:
@@ -117,6 +119,7 @@ async def _apply(connection: psycopg.AsyncConnection[Any], schema: str) -> None:
 
 async def check(dsn: str | None = None, /, *, schema: str = "public") -> Status:
     """What `migrate` would find; changes nothing."""
+    check_schema(schema)
     address = connections.resolve_address(dsn)
     connection = await connections.connect(address, application_name="zart migrate", prepared=False)
     async with connection:
@@ -130,7 +133,7 @@ async def ensure_current(connection: psycopg.AsyncConnection[Any], schema: str) 
     if status.pending:
         older = len(status.pending) < len(migrations())
         what = f"older than this library (missing: {', '.join(status.pending)})" if older else "not there"
-        raise SchemaError(f"Zart's tables in schema {schema!r} are {what}: run `{command(schema)}`")
+        raise SchemaError(f"Zart's tables in schema {schema!r} are {what}: run `{migrate_command(schema)}`")
 
 
 async def read_status(connection: psycopg.AsyncConnection[Any], schema: str) -> Status:
@@ -186,14 +189,6 @@ def sql_text(schema: str = "public") -> str:
     return "\n".join([*parts, "\nCOMMIT;\n"])
 
 
-def command(schema: str) -> str:
-    """The command that migrates `schema`, ready to paste."""
-    if schema == "public":
-        return "zart migrate"
-    quoted = schema if re.fullmatch(r"[\w.-]+", schema) else "'" + schema.replace("'", "'\\''") + "'"
-    return f"zart migrate --schema {quoted}"
-
-
 def _refuse_strange(status: Status, schema: str) -> None:
     if status.unknown:
         raise SchemaError(
@@ -202,7 +197,8 @@ def _refuse_strange(status: Status, schema: str) -> None:
         )
     if status.drifted:
         raise SchemaError(
-            f"schema {schema!r} was migrated with another text of {', '.join(status.drifted)}: a released migration "
+            f"schema {schema!r} was migrated with another text of {', '.join(status.drifted)}: a released "
+            "migration "
             "was edited. Restore the released file and put the change into a new one; nothing was changed"
         )
 

@@ -1,9 +1,9 @@
 """Connections: opened with patience, looked over once, in small pools for those who need several.
 
-A database that is starting, full or out of reach is tried again, with growing pauses that are drawn at random so that
-a fleet does not knock in step; an address that can never work (a wrong password, an unknown database) fails at once.
-Nothing here leaves state in a session: a pooler in transaction mode may stand between. `ZART_PREPARED=off` does
-without prepared statements, for poolers that cannot keep them.
+A database that is starting, full or out of reach is tried again, with growing pauses that are drawn at random
+so that a fleet does not knock in step; an address that can never work (a wrong password, an unknown database)
+fails at once. Nothing here leaves state in a session: a pooler in transaction mode may stand between.
+`ZART_PREPARED=off` does without prepared statements, for poolers that cannot keep them.
 """
 
 import asyncio
@@ -36,11 +36,13 @@ _FIRST_PAUSE = 0.05
 _LONGEST_PAUSE = 1.0
 _CONNECT_WITHIN_SECONDS = 10
 _MAY_PASS = ("08", "53", "57")
-# libpq gives no SQLSTATE for a refused connection, only text. Whatever is not known to be final is tried again.
+# libpq gives no SQLSTATE for a refused connection, only text. Whatever is not known to be final is tried
+# again.
 _FINAL = re.compile(
     r"(?:FATAL|error): +(?:.*authentication failed|(?:database|role) .* does not exist|no pg_hba\.conf entry"
     r"|permission denied|.*not permitted to log in|.*no password supplied|unrecognized|invalid|unsupported)"
-    r"|no password supplied|invalid (?:port|sslmode|value)|does not support SSL|could not translate host name .*not known",
+    r"|no password supplied|invalid (?:port|sslmode|value)|does not support SSL"
+    r"|could not translate host name .*not known",
     re.IGNORECASE,
 )
 
@@ -52,15 +54,17 @@ class DatabaseUnreachable(ZartError, ConnectionError):  # noqa: N818
 def resolve_address(dsn: str | None = None) -> str:
     """The address that `dsn` means, or that `ZART_DATABASE_URL` or `DATABASE_URL` names.
 
-    "embedded" starts the server under `.zart/` in the working directory, or joins it. Raises UsageError when no
-    database is named, or when it is none of PostgreSQL.
+    "embedded" starts the server under `.zart/` in the working directory, or joins it. Raises UsageError when
+    no database is named, or when it is none of PostgreSQL.
     """
     address, _ = resolve_dsn(dsn)
     return _start_embedded() if address == EMBEDDED else address
 
 
 def direct_address(address: str) -> str:
-    """The address for LISTEN and the heartbeat: past a pooler if `ZART_DIRECT_URL` names it, else the main one."""
+    """The address for LISTEN and the heartbeat: past a pooler if `ZART_DIRECT_URL` names it, else the main
+    one.
+    """
     return find_direct_dsn() or address
 
 
@@ -79,8 +83,9 @@ async def connect(
 ) -> Connection:
     """An open connection in autocommit mode.
 
-    `prepared=False` does without prepared statements (None: as `ZART_PREPARED` says). Raises `DatabaseUnreachable`
-    when the database cannot be reached within `patience`, or at once when trying again is of no use.
+    `prepared=False` does without prepared statements (None: as `ZART_PREPARED` says). Raises
+    `DatabaseUnreachable` when the database cannot be reached within `patience`, or at once when trying again
+    is of no use.
     """
     arguments = connection_arguments(dsn, application_name=application_name, prepared=prepared)
 
@@ -157,7 +162,8 @@ def unreachable(error: Exception, dsn: str, tried: dt.timedelta | None = None) -
     reason = _one_line(str(error), dsn)
     tried_for = f" within {tried.total_seconds():g} s" if tried is not None else ""
     return DatabaseUnreachable(
-        f"no connection to {mask_dsn(dsn)}{tried_for}: {reason}. Check that the server runs and that the address is right"
+        f"no connection to {mask_dsn(dsn)}{tried_for}: {reason}. Check that the server runs and that the "
+        "address is right"
     )
 
 
@@ -172,24 +178,26 @@ def _one_line(text: str, dsn: str) -> str:
 async def check_settings(connection: Connection, dsn: str) -> list[str]:
     """Warnings about settings of this database or role that slow Zart down or endanger data.
 
-    Raises UsageError for those under which it cannot work: a default isolation other than read committed (statements
-    would decide from stale rows), or a database that takes no writes.
+    Raises UsageError for those under which it cannot work: a default isolation other than read committed
+    (statements would decide from stale rows), or a database that takes no writes.
     """
     cursor = await connection.execute(
-        "SELECT current_setting('default_transaction_isolation'), current_setting('default_transaction_read_only'),"
+        "SELECT current_setting('default_transaction_isolation'), "
+        "current_setting('default_transaction_read_only'),"
         " pg_catalog.pg_is_in_recovery(), current_setting('synchronous_commit'),"
-        " current_setting('statement_timeout'), current_setting('lock_timeout'), current_setting('server_version_num')::int,"
+        " current_setting('statement_timeout'), current_setting('lock_timeout'), "
+        "current_setting('server_version_num')::int,"
         " current_setting('server_version')"
     )
-    row = await cursor.fetchone()
-    assert row is not None  # a SELECT without FROM
-    isolation, read_only, standby, synchronous, statement_timeout, lock_timeout, number, version = row
+    rows = await cursor.fetchall()
+    isolation, read_only, standby, synchronous, statement_timeout, lock_timeout, number, version = rows[0]
     where = mask_dsn(dsn)
     if number < 140000:
         raise UsageError(f"{where} is PostgreSQL {version}: Zart needs 14 or newer")
     if isolation != "read committed":
         raise UsageError(
-            f"{where} has default_transaction_isolation = '{isolation}', under which Zart would decide from stale rows: "
+            f"{where} has default_transaction_isolation = '{isolation}', under which Zart would decide "
+            "from stale rows: "
             "run ALTER ROLE ... SET default_transaction_isolation = 'read committed', "
             "or add options=-cdefault_transaction_isolation=read\\ committed to the address"
         )
@@ -199,7 +207,8 @@ async def check_settings(connection: Connection, dsn: str) -> list[str]:
     warnings = []
     if synchronous == "off":
         warnings.append(
-            f"{where} has synchronous_commit = off: after a crash of the server, steps that were recorded last run again"
+            f"{where} has synchronous_commit = off: after a crash of the server, steps that were recorded "
+            "last run again"
         )
     if statement_timeout != "0":
         warnings.append(

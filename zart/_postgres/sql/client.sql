@@ -1,0 +1,248 @@
+-- What a client asks and does. Each statement is sent alone, in autocommit, unless its comment says otherwise.
+
+-- Starts one execution in one round trip; also inside a transaction of the caller's, since it only inserts. The lane
+-- is known after the first start of a function; until then it is looked up, and made if it is new.
+-- Returns the lane, or nothing if the id exists already.
+-- name: start
+WITH made AS (
+    INSERT INTO {schema}.zart_executions AS e (id, name, version, queue, priority, run_id, payload, digest, awaited)
+    VALUES (%(id)s, %(name)s, %(version)s, %(queue)s, %(priority)s, %(run_id)s, %(payload)s::text::json, %(digest)s,
+        %(awaited)s)
+    ON CONFLICT (id) DO NOTHING
+    RETURNING e.id, e.task_id, e.run_id, e.priority
+), due AS (
+    SELECT {schema}.zart_now() AS present,
+        greatest({schema}.zart_now(), %(at)s::timestamptz, {schema}.zart_now() + %(delay)s::interval) AS at
+)
+INSERT INTO {schema}.zart_tasks AS t (id, execution_id, run_id, lane, priority, state, wake_at, due_at)
+SELECT m.task_id, m.id, m.run_id,
+    coalesce(%(lane)s::int, {schema}.zart_lane(%(queue)s::text, %(name)s::text, %(version)s::text)), m.priority,
+    CASE WHEN d.at > d.present THEN 'waiting' ELSE 'ready' END,
+    CASE WHEN d.at > d.present THEN d.at END,
+    d.at
+FROM made m CROSS JOIN due d
+RETURNING t.lane;
+
+-- Starts many executions of one function, in the order of their ids so that two of these cannot deadlock.
+-- Returns the ids that were new.
+-- name: start_many
+WITH item AS MATERIALIZED (
+    SELECT u.id, u.run_id, u.payload, u.digest
+    FROM unnest(%(ids)s::text[], %(run_ids)s::uuid[], %(payloads)s::text[], %(digests)s::bytea[])
+        AS u (id, run_id, payload, digest)
+    ORDER BY u.id COLLATE "C"
+), made AS (
+    INSERT INTO {schema}.zart_executions AS e (id, name, version, queue, priority, run_id, payload, digest)
+    SELECT i.id, %(name)s, %(version)s, %(queue)s, %(priority)s, i.run_id, i.payload::json, i.digest
+    FROM item i
+    ON CONFLICT (id) DO NOTHING
+    RETURNING e.id, e.task_id, e.run_id, e.priority
+), lane AS MATERIALIZED (
+    SELECT {schema}.zart_lane(%(queue)s::text, %(name)s::text, %(version)s::text) AS id
+)
+INSERT INTO {schema}.zart_tasks AS t (id, execution_id, run_id, lane, priority, state, due_at)
+SELECT m.task_id, m.id, m.run_id, l.id, m.priority, 'ready', {schema}.zart_now()
+FROM made m CROSS JOIN lane l
+RETURNING t.execution_id;
+
+-- What exists under ids that could not be started: whether it is of the same function, and whether its input is equal
+-- by digest (null: one of them has none, or by other rules), and as jsonb.
+-- name: compare
+SELECT e.id, e.name, e.run_id::text,
+    CASE WHEN substr(e.digest, 1, 1) = substr(u.digest, 1, 1) THEN e.digest = u.digest END,
+    coalesce(e.payload::jsonb, 'null') = coalesce(u.payload::jsonb, 'null'),
+    e.payload::text
+FROM unnest(%(ids)s::text[], %(payloads)s::text[], %(digests)s::bytea[]) AS u (id, payload, digest)
+    JOIN {schema}.zart_executions e ON e.id = u.id;
+
+-- Marks an execution as awaited, and reads how it stands. It may have ended since this statement began; whoever waits
+-- looks again.
+-- name: await_end
+WITH marked AS (
+    UPDATE {schema}.zart_executions e SET awaited = true
+    WHERE e.id = %(id)s AND e.status = 'scheduled' AND NOT e.awaited
+)
+SELECT e.id, CASE WHEN t.state = 'blocked' THEN 'blocked' ELSE e.status END, e.result::text, e.failure::text
+FROM {schema}.zart_executions e LEFT JOIN {schema}.zart_tasks t ON t.id = e.task_id
+WHERE e.id = %(id)s;
+
+-- Those of the ids that have ended or are blocked.
+-- name: ended
+SELECT e.id, CASE WHEN t.state = 'blocked' THEN 'blocked' ELSE e.status END, e.result::text, e.failure::text
+FROM {schema}.zart_executions e LEFT JOIN {schema}.zart_tasks t ON t.id = e.task_id
+WHERE e.id = ANY (%(ids)s::text[]) AND (e.status <> 'scheduled' OR t.state = 'blocked');
+
+-- Offers an event and wakes the execution at once: for connections whose transaction ends with the statement.
+-- The event is inserted only under the lock of the task, so none is added to an execution that has ended.
+-- Returns the status (null: no such execution), whether the event was inserted, whether one of this dedup key was
+-- there before, and whether the execution is ready now.
+-- name: offer_event
+WITH target AS MATERIALIZED (
+    SELECT e.id, e.status, e.task_id FROM {schema}.zart_executions e WHERE e.id = %(id)s
+), task AS MATERIALIZED (
+    SELECT t.id, t.execution_id FROM {schema}.zart_tasks t
+    WHERE t.id = (SELECT g.task_id FROM target g)
+    FOR NO KEY UPDATE
+), offered AS (
+    INSERT INTO {schema}.zart_events AS v (execution_id, name, payload, dedup)
+    SELECT k.execution_id, %(event)s, %(payload)s::text::json, %(dedup)s FROM task k
+    ON CONFLICT (execution_id, dedup) WHERE dedup IS NOT NULL DO NOTHING
+    RETURNING v.id
+), woken AS (
+    UPDATE {schema}.zart_tasks t
+    SET signal = t.signal + 1,
+        state = CASE WHEN t.state = 'waiting' AND t.started_at IS NOT NULL
+                AND (t.not_before IS NULL OR t.not_before <= {schema}.zart_now())
+            THEN 'ready' ELSE t.state END
+    FROM task k
+    WHERE t.id = k.id AND EXISTS (SELECT FROM offered)
+    RETURNING t.state
+)
+SELECT (SELECT g.status FROM target g), EXISTS (SELECT FROM offered),
+    EXISTS (SELECT FROM {schema}.zart_events v WHERE v.execution_id = %(id)s AND v.dedup = %(dedup)s),
+    coalesce((SELECT w.state = 'ready' FROM woken w), false);
+
+-- The same inside a transaction of the caller's: it only inserts, and a worker applies the wake-up after the commit.
+-- name: offer_event_in_transaction
+WITH target AS MATERIALIZED (
+    SELECT e.id, e.status, e.task_id FROM {schema}.zart_executions e WHERE e.id = %(id)s
+), offered AS (
+    INSERT INTO {schema}.zart_events AS v (execution_id, name, payload, dedup)
+    SELECT g.id, %(event)s, %(payload)s::text::json, %(dedup)s FROM target g WHERE g.status = 'scheduled'
+    ON CONFLICT (execution_id, dedup) WHERE dedup IS NOT NULL DO NOTHING
+    RETURNING v.id
+), news AS (
+    INSERT INTO {schema}.zart_wakeups (task_id, kind)
+    SELECT g.task_id, 'event' FROM target g WHERE EXISTS (SELECT FROM offered)
+)
+SELECT (SELECT g.status FROM target g), EXISTS (SELECT FROM offered),
+    EXISTS (SELECT FROM {schema}.zart_events v WHERE v.execution_id = %(id)s AND v.dedup = %(dedup)s),
+    false;
+
+-- Tells idle workers that there is work. It is a hint: whoever sends it does not care if it fails.
+-- name: announce
+SELECT pg_notify(%(channel)s, '')
+WHERE EXISTS (SELECT FROM {schema}.zart_workers w WHERE w.idle) AND pg_notification_queue_usage() < 0.5;
+
+-- Tells clients that an execution has ended.
+-- name: announce_end
+SELECT pg_notify(%(channel)s, %(id)s) WHERE pg_notification_queue_usage() < 0.5;
+
+-- Where an execution's live work is.
+-- name: find
+SELECT e.task_id, e.status FROM {schema}.zart_executions e WHERE e.id = %(id)s;
+
+-- Cancels: with nothing to unwind (never claimed, or blocked), or by force, the execution ends here; else its worker
+-- hears of it. All is decided from the task's own row, which is locked first.
+-- Returns whether it ended, whether its worker is to unwind it, whether that is ready to be claimed, and whether
+-- somebody awaits the end.
+-- name: cancel
+WITH task AS MATERIALIZED (
+    SELECT t.id, t.execution_id, t.run_id, t.cancel_at,
+        %(force)s::bool OR (t.state <> 'running' AND (t.started_at IS NULL OR t.state = 'blocked')) AS ends
+    FROM {schema}.zart_tasks t WHERE t.id = %(task)s
+    FOR UPDATE
+), ended AS (
+    DELETE FROM {schema}.zart_tasks t USING task k WHERE t.id = k.id AND k.ends
+    RETURNING t.id, t.execution_id, t.run_id
+), told AS (
+    UPDATE {schema}.zart_tasks t
+    SET signal = t.signal + 1, cancel_reason = %(reason)s, cancel_author = %(author)s, cancel_at = {schema}.zart_now(),
+        state = CASE WHEN t.state = 'waiting' THEN 'ready' ELSE t.state END
+    FROM task k WHERE t.id = k.id AND NOT k.ends AND k.cancel_at IS NULL
+    RETURNING t.execution_id, t.run_id, t.state
+), closed AS (
+    UPDATE {schema}.zart_executions e
+    SET status = 'cancelled', failure = %(failure)s::text::json, finished_at = {schema}.zart_now()
+    FROM ended x WHERE e.id = x.execution_id AND e.task_id = x.id
+    RETURNING e.id, e.awaited
+), swept AS (
+    UPDATE {schema}.zart_steps s SET state = 'cancelled', finished_at = {schema}.zart_now()
+    FROM ended x
+    WHERE s.run_id = x.run_id AND s.state IN ('running', 'waiting') AND (SELECT count(*) FROM closed) >= 0
+), noted AS (
+    INSERT INTO {schema}.zart_history (execution_id, run_id, what, author, note)
+    SELECT x.execution_id, x.run_id, %(what)s, %(author)s, %(reason)s FROM ended x
+    UNION ALL
+    SELECT d.execution_id, d.run_id, 'cancel requested', %(author)s, %(reason)s FROM told d
+)
+SELECT EXISTS (SELECT FROM ended), EXISTS (SELECT FROM told), coalesce((SELECT d.state = 'ready' FROM told d), false),
+    coalesce((SELECT c.awaited FROM closed c), false);
+
+-- Lets a blocked execution go on.
+-- name: resume
+WITH task AS (
+    UPDATE {schema}.zart_tasks t
+    SET state = 'ready', recoveries = 0, signal = t.signal + 1,
+        accept_arguments = t.accept_arguments OR %(accept_arguments)s::bool
+    WHERE t.id = %(task)s AND t.state = 'blocked'
+    RETURNING t.id, t.execution_id, t.run_id
+), execution AS (
+    UPDATE {schema}.zart_executions e SET failure = NULL FROM task k WHERE e.id = k.execution_id
+), noted AS (
+    INSERT INTO {schema}.zart_history (execution_id, run_id, what, author, note)
+    SELECT k.execution_id, k.run_id, 'resume', %(author)s, %(reason)s FROM task k
+)
+SELECT EXISTS (SELECT FROM task);
+
+-- name: status
+SELECT v.id, v.name, v.status, v.run_id::text, v.waiting_for, v.cancelling, v.served, v.queue, v.priority, v.version,
+    v.failure::text, v.created_at, v.finished_at
+FROM {schema}.zart_v_executions v WHERE v.id = %(id)s;
+
+-- A page of executions, the newest first, after the one with the id `after`.
+-- name: page
+SELECT v.id, v.name, v.status, v.run_id::text, v.waiting_for, v.cancelling, v.served, v.queue, v.priority, v.version,
+    v.failure::text, v.created_at, v.finished_at
+FROM {schema}.zart_v_executions v
+WHERE (%(name)s::text IS NULL OR v.name = %(name)s)
+    AND (%(status)s::text IS NULL OR v.status = %(status)s)
+    AND (%(id_prefix)s::text IS NULL OR starts_with(v.id, %(id_prefix)s))
+    AND (%(since)s::timestamptz IS NULL OR v.created_at >= %(since)s)
+    AND (%(until)s::timestamptz IS NULL OR v.created_at < %(until)s)
+    AND (%(after)s::text IS NULL OR (v.created_at, v.id) <
+        ((SELECT a.created_at FROM {schema}.zart_executions a WHERE a.id = %(after)s), %(after)s))
+ORDER BY v.created_at DESC, v.id DESC
+LIMIT %(limit)s;
+
+-- The same for a status of live work, whatever the number of those that have ended.
+-- name: live_page
+SELECT v.id, v.name, v.status, v.run_id::text, v.waiting_for, v.cancelling, v.served, v.queue, v.priority, v.version,
+    v.failure::text, v.created_at, v.finished_at
+FROM {schema}.zart_tasks t JOIN {schema}.zart_v_executions v ON v.id = t.execution_id
+WHERE v.status = %(status)s
+    AND (%(name)s::text IS NULL OR v.name = %(name)s)
+    AND (%(id_prefix)s::text IS NULL OR starts_with(v.id, %(id_prefix)s))
+    AND (%(since)s::timestamptz IS NULL OR v.created_at >= %(since)s)
+    AND (%(until)s::timestamptz IS NULL OR v.created_at < %(until)s)
+    AND (%(after)s::text IS NULL OR (v.created_at, v.id) <
+        ((SELECT a.created_at FROM {schema}.zart_executions a WHERE a.id = %(after)s), %(after)s))
+ORDER BY v.created_at DESC, v.id DESC
+LIMIT %(limit)s;
+
+-- The journal of a run: what was delivered in its order, then what is under way.
+-- name: records
+SELECT s.path, s.name, s.occurrence, s.kind, s.state, s.attempts, s.started_at, s.finished_at, s.until, s.failure::text
+FROM {schema}.zart_steps s WHERE s.run_id = %(run_id)s
+ORDER BY s.seq NULLS LAST, s.started_at NULLS LAST, s.path, s.name, s.occurrence;
+
+-- name: attempts
+SELECT a.path, a.name, a.occurrence, a.attempt, a.body_attempt, a.finished_at, a.next_at, a.failure::text
+FROM {schema}.zart_step_attempts a WHERE a.run_id = %(run_id)s ORDER BY a.id;
+
+-- name: notes
+SELECT h.at, h.what, h.author, h.note FROM {schema}.zart_history h WHERE h.execution_id = %(id)s ORDER BY h.id;
+
+-- name: count_by_status
+SELECT v.status, count(*) FROM {schema}.zart_v_executions v GROUP BY v.status;
+
+-- name: count_unserved
+SELECT l.name, count(*)
+FROM {schema}.zart_tasks t JOIN {schema}.zart_lanes l ON l.id = t.lane
+WHERE t.state = 'ready' AND NOT EXISTS (
+    SELECT FROM {schema}.zart_workers w WHERE w.writer = 0 AND t.lane = ANY (w.lanes)
+        AND w.expires_at > clock_timestamp())
+GROUP BY l.name;
+
+-- name: count_workers
+SELECT count(DISTINCT w.worker_id) FROM {schema}.zart_workers w WHERE w.expires_at > clock_timestamp();

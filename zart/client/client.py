@@ -1,0 +1,513 @@
+"""The Client: starts executions, waits for them, sends them events, shows and steers them."""
+
+import datetime as dt
+import getpass
+import socket
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack
+from types import TracebackType
+from typing import Any, Final, Literal, Self, TypeVar, cast, overload
+
+import psycopg
+from typing_extensions import TypeForm
+
+from zart._postgres.listener import work_channel
+from zart.annotations import codec_for
+from zart.client.database import Database
+from zart.client.handle import ExecutionHandle, read_outcome, result_timeout
+from zart.client.offering import Answer, make_offer, not_found, read_answer
+from zart.client.outcomes import Outcomes
+from zart.client.outside import refuse_in_body
+from zart.client.reading import read_execution, read_notes, read_record
+from zart.client.starting import (
+    NOT_GIVEN,
+    OnConflict,
+    Start,
+    Target,
+    chunks,
+    conflict,
+    is_equal,
+    make_start,
+    read_target,
+    sort_items,
+)
+from zart.client.steering import Steering
+from zart.client.transactions import offer_within, start_within
+from zart.codec import ANY, Codec
+from zart.durable import Durable
+from zart.durations import Duration, parse_duration
+from zart.errors import ExecutionConflict, ExecutionNotFound, UsageError
+from zart.outside import opened
+from zart.primitives import Event
+from zart.state import FINAL_STATUSES, Execution, ExecutionStatus, History, Stats
+
+D = TypeVar("D")
+R = TypeVar("R")
+T = TypeVar("T")
+
+_PAGE: Final = 200
+_TRIES: Final = 3
+_MANY: Final = 1000
+_MANY_BYTES: Final = 16 * 1024 * 1024
+_ANYTHING: Final = Codec(ANY)
+
+
+class Client:
+    """Starts executions and follows them: `async with zart.Client(dsn) as client:`.
+
+    `dsn` is the database; without one `ZART_DATABASE_URL` or `DATABASE_URL` names it, and "embedded" is a
+    server of your own under `.zart/`. `schema` is where Zart's tables are. `author` goes with what a person
+    does to an execution; the default is user@host. A client belongs to one event loop, and any number of
+    tasks may share it.
+
+    In the body of a durable function its methods raise UsageError: they would not be replayed. Steps may call
+    them. A database that is away is tried for ten seconds, then DatabaseUnreachable, a ConnectionError, is
+    raised.
+    """
+
+    def __init__(
+        self, dsn: str | None = None, /, *, schema: str = "public", author: str | None = None
+    ) -> None:
+        self._database = Database(dsn, schema)
+        self._author = author if author is not None else _who()
+        self._lanes: dict[tuple[str, str, str | None], int] = {}
+        self._open: AsyncExitStack | None = None
+        self._outcomes_: Outcomes | None = None
+        self._steering = Steering(self._database, self._author)
+
+    async def __aenter__(self) -> Self:
+        if self._open is not None:
+            raise UsageError("this Client is open already: one `async with` is enough, tasks may share it")
+        async with AsyncExitStack() as stack:
+            await self._database.open()
+            stack.push_async_callback(self._database.close)
+            self._outcomes_ = Outcomes(self._database)
+            stack.push_async_callback(self._outcomes_.close)
+            stack.enter_context(opened("client"))
+            self._open = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self, t: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None, /
+    ) -> None:
+        stack, self._open = self._open, None
+        if stack is not None:
+            await stack.aclose()
+
+    # ------------------------------------------------------------ starting
+
+    @overload
+    async def start(
+        self,
+        fn: Durable[[], R],
+        /,
+        *,
+        id: str | None = None,
+        delay: Duration | None = None,
+        at: dt.datetime | None = None,
+        queue: str | None = None,
+        priority: int | None = None,
+        on_conflict: OnConflict = "raise",
+        connection: psycopg.AsyncConnection[Any] | None = None,
+    ) -> ExecutionHandle[R]: ...
+    @overload
+    async def start(
+        self,
+        fn: Durable[[D], R],
+        data: D,
+        /,
+        *,
+        id: str | None = None,
+        delay: Duration | None = None,
+        at: dt.datetime | None = None,
+        queue: str | None = None,
+        priority: int | None = None,
+        on_conflict: OnConflict = "raise",
+        connection: psycopg.AsyncConnection[Any] | None = None,
+    ) -> ExecutionHandle[R]: ...
+    @overload
+    async def start(
+        self,
+        fn: str,
+        data: Any = ...,
+        /,
+        *,
+        version: str | None = None,
+        id: str | None = None,
+        delay: Duration | None = None,
+        at: dt.datetime | None = None,
+        queue: str | None = None,
+        priority: int | None = None,
+        on_conflict: OnConflict = "raise",
+        connection: psycopg.AsyncConnection[Any] | None = None,
+    ) -> ExecutionHandle[Any]: ...
+    async def start(
+        self,
+        fn: Durable[..., Any] | str,
+        data: Any = NOT_GIVEN,
+        /,
+        *,
+        version: str | None = None,
+        id: str | None = None,
+        delay: Duration | None = None,
+        at: dt.datetime | None = None,
+        queue: str | None = None,
+        priority: int | None = None,
+        on_conflict: OnConflict = "raise",
+        connection: psycopg.AsyncConnection[Any] | None = None,
+    ) -> ExecutionHandle[Any]:
+        """Start an execution of a durable function, given itself or by its name.
+
+        Idempotent by `id` (default: a new UUID): the same function with equal input is the execution that
+        exists, in whatever state, and the handle says `created=False`. Anything else under that id raises
+        ExecutionConflict, or is returned with `on_conflict="return"`. It becomes due after `delay`, or `at` a
+        time, or at once. `queue` and `priority` take the place of the function's own. With `connection` the
+        start is one statement in the caller's transaction, and only inserts.
+
+        Raises UsageError for an id or a name that cannot be, SerializationError for input that does not fit.
+        """
+        refuse_in_body("Client.start")
+        _check_on_conflict(on_conflict)
+        target = read_target(fn, version=version, queue=queue, priority=priority)
+        wanted = make_start(target, data, id=_own_id(fn, id), delay=delay, at=at)
+        if connection is not None:
+            created = await start_within(connection, self._database.schema, wanted, on_conflict)
+        else:
+            created = await self._start(wanted, on_conflict)
+        return ExecutionHandle(self, wanted.id, target.result, created=created)
+
+    async def start_many(self, fn: Durable[[D], R], items: Mapping[str, D], /) -> list[ExecutionHandle[R]]:
+        """Start one execution for each id of `items`, which maps ids to inputs; the handles come in its
+        order.
+
+        One statement for a thousand. All input is checked before anything is sent. If an id stands for
+        something else, ExecutionConflict names it: nothing of that one was changed, what is new among the
+        others was started, and calling again with the rest is harmless.
+        """
+        refuse_in_body("Client.start_many")
+        target = read_target(fn)
+        starts = [make_start(target, items[key], id=key) for key in sort_items(items)]
+        created: set[str] = set()
+        for group in chunks(starts, most=_MANY, most_bytes=_MANY_BYTES):
+            created |= await self._start_group(target, group)
+        return [ExecutionHandle(self, key, target.result, created=key in created) for key in items]
+
+    @overload
+    async def start_and_wait(
+        self, fn: Durable[[], R], /, *, id: str | None = None, timeout: Duration | None = None
+    ) -> R: ...
+    @overload
+    async def start_and_wait(
+        self, fn: Durable[[D], R], data: D, /, *, id: str | None = None, timeout: Duration | None = None
+    ) -> R: ...
+    async def start_and_wait(
+        self,
+        fn: Durable[..., Any],
+        data: Any = NOT_GIVEN,
+        /,
+        *,
+        id: str | None = None,
+        timeout: Duration | None = None,
+    ) -> Any:
+        """Start an execution, wait for its end and return its result; see `start` and
+        `ExecutionHandle.result`.
+        """
+        refuse_in_body("Client.start_and_wait")
+        target = read_target(fn)
+        wanted = make_start(target, data, id=_own_id(fn, id))
+        await self._start(wanted, "raise", awaited=True)
+        return await self._result(wanted.id, target.result, timeout)
+
+    async def _start(self, wanted: Start, on_conflict: OnConflict, *, awaited: bool = False) -> bool:
+        lane = wanted.target.lane
+        known = self._lanes.get(lane)
+        rows = await self._database.query("start", wanted.parameters(known, awaited=awaited))
+        if rows:
+            self._lanes[lane] = rows[0][0]
+            return True
+        found = await self._database.query("compare", wanted.compare_parameters())
+        if not found:
+            raise _vanished(wanted.id)
+        if found[0][2] == str(wanted.run_id):
+            return True  # started by a statement of ours whose answer was lost
+        if on_conflict == "raise" and not is_equal(wanted, found[0]):
+            raise conflict(wanted, found[0])
+        return False
+
+    async def _start_group(self, target: Target, group: list[Start]) -> set[str]:
+        by_id = {start.id: start for start in group}
+        parameters = {
+            "ids": list(by_id),
+            "run_ids": [start.run_id for start in group],
+            "payloads": [start.input.payload for start in group],
+            "digests": [start.input.digest for start in group],
+            "name": target.name,
+            "version": target.version,
+            "queue": target.queue,
+            "priority": target.priority,
+        }
+        created = {row[0] for row in await self._database.query("start_many", parameters)}
+        rest = [start for start in group if start.id not in created]
+        if rest:
+            found = await self._database.query(
+                "compare",
+                {
+                    "ids": [start.id for start in rest],
+                    "payloads": [start.input.payload for start in rest],
+                    "digests": [start.input.digest for start in rest],
+                },
+            )
+            for row in found:
+                wanted = by_id[row[0]]
+                if row[2] == str(wanted.run_id):
+                    created.add(wanted.id)
+                elif not is_equal(wanted, row):
+                    raise conflict(wanted, row)
+        return created
+
+    # ------------------------------------------------------------ waiting
+
+    def handle(self, fn: Durable[..., R], id: str, /) -> ExecutionHandle[R]:
+        """The handle of an execution of `fn` that exists or will; nothing is asked of the database."""
+        target = read_target(fn)
+        return ExecutionHandle(self, _check_text_id(id), target.result, created=False)
+
+    @overload
+    async def wait_completion(self, id: str, /, *, timeout: Duration | None = None) -> Any: ...
+    @overload
+    async def wait_completion(
+        self, id: str, /, *, timeout: Duration | None = None, type: TypeForm[T]
+    ) -> T: ...
+    async def wait_completion(
+        self, id: str, /, *, timeout: Duration | None = None, type: Any = NOT_GIVEN
+    ) -> Any:
+        """Wait for an execution to end and return its result as `type`; see `ExecutionHandle.result`."""
+        codec = _ANYTHING if type is NOT_GIVEN else codec_for(type, "type=", allow_sets=True)
+        return await self._result(_check_text_id(id), codec, timeout)
+
+    async def _result(self, id: str, codec: Codec, timeout: Duration | None) -> Any:
+        refuse_in_body("waiting for the result of an execution")
+        limit = None if timeout is None else parse_duration(timeout, what="timeout")
+        outcome = await self._outcomes.wait(id, limit)
+        if outcome is None:
+            raise result_timeout(id, timeout if timeout is not None else 0)
+        return read_outcome(outcome, codec)
+
+    @property
+    def _outcomes(self) -> Outcomes:
+        if self._open is None or self._outcomes_ is None:
+            raise UsageError("the Client is not open: use it in `async with zart.Client(...) as client:`")
+        return self._outcomes_
+
+    # ------------------------------------------------------------ events
+
+    @overload
+    async def offer_event(
+        self,
+        execution_id: str,
+        event: Event[T],
+        payload: T,
+        /,
+        *,
+        dedup: str | None = None,
+        connection: psycopg.AsyncConnection[Any] | None = None,
+    ) -> bool: ...
+    @overload
+    async def offer_event(
+        self,
+        execution_id: str,
+        event: str,
+        payload: Any = None,
+        /,
+        *,
+        dedup: str | None = None,
+        connection: psycopg.AsyncConnection[Any] | None = None,
+    ) -> bool: ...
+    async def offer_event(
+        self,
+        execution_id: str,
+        event: Event[Any] | str,
+        payload: Any = None,
+        /,
+        *,
+        dedup: str | None = None,
+        connection: psycopg.AsyncConnection[Any] | None = None,
+    ) -> bool:
+        """Offer an event to an execution. It is kept until a wait consumes it: first in, first out, each
+        once.
+
+        Returns whether it was added; with `dedup`, a key of your own, an event that was offered before is not
+        added again. With `connection` it is part of the caller's transaction. Raises ExecutionNotFound,
+        ExecutionFinished, and SerializationError for a payload that does not fit the event's type.
+        """
+        refuse_in_body("Client.offer_event")
+        offer = make_offer(execution_id, event, payload, dedup)
+        if connection is not None:
+            return await offer_within(connection, self._database.schema, offer)
+        for _ in range(_TRIES):
+            rows = await self._database.query("offer_event", offer.parameters())
+            answer = read_answer(offer, rows[0])
+            if answer is Answer.ADDED and rows[0][3]:
+                await self._announce()
+            if answer is not Answer.CHANGED:
+                # Where the key is ours, what was there before is this event, by a statement whose answer was
+                # lost.
+                return answer is Answer.ADDED or dedup is None
+        return False
+
+    async def _announce(self) -> None:
+        await self._database.hint("announce", {"channel": work_channel(self._database.schema)})
+
+    # ------------------------------------------------------------ looking
+
+    async def status(self, id: str, /) -> Execution:
+        """How an execution stands now. Raises ExecutionNotFound."""
+        refuse_in_body("Client.status")
+        rows = await self._database.query("status", {"id": _check_text_id(id)})
+        if not rows:
+            raise not_found(id)
+        return read_execution(rows[0])
+
+    async def executions(
+        self,
+        *,
+        name: str | None = None,
+        status: str | None = None,
+        id_prefix: str | None = None,
+        since: dt.datetime | None = None,
+        until: dt.datetime | None = None,
+        after: str | None = None,
+        limit: int | None = None,
+    ) -> AsyncIterator[Execution]:
+        """Executions, the newest first: those of a function's name, in a status, whose ids begin so, that
+        were created at or after `since` and before `until`. They are read by pages while you iterate; to go
+        on later, give the last id as `after`. At most `limit` of them (default: all).
+        """
+        refuse_in_body("Client.executions")
+        _check_filters(status, since, until, limit)
+        live = status is not None and status not in FINAL_STATUSES
+        left = limit
+        while left is None or left > 0:
+            size = _PAGE if left is None else min(left, _PAGE)
+            parameters = {
+                "name": name,
+                "status": status,
+                "id_prefix": id_prefix,
+                "since": since,
+                "until": until,
+                "after": after,
+                "limit": size,
+            }
+            rows = await self._database.query("live_page" if live else "page", parameters)
+            for row in rows:
+                yield read_execution(row)
+            if len(rows) < size:
+                return
+            after = rows[-1][0]
+            left = None if left is None else left - len(rows)
+
+    async def history(self, id: str, /, *, run_id: str | None = None) -> History:
+        """What an execution did: its records in order, what is under way last, and notes on what else
+        happened.
+
+        Raises ExecutionNotFound for an unknown id or run.
+        """
+        execution = await self.status(id)
+        if run_id is not None and run_id != execution.run_id:
+            raise ExecutionNotFound(f"execution {id!r} has no run {run_id!r}", execution_id=id)
+        run = {"run_id": execution.run_id}
+        records = await self._database.query("records", run)
+        attempts = await self._database.query("attempts", run)
+        notes = await self._database.query("notes", {"id": id})
+        return History(
+            execution=execution,
+            run_id=execution.run_id,
+            runs=[execution.run_id],
+            records=[read_record(row) for row in records],
+            notes=read_notes(notes, attempts),
+        )
+
+    async def stats(self) -> Stats:
+        """How many executions there are by status, ready ones that no live worker serves, and live
+        workers.
+        """
+        refuse_in_body("Client.stats")
+        statuses = dict(cast("list[tuple[str, int]]", await self._database.query("count_by_status", {})))
+        unserved = dict(cast("list[tuple[str, int]]", await self._database.query("count_unserved", {})))
+        ((workers,),) = await self._database.query("count_workers", {})
+        return Stats(by_status=statuses, unserved=unserved, workers=workers)
+
+    # ------------------------------------------------------------ steering
+
+    async def cancel(self, id: str, /, *, reason: str | None = None, force: bool = False) -> bool:
+        """Cancel an execution; False when it has ended or was asked to end before.
+
+        One that never ran, or is blocked, ends at once. Any other is told: what it waits for raises
+        CancelledError, its cleanup may run steps, and then it is `cancelled`, whatever it returns. `force`
+        ends it here and now, without cleanup. Raises ExecutionNotFound.
+        """
+        refuse_in_body("Client.cancel")
+        done = await self._steering.cancel(_check_text_id(id), reason, force=force)
+        if done.ended:
+            self._outcomes.tell(id)
+        if done.claimable:
+            await self._announce()
+        return done.changed
+
+    async def resume(self, id: str, /, *, reason: str | None = None, accept_arguments: bool = False) -> bool:
+        """Let a blocked execution go on; False when it is not blocked.
+
+        It is replayed with today's code and has its recoveries again. `accept_arguments` takes recorded steps
+        as they are though the code now calls them with other arguments. Raises ExecutionNotFound.
+        """
+        refuse_in_body("Client.resume")
+        resumed = await self._steering.resume(_check_text_id(id), reason, accept_arguments=accept_arguments)
+        if resumed:
+            await self._announce()
+        return resumed
+
+
+def _who() -> str:
+    try:
+        user = getpass.getuser()
+    except (OSError, KeyError, ImportError):  # a user without a name, as in some containers
+        user = "unknown"
+    return f"{user}@{socket.gethostname()}"
+
+
+def _own_id(fn: Durable[..., Any] | str, id: str | None) -> str | None:
+    return fn.id if id is None and isinstance(fn, Durable) else id
+
+
+def _check_text_id(id: object) -> str:
+    if not isinstance(id, str):
+        raise UsageError(f"the execution id is {id!r}, but it must be text")
+    if "\0" in id:
+        raise not_found(id)
+    return id
+
+
+def _check_on_conflict(on_conflict: Literal["raise", "return"]) -> None:
+    if on_conflict not in ("raise", "return"):
+        raise UsageError(f'on_conflict is {on_conflict!r}: use "raise" or "return"')
+
+
+def _check_filters(
+    status: str | None, since: dt.datetime | None, until: dt.datetime | None, limit: int | None
+) -> None:
+    if status is not None and status not in tuple(ExecutionStatus):
+        raise UsageError(f"status is {status!r}: use one of {', '.join(ExecutionStatus)}")
+    for name, value in (("since", since), ("until", until)):
+        if value is not None and value.utcoffset() is None:
+            raise UsageError(
+                f"{name} is {value.isoformat()}, which has no time zone: use datetime(..., tzinfo=UTC)"
+            )
+    if limit is not None and (isinstance(limit, bool) or limit < 0):
+        raise UsageError(f"limit is {limit!r}: use a whole number, or None for all")
+
+
+def _vanished(id: str) -> ExecutionConflict:
+    return ExecutionConflict(
+        f"execution {id!r} existed a moment ago and is gone now: somebody deleted it. Start it again",
+        execution_id=id,
+    )

@@ -1,0 +1,141 @@
+"""A client's connections: each statement alone, sent again while the database is away.
+
+Every statement of a client may be sent twice without harm: a start carries its id and run, an event its dedup
+key, and the rest says how things shall be. So a connection that was lost with the answer on its way is no
+reason to fail.
+"""
+
+import asyncio
+import datetime as dt
+import logging
+import random
+import time
+from collections.abc import Mapping
+from typing import Any, Final
+
+import psycopg
+from psycopg import errors
+from psycopg_pool import AsyncConnectionPool
+
+from zart._postgres import connections
+from zart._postgres.connections import Connection
+from zart._postgres.naming import check_schema, schema_trouble
+from zart._postgres.queries import load
+from zart._postgres.trouble import Trouble, classify
+from zart.errors import UsageError
+
+_log = logging.getLogger("zart.client")
+
+PATIENCE: Final = dt.timedelta(seconds=10)
+"""How long a statement is tried while the database is away."""
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 1.0
+
+Row = tuple[Any, ...]
+
+
+class Database:
+    """The pool of one client, and the statements that it sends."""
+
+    def __init__(self, dsn: str | None, schema: str) -> None:
+        self.schema = check_schema(schema)
+        self._dsn = dsn
+        self._address: str | None = None
+        self._pool: AsyncConnectionPool[Connection] | None = None
+
+    @property
+    def address(self) -> str:
+        """Where the database is. Raises UsageError when none is named; an embedded server is started."""
+        if self._address is None:
+            self._address = connections.resolve_address(self._dsn)
+        return self._address
+
+    async def open(self) -> None:
+        """Open the pool, after one look at whether the database can be reached and used."""
+        address = self.address
+        async with await connections.connect(address, application_name="zart client") as connection:
+            for warning in await connections.check_settings(connection, address):
+                _log.warning("%s", warning)
+        pool = connections.make_pool(address, application_name="zart client")
+        await pool.open()
+        self._pool = pool
+
+    async def close(self) -> None:
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            await pool.close()
+
+    async def connect_directly(self) -> Connection:
+        """A connection beside the pool, past a pooler if `ZART_DIRECT_URL` names a way."""
+        return await connections.connect(
+            connections.direct_address(self.address), application_name="zart client listener", prepared=False
+        )
+
+    async def query(
+        self, statement: str, parameters: Mapping[str, Any], patience: dt.timedelta = PATIENCE
+    ) -> list[Row]:
+        """The rows of one statement of `client.sql`, committed.
+
+        Raises SchemaError for tables that are not as expected, DatabaseUnreachable when the database stayed
+        away.
+        """
+        text = load("client", self.schema)[statement]
+        deadline = time.monotonic() + patience.total_seconds()
+        pause = _FIRST_PAUSE
+        while True:
+            try:
+                return await self._send(text, parameters)
+            except psycopg.Error as error:
+                trouble = classify(error)
+                if trouble is Trouble.SCHEMA:
+                    raise schema_trouble(error, self.schema) from error
+                if trouble is Trouble.DATA:
+                    raise
+                if time.monotonic() + pause > deadline:
+                    raise connections.unreachable(error, self.address, patience) from error
+            await asyncio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 (no secret)
+            pause = min(pause * 2, _LONGEST_PAUSE)
+
+    async def hint(self, statement: str, parameters: Mapping[str, Any]) -> None:
+        """Send a notification. Nothing depends on it, so a failure is only logged."""
+        try:
+            await self._send(load("client", self.schema)[statement], parameters)
+        except psycopg.Error as error:
+            _log.debug("a notification could not be sent: %s", error)
+
+    async def _send(self, text: bytes, parameters: Mapping[str, Any]) -> list[Row]:
+        if self._pool is None:
+            raise UsageError(
+                "the Client is not open: use it in `async with zart.Client(...) as client:` "
+                "(only start and offer_event with connection= need no open one)"
+            )
+        async with self._pool.connection() as connection:
+            try:
+                cursor = await connection.execute(text, parameters)
+                return await cursor.fetchall()
+            except errors.ReadOnlySqlTransaction:
+                await (
+                    connection.close()
+                )  # a server that was demoted: the pool makes a new connection elsewhere
+                raise
+
+
+async def query_within(
+    connection: psycopg.AsyncConnection[Any], schema: str, statement: str, parameters: Mapping[str, Any]
+) -> list[Row]:
+    """The rows of one statement of `client.sql` in a transaction of the caller's own, which decides over
+    it.
+    """
+    if not isinstance(connection, psycopg.AsyncConnection):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise UsageError(
+            f"connection= is {type(connection).__name__}, but must be a psycopg.AsyncConnection "
+            "(in SQLAlchemy: (await conn.get_raw_connection()).driver_connection); "
+            "zart.sync takes synchronous ones"
+        )
+    try:
+        async with connection.cursor(row_factory=psycopg.rows.tuple_row) as cursor:
+            await cursor.execute(load("client", check_schema(schema))[statement], parameters)
+            return await cursor.fetchall()
+    except psycopg.Error as error:
+        if classify(error) is Trouble.SCHEMA:
+            raise schema_trouble(error, schema) from error
+        raise

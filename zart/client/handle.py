@@ -1,0 +1,113 @@
+"""The handle of an execution, and what its end means to whoever asks for the result."""
+
+from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, TypeVar, cast
+
+from zart import errors
+from zart.client.outcomes import Outcome
+from zart.codec import Codec
+from zart.durations import Duration, format_duration, parse_duration
+from zart.errors import (
+    ExecutionBlocked,
+    ExecutionCancelled,
+    ExecutionFailed,
+    ExecutionTimeout,
+    Failure,
+    PayloadError,
+    ResultTimeout,
+)
+from zart.failures import KnownExceptions, exception_from_json, failure_from_json
+from zart.state import Execution
+
+if TYPE_CHECKING:
+    from zart.client.client import Client
+
+R_co = TypeVar("R_co", covariant=True)
+
+_OURS: Final = KnownExceptions(module_globals=vars(errors))
+
+
+class ExecutionHandle(Generic[R_co]):
+    """An execution, by its id. Handles are cheap: make one wherever the id is known."""
+
+    id: str
+    created: bool
+    """Whether the call that returned this handle started the execution; False: it existed, or nobody
+    looked.
+    """
+
+    def __init__(self, client: "Client", id: str, codec: Codec, *, created: bool) -> None:
+        self.id = id
+        self.created = created
+        self._client = client
+        self._codec = codec
+
+    async def result(self, *, timeout: Duration | None = None) -> R_co:
+        """Wait for the execution to end, and return what it returned.
+
+        Raises ExecutionFailed (ExecutionTimeout when it reached its own limit), ExecutionCancelled,
+        ExecutionBlocked as soon as it is blocked, and ResultTimeout after `timeout`: then it goes on, and you
+        may ask again. ExecutionNotFound when there is none.
+        """
+        return cast("R_co", await self._client._result(self.id, self._codec, timeout))  # noqa: SLF001
+
+    async def status(self) -> Execution:
+        """How the execution stands now. Raises ExecutionNotFound."""
+        return await self._client.status(self.id)
+
+    def __repr__(self) -> str:
+        return f"<execution {self.id!r}>"
+
+
+def read_outcome(outcome: Outcome, codec: Codec) -> Any:
+    """The result of an execution that completed. Raises what any other end means."""
+    if outcome.status != "completed":
+        _raise(outcome)
+    what = f"the result of execution {outcome.execution_id!r}"
+    return codec.load("null" if outcome.result is None else outcome.result, what)
+
+
+def result_timeout(execution_id: str, timeout: Duration) -> ResultTimeout:
+    told = format_duration(parse_duration(timeout, what="timeout"))
+    return ResultTimeout(
+        f"execution {execution_id!r} has not ended within {told}; it goes on, and asking again is harmless",
+        execution_id=execution_id,
+    )
+
+
+def _raise(outcome: Outcome) -> NoReturn:
+    execution_id = outcome.execution_id
+    if outcome.status == "cancelled":
+        raise _cancelled(outcome)
+    failure = _read_failure(outcome.failure)
+    if outcome.status == "blocked":
+        raise ExecutionBlocked(failure, execution_id=execution_id)
+    if failure.type.rpartition(".")[2] == ExecutionTimeout.__name__:
+        raise ExecutionTimeout(_inner(outcome, failure), execution_id=execution_id)
+    raise ExecutionFailed(failure, execution_id=execution_id)
+
+
+def _inner(outcome: Outcome, failure: Failure) -> Failure:
+    """What the stored ExecutionTimeout is about."""
+    stored = exception_from_json(outcome.failure or "", _OURS)
+    inner = getattr(stored, "failure", None)
+    return inner if isinstance(inner, Failure) else failure
+
+
+def _cancelled(outcome: Outcome) -> ExecutionCancelled:
+    stored: object = None
+    if outcome.failure is not None:
+        try:
+            stored = exception_from_json(outcome.failure, _OURS)
+        except PayloadError:
+            stored = None
+    reason = getattr(stored, "reason", None)
+    text = str(stored) if stored is not None else f"execution {outcome.execution_id!r} was cancelled"
+    return ExecutionCancelled(
+        text, execution_id=outcome.execution_id, reason=reason if isinstance(reason, str) else None
+    )
+
+
+def _read_failure(stored: str | None) -> Failure:
+    if stored is None:
+        return Failure(type="unknown", message="no failure was stored", step=None, attempts=1, traceback="")
+    return failure_from_json(stored)

@@ -1,0 +1,80 @@
+"""Offering events to executions."""
+
+import uuid
+from enum import Enum
+from typing import Any, NamedTuple
+
+from zart.client.database import Row
+from zart.codec import ANY, Codec
+from zart.errors import ExecutionFinished, ExecutionNotFound, UsageError
+from zart.names import check_name
+from zart.primitives import Event
+
+_ANYTHING = Codec(ANY)
+
+
+class Offer(NamedTuple):
+    """An event on its way."""
+
+    execution_id: str
+    event: str
+    payload: str
+    dedup: str
+
+    def parameters(self) -> dict[str, Any]:
+        return {"id": self.execution_id, "event": self.event, "payload": self.payload, "dedup": self.dedup}
+
+
+def make_offer(execution_id: str, event: Event[Any] | str, payload: Any, dedup: str | None) -> Offer:
+    """Check and encode an event.
+
+    Without a dedup key of the caller's it has one of its own, so that sending it again after a lost
+    connection does not offer it twice. Raises UsageError, and SerializationError when the payload does not
+    fit the event's type.
+    """
+    if not isinstance(execution_id, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise UsageError(f"the execution id is {execution_id!r}, but it must be text")
+    if isinstance(event, Event):
+        encoded, _ = event.codec.store(payload, f"the payload of event {event.name!r}")
+        name = event.name
+    else:
+        name = check_name(event, "the name of an event")
+        encoded = _ANYTHING.encode(payload, f"the payload of event {name!r}")
+    key = f"~{uuid.uuid4().hex}" if dedup is None else check_name(dedup, "the dedup key")
+    return Offer(execution_id, name, encoded.decode(), key)
+
+
+class Answer(Enum):
+    """What became of an event."""
+
+    ADDED = "added"
+    KNOWN = "known"
+    """One of this dedup key was there before."""
+    CHANGED = "changed"
+    """Something happened at the same moment, and nothing was added: ask again."""
+
+
+def read_answer(offer: Offer, row: Row) -> Answer:
+    """What the database answered. Raises ExecutionNotFound and ExecutionFinished."""
+    status, added, known, _ = row
+    if added:
+        return Answer.ADDED
+    if known:
+        return Answer.KNOWN
+    if status is None:
+        raise not_found(offer.execution_id)
+    if status != "scheduled":
+        raise ExecutionFinished(
+            f"execution {offer.execution_id!r} has ended ({status}): it takes no more events, and "
+            f"{offer.event!r} was not stored",
+            execution_id=offer.execution_id,
+        )
+    return Answer.CHANGED
+
+
+def not_found(execution_id: str) -> ExecutionNotFound:
+    return ExecutionNotFound(
+        f"there is no execution {execution_id!r}; check the id, and that the transaction which starts it "
+        "has committed",
+        execution_id=execution_id,
+    )

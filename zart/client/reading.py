@@ -1,0 +1,80 @@
+"""Rows of the database as what a client returns."""
+
+import datetime as dt
+from typing import Any
+
+from zart.client.database import Row
+from zart.errors import Failure
+from zart.failures import failure_from_json
+from zart.state import Execution, Record
+
+
+def read_execution(row: Row) -> Execution:
+    """A row of `status`, `page` or `live_page`."""
+    return Execution(
+        id=row[0],
+        name=row[1],
+        status=row[2],
+        run_id=row[3],
+        waiting_for=row[4],
+        cancelling=row[5],
+        served=row[6],
+        queue=row[7],
+        priority=row[8],
+        version=row[9],
+        failure=_failure(row[10]),
+        created_at=row[11],
+        finished_at=row[12],
+    )
+
+
+def read_record(row: Row) -> Record:
+    """A row of `records`."""
+    path, name, occurrence, kind, state, attempts, started, finished, until, failure = row
+    return Record(
+        key=_key(path, name, occurrence),
+        kind=kind,
+        name=name,
+        state=state,
+        attempts=attempts,
+        started_at=started,
+        finished_at=finished,
+        until=until,
+        failure=_failure(failure),
+    )
+
+
+def read_notes(notes: list[Row], attempts: list[Row]) -> list[str]:
+    """What happened beside the journal, in the order of time: one line each, times in UTC."""
+    lines: list[tuple[dt.datetime, str]] = [
+        (at, _note(what, author, note)) for at, what, author, note in notes
+    ]
+    lines += [(row[5], _attempt(row)) for row in attempts if row[5] is not None]
+    lines.sort(key=lambda line: line[0])
+    return [f"{_time(at)} {text}" for at, text in lines]
+
+
+def _note(what: str, author: str | None, note: str | None) -> str:
+    return what + (f" by {author}" if author else "") + (f": {note}" if note else "")
+
+
+def _attempt(row: Row) -> str:
+    path, name, occurrence, attempt, body_attempt, _, next_at, failure = row
+    told = f"attempt {attempt} of {_key(path, name, occurrence)!r} failed"
+    if body_attempt > 1:
+        told += f" in run {body_attempt} of the body"
+    if (stored := _failure(failure)) is not None:
+        told += f": {stored.type}: {stored.message}" if stored.message else f": {stored.type}"
+    return told + (f"; the next one is due at {_time(next_at)}" if next_at is not None else "")
+
+
+def _key(path: str, name: str, occurrence: int) -> str:
+    return f"{path}{name}#{occurrence}" if occurrence > 1 else f"{path}{name}"
+
+
+def _failure(stored: str | None) -> Failure | None:
+    return None if stored is None else failure_from_json(stored)
+
+
+def _time(at: Any) -> str:
+    return f"{at.astimezone(dt.UTC):%Y-%m-%d %H:%M:%S.%f}"[:-3] + "Z"

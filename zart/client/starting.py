@@ -1,0 +1,258 @@
+"""Starting executions: what is checked before anything is sent, and what an id that exists already means.
+
+A start is idempotent by its id. The same function with equal input is the execution that exists, in whatever
+state; anything else is a conflict, and nothing is changed. Equal is what has the same digest, taken from the
+decoded input, so that a field which was added with a default makes no difference; where one of the two has no
+digest (it was started from SQL, or by name), their JSON is compared, as the function's type reads it if that
+is known.
+"""
+
+import datetime as dt
+import os
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, Literal, cast
+
+import msgspec
+
+from zart.client.database import Row
+from zart.codec import ANY, Codec
+from zart.digest import payload_digest
+from zart.durable import Durable
+from zart.durations import Duration, parse_duration
+from zart.errors import ExecutionConflict, PayloadError, UsageError
+from zart.names import check_id, check_name
+
+NOT_GIVEN: Final[Any] = msgspec.UNSET
+OnConflict = Literal["raise", "return"]
+
+_DEFAULT_QUEUE = "default"
+_ANYTHING = Codec(ANY)
+
+
+class Target(msgspec.Struct, frozen=True, kw_only=True):
+    """The function to start, and how its executions are stored."""
+
+    name: str
+    version: str | None
+    queue: str
+    priority: int
+    payload: Codec | None
+    """How input is written and read; None where the function itself is not at hand."""
+    takes_payload: bool | None
+    """None: not known."""
+    result: Codec
+
+    @property
+    def lane(self) -> tuple[str, str, str | None]:
+        return self.queue, self.name, self.version
+
+
+class Input(msgspec.Struct, frozen=True, kw_only=True):
+    """What an execution is started with: its JSON, and the digest by which two are compared."""
+
+    payload: str | None
+    digest: bytes | None
+
+
+class Start(msgspec.Struct, frozen=True, kw_only=True):
+    """One execution to be started."""
+
+    target: Target
+    id: str
+    run_id: uuid.UUID
+    input: Input
+    at: dt.datetime | None
+    delay: dt.timedelta | None
+
+    def parameters(self, lane: int | None, *, awaited: bool = False) -> dict[str, Any]:
+        """For the statement `start`. Without a lane the database looks it up."""
+        target = self.target
+        return {
+            "id": self.id,
+            "name": target.name,
+            "version": target.version,
+            "queue": target.queue,
+            "priority": target.priority,
+            "run_id": self.run_id,
+            "payload": self.input.payload,
+            "digest": self.input.digest,
+            "awaited": awaited,
+            "at": self.at,
+            "delay": self.delay,
+            "lane": lane,
+        }
+
+    def compare_parameters(self) -> dict[str, Any]:
+        """For the statement `compare`."""
+        return {"ids": [self.id], "payloads": [self.input.payload], "digests": [self.input.digest]}
+
+
+def read_target(
+    fn: Durable[..., Any] | str,
+    *,
+    version: str | None = None,
+    queue: str | None = None,
+    priority: int | None = None,
+) -> Target:
+    """The function that a caller means. Raises UsageError for what is none."""
+    if queue is not None:
+        check_name(queue, "the queue")
+    if priority is not None:
+        _check_priority(priority)
+    if isinstance(fn, str):
+        return Target(
+            name=check_name(fn, "the name of the durable function"),
+            version=None if version is None else check_name(version, "the version"),
+            queue=queue or _DEFAULT_QUEUE,
+            priority=priority or 0,
+            payload=None,
+            takes_payload=None,
+            result=_ANYTHING,
+        )
+    _check_durable(fn)
+    if version is not None:
+        raise UsageError(f"version= goes with a name; the durable function {fn.name!r} has its own")
+    spec = fn.spec
+    return Target(
+        name=spec.name,
+        version=spec.version,
+        queue=spec.queue if queue is None else queue,
+        priority=spec.priority if priority is None else priority,
+        payload=spec.payload,
+        takes_payload=spec.takes_payload,
+        result=spec.result,
+    )
+
+
+def read_input(target: Target, data: Any) -> Input:
+    """Check and encode what an execution is started with.
+
+    Raises UsageError when the function takes no input, or some and there is none; SerializationError, with
+    the field, when it does not fit or cannot be stored.
+    """
+    if target.takes_payload is False and data is not NOT_GIVEN:
+        raise UsageError(f"the durable function {target.name!r} takes no input, but was given {_shown(data)}")
+    if target.takes_payload and data is NOT_GIVEN:
+        raise UsageError(
+            f"the durable function {target.name!r} takes its input as one argument: start(fn, data)"
+        )
+    what = f"the input of {target.name!r}"
+    if target.payload is None:
+        # It is decoded by a function that is not at hand: only that knows what the digest is of.
+        return Input(
+            payload=None if data is NOT_GIVEN else _ANYTHING.encode(data, what).decode(), digest=None
+        )
+    if data is NOT_GIVEN:
+        return Input(payload=None, digest=payload_digest(None))
+    encoded, decoded = target.payload.store(data, what)
+    return Input(payload=encoded.decode(), digest=payload_digest(decoded))
+
+
+def make_start(
+    target: Target,
+    data: Any,
+    *,
+    id: str | None,
+    delay: Duration | None = None,
+    at: dt.datetime | None = None,
+) -> Start:
+    """Check all that can be checked without the database; a missing id is made."""
+    if delay is not None and at is not None:
+        raise UsageError("delay= and at= both say when to start: give one of them")
+    if at is not None:
+        _check_at(at)
+    run_id = uuid7()
+    return Start(
+        target=target,
+        id=str(uuid7()) if id is None else check_id(id),
+        run_id=run_id,
+        input=read_input(target, data),
+        at=at,
+        delay=None if delay is None else parse_duration(delay, what="delay"),
+    )
+
+
+def is_equal(start: Start, found: Row) -> bool:
+    """Whether the execution that a row of `compare` shows is the one that `start` means."""
+    _, name, _, digests_equal, json_equal, payload = found
+    if name != start.target.name:
+        return False
+    if digests_equal is not None:
+        return cast("bool", digests_equal)
+    if json_equal:
+        return True
+    codec = start.target.payload
+    if codec is None or payload is None or start.input.digest is None:
+        return False
+    try:
+        return payload_digest(codec.load(payload, "the stored input")) == start.input.digest
+    except PayloadError:
+        return False
+
+
+def conflict(start: Start, found: Row) -> ExecutionConflict:
+    """The error for an id that stands for something else."""
+    name = found[1]
+    if name != start.target.name:
+        what = f"of the function {name!r}, not {start.target.name!r}"
+    else:
+        what = f"of {name!r} with another input"
+    return ExecutionConflict(
+        f"execution {start.id!r} exists already, {what}; nothing was started. An id stands for one "
+        "function and one "
+        'input: choose another id, or take the one that exists with on_conflict="return"',
+        execution_id=start.id,
+    )
+
+
+def sort_items(items: Mapping[str, Any]) -> list[str]:
+    """The ids of many starts, checked, in the order in which everybody inserts them."""
+    return sorted(map(check_id, items))
+
+
+def chunks(starts: Sequence[Start], *, most: int, most_bytes: int) -> list[list[Start]]:
+    """`starts` in their order, in groups of at most `most` and about `most_bytes` of payload."""
+    groups: list[list[Start]] = []
+    size = 0
+    for start in starts:
+        weight = len(start.input.payload or "")
+        if not groups or len(groups[-1]) >= most or size + weight > most_bytes:
+            groups.append([])
+            size = 0
+        groups[-1].append(start)
+        size += weight
+    return groups
+
+
+def uuid7() -> uuid.UUID:
+    """A UUID of version 7: they sort by time."""
+    milliseconds = time.time_ns() // 1_000_000
+    number = milliseconds << 80 | int.from_bytes(os.urandom(10))
+    number = number & ~(0xF << 76) | 0x7 << 76
+    return uuid.UUID(int=number & ~(0x3 << 62) | 0x2 << 62)
+
+
+def _check_priority(priority: object) -> None:
+    if isinstance(priority, bool) or not isinstance(priority, int) or not -(2**31) <= priority < 2**31:
+        raise UsageError(f"priority is {priority!r}, but it must be a whole number of 32 bits, such as 10")
+
+
+def _check_durable(fn: object) -> None:
+    if not isinstance(fn, Durable):
+        shown = getattr(fn, "__qualname__", None) or repr(fn)
+        raise UsageError(
+            f"{shown} is no durable function: decorate it with @durable(...), or give its name as text"
+        )
+
+
+def _check_at(at: object) -> None:
+    if not isinstance(at, dt.datetime):
+        raise UsageError(f"at= is {at!r}, but it must be an aware datetime; for a duration use delay=")
+    if at.utcoffset() is None:
+        raise UsageError(f"at= is {at.isoformat()}, which has no time zone: use datetime(..., tzinfo=UTC)")
+
+
+def _shown(value: object) -> str:
+    return f"a value of type {type(value).__name__}"

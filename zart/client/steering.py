@@ -1,0 +1,88 @@
+"""What a person does to an execution: cancel and resume, with who and why."""
+
+from typing import NamedTuple
+
+from zart._postgres.listener import done_channel
+from zart.client.database import Database
+from zart.client.offering import not_found
+from zart.errors import ExecutionCancelled, UsageError
+from zart.failures import exception_to_json
+
+_LONGEST_REASON = 10_000
+
+
+class Cancelled(NamedTuple):
+    """What a cancel did."""
+
+    ended: bool
+    told: bool
+    """Its worker is to unwind it."""
+    claimable: bool
+
+    @property
+    def changed(self) -> bool:
+        return self.ended or self.told
+
+
+class Steering:
+    """Changes made under one author's name."""
+
+    def __init__(self, database: Database, author: str) -> None:
+        self._database = database
+        self._author = author
+
+    async def cancel(self, id: str, reason: str | None, *, force: bool) -> Cancelled:
+        """Ends it if there is nothing to unwind, or by force; tells its worker otherwise."""
+        _check_reason(reason)
+        task = await self._find(id)
+        if task is None:
+            return Cancelled(ended=False, told=False, claimable=False)
+        how = "by force, without cleanup" if force else "before it ran or while it was blocked"
+        told = f"execution {id!r} was cancelled {how}, by {self._author}" + (f": {reason}" if reason else "")
+        error = ExecutionCancelled(told, execution_id=id, reason=reason)
+        parameters = {
+            "task": task,
+            "force": force,
+            "reason": reason,
+            "author": self._author,
+            "failure": exception_to_json(error, attempts=0).decode(),
+            "what": "cancelled by force" if force else "cancelled",
+        }
+        ((ended, was_told, claimable, awaited),) = await self._database.query("cancel", parameters)
+        if awaited:
+            await self._database.hint(
+                "announce_end", {"channel": done_channel(self._database.schema), "id": id}
+            )
+        return Cancelled(ended=ended, told=was_told, claimable=claimable)
+
+    async def resume(self, id: str, reason: str | None, *, accept_arguments: bool) -> bool:
+        """Makes a blocked execution ready; whether it was blocked."""
+        _check_reason(reason)
+        task = await self._find(id)
+        if task is None:
+            return False
+        parameters = {
+            "task": task,
+            "reason": reason,
+            "author": self._author,
+            "accept_arguments": accept_arguments,
+        }
+        ((resumed,),) = await self._database.query("resume", parameters)
+        return bool(resumed)
+
+    async def _find(self, id: str) -> int | None:
+        """The task of an execution; None when it has ended. Raises ExecutionNotFound."""
+        rows = await self._database.query("find", {"id": id})
+        if not rows:
+            raise not_found(id)
+        task, status = rows[0]
+        return int(task) if status == "scheduled" else None
+
+
+def _check_reason(reason: object) -> None:
+    if reason is None:
+        return
+    if not isinstance(reason, str) or "\0" in reason:
+        raise UsageError(f"the reason is {reason!r}, but it must be text without NUL")
+    if len(reason.encode(errors="replace")) > _LONGEST_REASON:
+        raise UsageError(f"the reason is over {_LONGEST_REASON} bytes long: give a sentence")
