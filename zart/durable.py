@@ -8,7 +8,7 @@ client first needs them.
 import datetime as dt
 import inspect
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, Generic, ParamSpec, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Self, TypeVar, cast
 
 import msgspec
 
@@ -63,7 +63,7 @@ class Durable(CoroutineFunction, Generic[P, R_co]):
         self._definition = definition
         self._spec: DurableSpec | None = None
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R_co]:
+    def _call(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R_co]:
         definition = self._definition
         here = place.get()
         if here is None:
@@ -71,6 +71,12 @@ class Durable(CoroutineFunction, Generic[P, R_co]):
             return definition.fn(*args, **kwargs)
         payload = inspect.signature(definition.fn).bind(*args, **kwargs).args
         return here.call_durable(self.name, definition.fn, payload)
+
+    if TYPE_CHECKING:
+
+        async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co: ...
+    else:
+        __call__ = _call
 
     @property
     def fn(self) -> Callable[P, Coroutine[Any, Any, R_co]]:

@@ -8,7 +8,7 @@ import functools
 import inspect
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -21,7 +21,7 @@ _warned: set[tuple[str, int]] = set()
 
 
 @contextmanager
-def opened(what: Literal["client", "worker"]) -> Iterator[None]:
+def opened(what: Literal["client", "worker"]) -> Generator[None, None, None]:
     """Count a Client or Worker as open in this process while the block runs."""
     _open[what] += 1
     try:
@@ -58,7 +58,7 @@ def warn_durable(name: str) -> None:
 
 
 def _warn(text: str) -> None:
-    frame = sys._getframe(3)  # noqa: SLF001 (the documented way to the caller's place)
+    frame = sys._getframe(3)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
     place = (frame.f_code.co_filename, frame.f_lineno)
     if place not in _warned:
         _warned.add(place)

@@ -3,9 +3,9 @@
 Each name asks the place where it is called. A durable body's place answers durably; a step's place answers or
 refuses (`in_step`); outside of both, what has a plain meaning has that, and the rest is refused here.
 
-The waits are plain functions that hand on the place's own coroutine: a call's position among its like is
-taken when it is called, and nothing of ours stands between a task and the coroutine that the engine
-recognises.
+The waits are asynchronous functions, to people and to tools, but a call of one acts at once and hands on the
+place's own coroutine: its position among its like is taken when it is called, not when it is awaited, and
+nothing of ours stands between a task and the coroutine that the engine recognises.
 """
 
 import datetime as dt
@@ -13,7 +13,7 @@ import random as _random
 import uuid as _uuid
 from collections.abc import Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Final, Generic, NoReturn, ParamSpec, TypeVar, overload
+from typing import Any, Generic, NoReturn, Protocol, TypeVar, cast, overload
 
 from typing_extensions import TypeForm
 
@@ -26,29 +26,35 @@ from zart.errors import UsageError
 from zart.names import check_name
 from zart.state import Context, StepContext
 
-P = ParamSpec("P")
-R = TypeVar("R")
+F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
 
-_NOT_GIVEN: Final[Any] = ANY
 
+class _AtOnce(CoroutineFunction):
+    """What `declared`, an async function without a body, says it is, doing what `action` does at the call."""
 
-class _Wait(CoroutineFunction):
-    """A plain function that returns a coroutine and says so to `inspect`."""
-
-    def __init__(self, fn: Callable[..., Any]) -> None:
-        self._pass_for(fn)
-        self.__call = fn
+    def __init__(self, declared: Callable[..., Any], action: Callable[..., Any]) -> None:
+        self._pass_for(declared)
+        self._action = action
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self.__call(*args, **kwargs)
+        return self._action(*args, **kwargs)
 
     def __repr__(self) -> str:
         return f"<function zart.{self.__name__}>"
 
 
-def _wait(fn: Callable[P, Coroutine[Any, Any, R]]) -> Callable[P, Coroutine[Any, Any, R]]:
-    return _Wait(fn)
+class _Decorator(Protocol):
+    def __call__(self, declared: F, /) -> F: ...
+
+
+def _at_once(action: Callable[..., Coroutine[Any, Any, Any]]) -> _Decorator:
+    """Let `action` be called where the decorated async function is: see the module's docstring."""
+
+    def decorate(declared: F, /) -> F:
+        return cast("F", _AtOnce(declared, action))
+
+    return decorate
 
 
 class Event(Generic[T]):
@@ -66,7 +72,7 @@ class Event(Generic[T]):
     def __init__(self: "Event[Any]", name: str, /) -> None: ...
     @overload
     def __init__(self, name: str, type: TypeForm[T], /) -> None: ...
-    def __init__(self, name: str, type: Any = _NOT_GIVEN, /) -> None:
+    def __init__(self, name: str, type: Any = ANY, /) -> None:
         self.name = check_name(name, "the name of an event")
         self.codec = codec_for(type, f"the event {name!r}", allow_sets=True)
 
@@ -74,55 +80,45 @@ class Event(Generic[T]):
         return f"zart.Event({self.name!r})"
 
 
-@_wait
-def sleep(duration: Duration, /) -> Coroutine[Any, Any, None]:
-    """Wait for a length of time, up to years: nothing is held meanwhile, and a crash does not start it anew.
-
-    Only in a durable body. Raises UsageError for what is no duration.
-    """
+def _sleep(duration: Duration, /) -> Coroutine[Any, Any, None]:
     length = parse_duration(duration, what="the duration of zart.sleep")
     return _body("zart.sleep").sleep(length)
 
 
-@_wait
-def sleep_until(when: dt.datetime, /) -> Coroutine[Any, Any, None]:
-    """Wait until a time, which must have a time zone; one that has passed is over at once.
+@_at_once(_sleep)
+async def sleep(duration: Duration, /) -> None:
+    """Wait for a length of time, up to years: nothing is held meanwhile, and a crash does not start it anew.
 
-    Only in a durable body.
+    Only in a durable body. Raises UsageError for what is no duration.
     """
+
+
+def _sleep_until(when: dt.datetime, /) -> Coroutine[Any, Any, None]:
     if not isinstance(when, dt.datetime):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise UsageError(
-            f"zart.sleep_until takes an aware datetime, not {when!r}; for a duration use zart.sleep"
+            f"zart.sleep_until takes a datetime with a time zone, not {when!r}; for a duration use zart.sleep"
         )
     if when.utcoffset() is None:
         raise UsageError(
-            f"zart.sleep_until was given {when.isoformat()}, which has no time zone, so that it would "
-            "depend on the "
-            "worker's: use datetime(..., tzinfo=UTC)"
+            f"zart.sleep_until was given {when.isoformat()}, which has no time zone, so that it would depend "
+            "on the worker's: use datetime(..., tzinfo=UTC)"
         )
     return _body("zart.sleep_until").sleep_until(when)
 
 
-@overload
-def wait_for_event(event: Event[T], /, *, timeout: Duration | None = None) -> Coroutine[Any, Any, T]: ...
-@overload
-def wait_for_event(name: str, /, *, timeout: Duration | None = None) -> Coroutine[Any, Any, Any]: ...
-@overload
-def wait_for_event(
-    name: str, type: TypeForm[T], *, timeout: Duration | None = None
-) -> Coroutine[Any, Any, T]: ...
-@_wait
-def wait_for_event(
-    name: str | Event[Any], type: Any = _NOT_GIVEN, *, timeout: Duration | None = None
-) -> Coroutine[Any, Any, Any]:
-    """Wait for the next event of a name and return its payload, decoded as the event's type.
+@_at_once(_sleep_until)
+async def sleep_until(when: dt.datetime, /) -> None:
+    """Wait until a time, which must have a time zone; one that has passed is over at once.
 
-    Events are kept from the execution's start, first in first out, each for one wait. Only in a durable body.
-    Raises EventTimeout when none came within `timeout` (default: no limit), and PayloadError when the payload
-    does not fit; the event is consumed then.
+    Only in a durable body.
     """
+
+
+def _wait_for_event(
+    name: str | Event[Any], type: Any = ANY, *, timeout: Duration | None = None
+) -> Coroutine[Any, Any, Any]:
     if isinstance(name, Event):
-        if type is not _NOT_GIVEN:
+        if type is not ANY:
             raise UsageError(
                 f"zart.wait_for_event({name!r}) has its type from the event: leave out the second one"
             )
@@ -135,27 +131,43 @@ def wait_for_event(
 
 
 @overload
-def capture(
-    name: str, fn: Callable[[], Coroutine[Any, Any, T]], /, *, type: TypeForm[T] = ...
-) -> Coroutine[Any, Any, T]: ...
+async def wait_for_event(event: Event[T], /, *, timeout: Duration | None = None) -> T: ...
 @overload
-def capture(name: str, fn: Callable[[], T], /, *, type: TypeForm[T] = ...) -> Coroutine[Any, Any, T]: ...
-@_wait
-def capture(name: str, fn: Callable[[], Any], /, *, type: Any = _NOT_GIVEN) -> Coroutine[Any, Any, Any]:
+async def wait_for_event(name: str, /, *, timeout: Duration | None = None) -> Any: ...
+@overload
+async def wait_for_event(name: str, type: TypeForm[T], *, timeout: Duration | None = None) -> T: ...
+@_at_once(_wait_for_event)
+async def wait_for_event(name: str | Event[Any], type: Any = ANY, *, timeout: Duration | None = None) -> Any:
+    """Wait for the next event of a name and return its payload, decoded as the event's type.
+
+    Events are kept from the execution's start, first in first out, each for one wait. Only in a durable body.
+    Raises EventTimeout when none came within `timeout` (default: no limit), and PayloadError when the payload
+    does not fit; the event is consumed then.
+    """
+
+
+def _capture(name: str, fn: Callable[[], Any], /, *, type: Any = ANY) -> Coroutine[Any, Any, Any]:
+    what = f"zart.capture({check_name(name, 'the name of a capture')!r})"
+    if not callable(fn):
+        raise UsageError(f"{what} takes a function without parameters, not {fn!r}: write lambda: ...")
+    codec = result_codec(fn, f"{what} of {where(fn)}") if type is ANY else codec_for(type, what)
+    return _body("zart.capture").capture(name, fn, codec)
+
+
+@overload
+async def capture(
+    name: str, fn: Callable[[], Coroutine[Any, Any, T]], /, *, type: TypeForm[T] = ...
+) -> T: ...
+@overload
+async def capture(name: str, fn: Callable[[], T], /, *, type: TypeForm[T] = ...) -> T: ...
+@_at_once(_capture)
+async def capture(name: str, fn: Callable[[], Any], /, *, type: Any = ANY) -> Any:
     """Run something small and not deterministic once, on the event loop, and record what it gave.
 
     `type` is what the value is read back as; default: what `fn` is annotated to return, else any value that
     survives JSON as it is. For work that takes time, fails or should be retried use a step. Only in a durable
     body.
     """
-    check_name(name, "the name of a capture")
-    what = f"zart.capture({name!r})"
-    if not callable(fn):
-        raise UsageError(
-            f"{what} takes a function without parameters, not {fn!r}: zart.capture({name!r}, lambda: ...)"
-        )
-    codec = result_codec(fn, f"{what} of {where(fn)}") if type is _NOT_GIVEN else codec_for(type, what)
-    return _body("zart.capture").capture(name, fn, codec)
 
 
 def timeout(duration: Duration, /) -> AbstractAsyncContextManager[None]:

@@ -10,7 +10,18 @@ import datetime as dt
 import functools
 import inspect
 from collections.abc import Callable, Coroutine, Mapping
-from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, cast, get_args, overload
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Concatenate,
+    Generic,
+    ParamSpec,
+    Self,
+    TypeVar,
+    cast,
+    get_args,
+    overload,
+)
 
 import msgspec
 
@@ -119,13 +130,19 @@ class Step(CoroutineFunction, Generic[P, R_co]):
         self._template = NameTemplate(function.name, function.signature, function.what)
         self._fixed = self._template.fixed()
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R_co]:
+    def _call(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R_co]:
         here = place.get()
         if here is None:
             warn_step(self.name)
             return run_plainly(self._function.fn, args, kwargs, threaded=self._function.threaded)
         name = self._fixed or self._template.render(args, kwargs)
         return here.call_step(StepCall(self._definition.spec(), name, args, kwargs, 0, self._function.name))
+
+    if TYPE_CHECKING:
+        # Checkers tell the results of asyncio.gather apart for what is declared so, and only then.
+        async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co: ...
+    else:
+        __call__ = _call
 
     def named(self, name: str, /) -> Self:
         """The same step under another name, which is taken as it is: `send.named(f"send-{i}")(address)`.
@@ -220,19 +237,25 @@ class SyncStep(Step[P, R_co]):
 class BoundStep(Generic[P, R_co]):
     """A step of an instance: `await shop.charge(order)`. The instance is no part of what is recorded."""
 
-    __slots__ = ("_call", "_instance", "_step")
+    __slots__ = ("_action", "_instance", "_step")
 
     def __init__(
-        self, step: Step[..., R_co], instance: object, call: Callable[..., Coroutine[Any, Any, R_co]]
+        self, step: Step[..., R_co], instance: object, action: Callable[..., Coroutine[Any, Any, R_co]]
     ) -> None:
         self._step = step
         self._instance = instance
-        self._call = call
+        self._action = action
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R_co]:
+    def _call(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R_co]:
         if place.get() is None:
             warn_step(self._step.name)
-        return self._call((self._instance, *args), kwargs)
+        return self._action((self._instance, *args), kwargs)
+
+    if TYPE_CHECKING:
+
+        async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co: ...
+    else:
+        __call__ = _call
 
     def named(self, name: str, /) -> Self:
         """The same step under another name; see `Step.named`."""

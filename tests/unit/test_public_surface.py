@@ -34,7 +34,7 @@ MISSING = {
 _ATTRIBUTES = "0004-attributes-beyond-the-pinned-surface.md"
 ADDED = {
     # What the engine and a client read of decorated functions.
-    "BoundStep(call)": _ATTRIBUTES,
+    "BoundStep(action)": _ATTRIBUTES,
     "BoundStep(instance)": _ATTRIBUTES,
     "BoundStep(step)": _ATTRIBUTES,
     "Durable(definition)": _ATTRIBUTES,

@@ -1,0 +1,290 @@
+"""The types of the public interface, as a program sees them. Never run: mypy and pyright check it."""
+
+import asyncio
+import datetime as dt
+import random
+import uuid
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar, assert_type
+
+import msgspec
+
+import zart
+from zart import durable, step
+
+E = TypeVar("E", bound=Exception)
+
+# ---------------------------------------------------------------- what a program defines
+
+
+class Order(msgspec.Struct):
+    id: str
+    amount: int
+
+
+@dataclass
+class Decision:
+    approved: bool
+
+
+Approved = zart.Event("approved", Decision)
+Names = zart.Event("names", list[str])
+Maybe = zart.Event("maybe", int | None)
+Untyped = zart.Event("untyped")
+
+assert_type(Approved, zart.Event[Decision])
+assert_type(Names, zart.Event[list[str]])
+assert_type(Maybe, zart.Event[int | None])
+assert_type(Untyped, zart.Event[Any])
+assert_type(Approved.name, str)
+
+# ---------------------------------------------------------------- steps
+
+
+@step(
+    "charge-{order.id}",
+    retry=zart.Retry.exponential(5, "1s", factor=3.0, max="1m", jitter=0.2, retry_on=(OSError,)),
+    timeout=dt.timedelta(seconds=30),
+    timeout_scope="total",
+    check_args="warn",
+    raises=(ValueError,),
+)
+async def charge(order: Order, *, currency: str = "EUR") -> float:
+    return order.amount / 100
+
+
+@step("render", retry="fixed(3, 2s)", timeout=1.5)
+def render(order: Order) -> bytes:
+    return order.id.encode()
+
+
+@step("nothing", retry=None, timeout=None)
+async def nothing() -> None: ...
+
+
+class Shop:
+    @step("ship")
+    async def ship(self, order: Order, express: bool = False) -> str:
+        return order.id
+
+    @step("print-label")
+    def print_label(self, order: Order) -> int:
+        return order.amount
+
+
+class Sdk:
+    async def create(self, email: str) -> dict[str, str]:
+        return {"email": email}
+
+    def find(self, email: str) -> str | None:
+        return email
+
+
+async def plain(number: int) -> int:
+    return number
+
+
+async def steps() -> None:
+    order = Order(id="o-1", amount=100)
+
+    assert_type(await charge(order), float)
+    assert_type(await charge(order, currency="USD"), float)
+    assert_type(await render(order), bytes)
+    assert_type(await nothing(), None)
+    assert_type(charge.name, str)
+
+    assert_type(await charge.named("charge-again")(order), float)
+    assert_type(await render.named("other").with_options(retry="none", timeout="3s")(order), bytes)
+    assert_type(await charge.with_options(timeout_scope="attempt", retry=zart.Retry.none())(order), float)
+    assert_type(await charge.with_options(retry=None, timeout=None)(order), float)
+
+    assert_type(await charge.fn(order), float)
+    assert_type(render.fn(order), bytes)
+
+    shop = Shop()
+    assert_type(await shop.ship(order), str)
+    assert_type(await shop.ship(order, express=True), str)
+    assert_type(await shop.print_label(order), int)
+    assert_type(await shop.ship.named("ship-2")(order), str)
+    assert_type(await Shop.ship(shop, order), str)
+
+    sdk = Sdk()
+    assert_type(await step("create")(sdk.create)("ann@example.org"), dict[str, str])
+    assert_type(await step("find", retry="fixed(1, 1s)")(sdk.find)("ann@example.org"), str | None)
+    assert_type(await step("here")(lambda: plain(1))(), int)
+
+    both = await asyncio.gather(charge(order), render(order))
+    assert_type(both, tuple[float, bytes])
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(charge(order))
+    assert_type(task.result(), float)
+
+
+wrong_argument = charge(1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+missing_argument = render()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+no_name = step(plain)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+no_such_scope = step("x", timeout_scope="both")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+read_only = charge.fn(1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+# ---------------------------------------------------------------- durable functions
+
+
+async def clean_up(order: Order, failure: zart.Failure) -> None:
+    assert_type(failure.type, str)
+    assert_type(failure.message, str)
+    assert_type(failure.step, str | None)
+    assert_type(failure.attempts, int)
+    assert_type(failure.traceback, str)
+
+
+@durable("sell", max_retries=3, timeout="50h", on_failure=clean_up, queue="shop")
+async def sell(order: Order) -> str:
+    assert_type(await zart.wait_for_event(Approved, timeout="48h"), Decision)
+    assert_type(await zart.wait_for_event(Names), list[str])
+    assert_type(await zart.wait_for_event(Untyped), Any)
+    assert_type(await zart.wait_for_event("approved"), Any)
+    assert_type(await zart.wait_for_event("approved", Decision), Decision)
+    assert_type(await zart.wait_for_event("count", int | None, timeout=60), int | None)
+    assert_type(await zart.wait_for_event(name="approved", type=Decision), Decision)
+
+    assert_type(await zart.sleep("1h30m"), None)
+    assert_type(await zart.sleep(0.5), None)
+    assert_type(await zart.sleep_until(dt.datetime(2030, 1, 1, tzinfo=dt.UTC)), None)
+
+    limit = zart.timeout(dt.timedelta(hours=2))
+    assert_type(limit, AbstractAsyncContextManager[None])
+    async with zart.timeout("2h"):
+        pass
+
+    assert_type(await zart.capture("flags", lambda: 3), int)
+    assert_type(await zart.capture("read", nothing.fn), None)
+    assert_type(await zart.capture("plain", lambda: plain(1)), int)
+    assert_type(await zart.capture("typed", lambda: {"a": 1}, type=dict[str, int]), dict[str, int])
+
+    assert_type(zart.data(Order), Order | None)
+    assert_type(zart.data(list[int], default=[]), list[int])
+    assert_type(zart.set_data(order), None)
+
+    assert_type(zart.now(), dt.datetime)
+    assert_type(zart.uuid4(), uuid.UUID)
+    assert_type(zart.random(), random.Random)
+    assert_type(zart.suspending(), bool)
+    assert_type(zart.execution_id(), str)
+    assert_type(zart.resource(Sdk), Sdk)
+
+    here = zart.context()
+    assert_type(here, zart.Context)
+    assert_type(here.execution_id, str)
+    assert_type(here.run_id, str)
+    assert_type(here.name, str)
+    assert_type(here.attempt, int)
+    assert_type(here.started_at, dt.datetime)
+    assert_type(here.is_replaying, bool)
+
+    attempt = zart.step_context()
+    assert_type(attempt, zart.StepContext)
+    assert_type(attempt.step_name, str)
+    assert_type(attempt.step_attempt, int)
+    assert_type(attempt.idempotency_key, str)
+    assert_type(attempt.token, str)
+    return order.id
+
+
+@durable("tick")
+async def tick() -> None: ...
+
+
+@durable("retried", max_retries=zart.Retry.fixed(2, "1s"))
+async def retried(count: int) -> list[int]:
+    return [count]
+
+
+async def durables() -> None:
+    takes_one: zart.Durable[[Order], str] = sell
+    takes_none: zart.Durable[[], None] = tick
+    slow: zart.Durable[[Order], str] = sell.with_options(id="o-1", queue="slow", priority=5, timeout=None)
+    function: Callable[[Order], Coroutine[Any, Any, str]] = sell.fn
+    assert_type(await takes_one(Order(id="o-1", amount=1)), str)
+    assert_type(await takes_none(), None)
+    assert_type(await slow.fn(Order(id="o-1", amount=1)), str)
+    assert_type(await function(Order(id="o-1", amount=1)), str)
+    assert_type(await sell(Order(id="o-1", amount=1)), str)
+    assert_type(await tick(), None)
+    assert_type(sell.name, str)
+
+
+wrong_payload = sell("o-1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+def not_async(order: Order) -> str:
+    return order.id
+
+
+not_durable = durable("x")(not_async)  # type: ignore[arg-type, var-annotated]  # pyright: ignore[reportArgumentType]
+
+# ---------------------------------------------------------------- registry, settings, errors
+
+
+@asynccontextmanager
+async def lifespan() -> AsyncGenerator[tuple[Sdk, Shop], None]:
+    yield Sdk(), Shop()
+
+
+registry = zart.Registry(sell, tick, charge, render, lifespan=lifespan)
+registry.register(retried, nothing)
+registry.include(zart.Registry(sell))
+registry.include(asyncio)
+
+config = zart.WorkerConfig(
+    poll_interval="200ms",
+    max_tasks_per_poll=10,
+    max_concurrent_tasks=10,
+    max_threads=4,
+    shutdown_timeout=5,
+    orphan_timeout=dt.timedelta(seconds=30),
+    heartbeat_interval="5s",
+    wedge_timeout=None,
+    max_recoveries=3,
+    max_inflight_steps=16,
+    max_parked_bodies=100,
+    queues=("shop",),
+)
+assert_type(config, zart.WorkerConfig)
+
+
+class Money:
+    def __init__(self, cents: int) -> None:
+        self.cents = cents
+
+
+zart.register_type(Money, encode=lambda money: money.cents, decode=Money)
+
+policies: list[zart.Retry] = [
+    zart.Retry.none(),
+    zart.Retry.fixed(3, "10s", jitter=0.1, give_up_on=(ValueError,)),
+    zart.Retry.linear(3, 1, max="5s"),
+    zart.Retry.exponential(3, dt.timedelta(seconds=1)),
+    zart.Retry.parse("linear(3, 1s)"),
+]
+
+
+def is_one(error: E, kind: type[E]) -> E:
+    return error
+
+
+def errors(error: Exception) -> None:
+    match error:
+        case zart.StepFailed() | zart.ExecutionFailed() | zart.ExecutionBlocked():
+            assert_type(error.failure, zart.Failure)
+        case zart.StepTimeout() | zart.EventTimeout() | zart.ResultTimeout():
+            is_one(error, TimeoutError)
+        case zart.PayloadError():
+            is_one(error, ValueError)
+        case zart.UsageError():
+            is_one(error, TypeError)
+        case zart.ExecutionNotFound():
+            is_one(error, LookupError)
+        case _:
+            raise zart.NonRetryable("no such card") from zart.RetryAfter("30s", "busy")
