@@ -34,7 +34,7 @@ from typing import Any, Final, NamedTuple, cast
 
 import msgspec
 
-from zart.codec import registered_encoder
+from zart.custom_types import is_model, registered_encoder
 from zart.errors import UsageError
 
 ALGORITHM: Final = 1
@@ -46,6 +46,7 @@ _PLAIN: Final = frozenset({str, int, bool, type(None)})
 _NATIVE: Final = frozenset({bytes, dt.datetime, dt.date, dt.time, dt.timedelta, uuid.UUID, decimal.Decimal})
 _TIMES: Final = (dt.datetime, dt.date, dt.time)
 _MISSING: Final = object()
+_EMPTY_HASH: Final = hashlib.blake2b(digest_size=12)
 
 _to_json = msgspec.json.Encoder(order="deterministic").encode
 
@@ -73,7 +74,7 @@ class Arguments:
         self._keywords = frozenset(
             p.name for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)
         )
-        self._required = tuple(
+        self._required = frozenset(
             p.name
             for p in parameters
             if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
@@ -93,34 +94,30 @@ class Arguments:
         if self._spread or len(args) > len(names) or (kwargs and not self._keywords.issuperset(kwargs)):
             given = self._bind(args, kwargs)
         else:
-            given = dict(zip(names, args, strict=False))
+            given = dict(zip(names, args))  # noqa: B905 (strict= would cost more than the call)
             if kwargs:
-                if not given.keys().isdisjoint(kwargs):
-                    self._bind(args, kwargs)  # raises
                 given.update(kwargs)
-            for name in self._required:
-                if name not in given:
-                    self._bind(args, kwargs)  # raises
-        for name in names[:bound]:
-            if name in given:
-                given[name] = _type_text(given[name])
+            if len(given) < len(args) + len(kwargs) or not self._required <= given.keys():
+                self._bind(args, kwargs)  # raises: twice the same argument, or one is missing
+        if bound:
+            for name in names[:bound]:
+                if name in given:
+                    given[name] = _type_text(given[name])
         return self._of(given)
 
     def _of(self, given: dict[str, Any]) -> Digest:
         defaults = self._defaults
         canonical: dict[str, Any] = {}
         for name, value in given.items():
-            if defaults and _equals(value, defaults.get(name, _MISSING)):
+            if name in defaults and _equals(value, defaults[name]):
                 continue
             canonical[name] = value if type(value) in _PLAIN else _canonical(value, 1)
         try:
             data = _to_json(canonical)
         except (ValueError, TypeError, OverflowError, RecursionError):
-            data = _to_json({name: _cleaned(value) for name, value in canonical.items()})
-        return Digest(
-            _PREFIX + hashlib.blake2b(data, digest_size=12).digest(),
-            data[:PREVIEW_BYTES].decode(errors="ignore"),
-        )
+            data = _to_json(_cleaned(canonical))
+        preview = data if len(data) <= PREVIEW_BYTES else data[:PREVIEW_BYTES]
+        return Digest(_hashed(data), preview.decode(errors="ignore"))
 
     def _bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         try:
@@ -145,7 +142,13 @@ def payload_digest(value: object) -> bytes:
         data = _to_json(canonical)
     except (ValueError, TypeError, OverflowError, RecursionError):
         data = _to_json(_cleaned(canonical))
-    return _PREFIX + hashlib.blake2b(data, digest_size=12).digest()
+    return _hashed(data)
+
+
+def _hashed(data: bytes) -> bytes:
+    state = _EMPTY_HASH.copy()  # cheaper than a new one
+    state.update(data)
+    return _PREFIX + state.digest()
 
 
 # ---------------------------------------------------------------- the canonical form
@@ -250,7 +253,7 @@ def _canonical_fields(value: Any, fields: _Fields, depth: int) -> dict[str, Any]
         if usual is not _MISSING and _equals(member, usual):
             continue
         canonical[name] = member if type(member) in _PLAIN else _canonical(member, depth)
-    extra = getattr(value, "model_extra", None) if _is_pydantic(type(value)) else None
+    extra = getattr(value, "model_extra", None) if is_model(type(value)) else None
     if extra:
         canonical.update(_canonical_mapping(extra, depth))
     return canonical
@@ -279,7 +282,7 @@ def _fields_of(kind: Any) -> _Fields | None:
     """The fields of a class of one of the four kinds, each with its default; None for any other class."""
     if issubclass(kind, msgspec.Struct):
         return _fields_of_struct(kind)
-    if _is_pydantic(kind):
+    if is_model(kind):
         return _fields_of_pydantic(kind)
     if dataclasses.is_dataclass(kind):
         return _Fields(
@@ -353,11 +356,6 @@ def _fields_of_named_tuple(kind: Any) -> _Fields:
             for name in kind._fields
         ),
     )
-
-
-def _is_pydantic(kind: type) -> bool:
-    pydantic = sys.modules.get("pydantic")
-    return pydantic is not None and issubclass(kind, pydantic.BaseModel)
 
 
 # ---------------------------------------------------------------- what the encoder refuses, what is equal

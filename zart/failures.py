@@ -19,33 +19,25 @@ left out.
 
 import builtins
 import contextlib
-import datetime as dt
-import decimal
-import enum
-import math
-import re
 import traceback
 import types
-import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final, TypeGuard, cast
 
 import msgspec
 
 from zart import errors
 from zart.errors import Failure, PayloadError, StepFailed
+from zart.exception_values import clean, guarded, pack_arguments, pack_state, unpack
 
 MAX_MESSAGE_BYTES: Final = 64 * 1024
 MAX_TRACEBACK_BYTES: Final = 8 * 1024
-MAX_ARGUMENTS_BYTES: Final = 64 * 1024
-"""Of the arguments together, and of the attributes together."""
 MAX_MEMBERS: Final = 100
 """Of one exception group."""
 MAX_DEPTH: Final = 20
-"""Of groups in groups, and of the values within arguments and attributes."""
+"""Of groups in groups."""
 
 _NAME_BYTES: Final = 500
-_UNSTORABLE: Final = re.compile("[\x00\ud800-\udfff]")
 
 
 class _Stored(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -111,12 +103,13 @@ def _visible(names: Mapping[str, Any]) -> Iterator[object]:
     values = list(names.values())
     yield from values
     for value in values:
-        if isinstance(value, types.ModuleType):
+        if issubclass(type(value), types.ModuleType):
             yield from list(vars(value).values())
 
 
 def _is_exception(value: object) -> TypeGuard[type[Exception]]:
-    return isinstance(value, type) and issubclass(value, Exception)
+    # Asked of the type: a proxy in a module may answer `isinstance` by raising.
+    return issubclass(type(value), type) and issubclass(cast("type", value), Exception)
 
 
 def _full_name(cls: type) -> str:
@@ -139,7 +132,7 @@ def exception_to_json(exc: BaseException, *, step: str | None = None, attempts: 
 
     `step` is the name of the step that it ended, None for a body; `attempts` how often that was tried.
     """
-    stored = _Stored(type=_clean(_full_name(type(exc)), _NAME_BYTES), step=step and _clean(step, _NAME_BYTES))
+    stored = _Stored(type=clean(_full_name(type(exc)), _NAME_BYTES), step=step and clean(step, _NAME_BYTES))
     stored.attempts = attempts
     try:
         _describe(stored, exc, depth=0)
@@ -151,30 +144,30 @@ def exception_to_json(exc: BaseException, *, step: str | None = None, attempts: 
 
 
 def _describe(stored: _Stored, exc: BaseException, depth: int) -> None:
-    stored.message = _clean(_guarded(str, exc), MAX_MESSAGE_BYTES)
+    stored.message = clean(guarded(str, exc), MAX_MESSAGE_BYTES)
     stored.bases = [
-        _clean(_full_name(base), _NAME_BYTES)
+        clean(_full_name(base), _NAME_BYTES)
         for base in type(exc).__mro__
         if base not in (Exception, BaseException, object)
     ]
     if depth == 0:
-        stored.traceback = _shorten_traceback(_guarded(_format_traceback, exc))
+        stored.traceback = _shorten_traceback(guarded(_format_traceback, exc))
     state = dict(getattr(exc, "__dict__", {}))
     for base, names in _MEMBERS.items():
         if isinstance(exc, base):
             held = {name: getattr(exc, name, None) for name in names}
             state.update({name: member for name, member in held.items() if member is not None})
-    stored.state = _pack_state(state)
+    stored.state = pack_state(state)
     if isinstance(exc, BaseExceptionGroup):
         group = cast("BaseExceptionGroup[BaseException]", exc)
-        stored.args = [_clean(group.message, MAX_MESSAGE_BYTES)]
+        stored.args = [clean(group.message, MAX_MESSAGE_BYTES)]
         members = group.exceptions[:MAX_MEMBERS] if depth < MAX_DEPTH else ()
         for member in members:
-            inner = _Stored(type=_clean(_full_name(type(member)), _NAME_BYTES))
+            inner = _Stored(type=clean(_full_name(type(member)), _NAME_BYTES))
             _describe(inner, member, depth + 1)
             stored.members.append(inner)
     else:
-        stored.args = _pack_arguments(exc.args)
+        stored.args = pack_arguments(exc.args)
 
 
 _MEMBERS: Final[dict[type[BaseException], tuple[str, ...]]] = {
@@ -186,22 +179,6 @@ _MEMBERS: Final[dict[type[BaseException], tuple[str, ...]]] = {
 }
 
 
-def _guarded(ask: Callable[[Any], str], value: object) -> str:
-    try:
-        return ask(value)
-    except Exception as error:  # noqa: BLE001 (a method of the user's own)
-        return f"<{type(value).__name__}, of which no text can be had: {type(error).__name__}>"
-
-
-def _clean(text: str, limit: int) -> str:
-    """`text` as Postgres takes it, at most `limit` bytes of UTF-8 and a mark that some is missing."""
-    if _UNSTORABLE.search(text):
-        text = text.replace("\x00", "\\x00").encode(errors="backslashreplace").decode()
-    if len(text) * 4 <= limit or len(encoded := text.encode()) <= limit:
-        return text if type(text) is str else str.__str__(text)
-    return encoded[:limit].decode(errors="ignore") + "..."
-
-
 def _format_traceback(exc: BaseException) -> str:
     """The traceback from the user's first frame on."""
     start = exc.__traceback__
@@ -211,99 +188,12 @@ def _format_traceback(exc: BaseException) -> str:
 
 
 def _shorten_traceback(text: str) -> str:
-    encoded = _clean(text, 1 << 30).encode()
+    encoded = clean(text, 1 << 30).encode()
     if len(encoded) <= MAX_TRACEBACK_BYTES:
         return encoded.decode()
     head = encoded[: MAX_TRACEBACK_BYTES // 4].decode(errors="ignore")
     tail = encoded[-MAX_TRACEBACK_BYTES * 3 // 4 :].decode(errors="ignore")
     return f"{head}\n  ...\n{tail}"
-
-
-# ---------------------------------------------------------------- values within exceptions
-
-_KIND: Final = "$kind"
-_VALUE: Final = "value"
-_TEXTUAL: Final[dict[str, type]] = {
-    cls.__name__: cls
-    for cls in (dt.datetime, dt.date, dt.time, dt.timedelta, uuid.UUID, decimal.Decimal, bytes, Failure)
-}
-_MULTIPLE: Final[dict[str, Callable[[list[Any]], Any]]] = {"tuple": tuple, "set": set, "frozenset": frozenset}
-
-
-class _Unpackable(Exception):  # noqa: N818
-    """A value that cannot be stored within an exception."""
-
-
-def _pack_arguments(args: tuple[Any, ...]) -> list[Any]:
-    packed: list[Any] = []
-    left: float = MAX_ARGUMENTS_BYTES
-    for arg in args:
-        value, size = _sized(arg)
-        if size > left:
-            value = _clean(arg if isinstance(arg, str) else _guarded(repr, arg), max(int(left), 100))
-            size = len(value)
-        left -= size
-        packed.append(value)
-    return packed
-
-
-def _pack_state(state: dict[str, Any]) -> dict[str, Any]:
-    packed: dict[str, Any] = {}
-    left: float = MAX_ARGUMENTS_BYTES
-    for name, member in state.items():
-        value, size = _sized(member)
-        if size <= left and not _UNSTORABLE.search(name):
-            left -= size
-            packed[name] = value
-    return packed
-
-
-def _sized(value: Any) -> tuple[Any, float]:
-    """`value` packed, and its bytes: too many to store when it cannot be packed."""
-    try:
-        packed = _pack(value, 0)
-        return packed, len(msgspec.json.encode(packed))
-    except Exception:  # noqa: BLE001 (a container of the user's own may do anything)
-        return None, math.inf
-
-
-def _pack(value: Any, depth: int) -> Any:
-    """A tree of JSON from which `_unpack` makes `value` again."""
-    kind = type(value)
-    if value is None or kind is bool:
-        return value
-    if isinstance(value, str):
-        return _clean(str(value.value) if isinstance(value, enum.Enum) else value, MAX_ARGUMENTS_BYTES)
-    if isinstance(value, int):
-        return int.__int__(value)
-    if isinstance(value, float) and math.isfinite(value):
-        return float.__float__(value)
-    if depth >= MAX_DEPTH:
-        raise _Unpackable
-    if kind is list:
-        return [_pack(item, depth + 1) for item in value]
-    if kind is dict and _KIND not in value and all(type(key) is str for key in value):
-        return {_clean(key, MAX_ARGUMENTS_BYTES): _pack(member, depth + 1) for key, member in value.items()}
-    if kind.__name__ in _MULTIPLE and kind in (tuple, set, frozenset):
-        items = [_pack(item, depth + 1) for item in value]
-        return {_KIND: kind.__name__, _VALUE: items}
-    if _TEXTUAL.get(kind.__name__) is kind:
-        return {_KIND: kind.__name__, _VALUE: msgspec.to_builtins(value)}
-    raise _Unpackable
-
-
-def _unpack(packed: Any) -> Any:
-    if isinstance(packed, list):
-        return [_unpack(item) for item in packed]
-    if not isinstance(packed, dict):
-        return packed
-    tree = cast("dict[str, Any]", packed)
-    kind = tree.get(_KIND)
-    if kind is None:
-        return {key: _unpack(member) for key, member in tree.items()}
-    if kind in _MULTIPLE:
-        return _MULTIPLE[kind](_unpack(tree[_VALUE]))
-    return msgspec.convert(tree[_VALUE], _TEXTUAL[kind])
 
 
 # ---------------------------------------------------------------- decoding
@@ -356,8 +246,8 @@ def _failure(stored: _Stored) -> Failure:
 
 
 def _rebuild(stored: _Stored, known: KnownExceptions, failure: Failure) -> Exception:
-    args = tuple(_unpack(arg) for arg in stored.args)
-    state: dict[str, Any] = {name: _unpack(member) for name, member in stored.state.items()}
+    args = tuple(unpack(arg) for arg in stored.args)
+    state: dict[str, Any] = {name: unpack(member) for name, member in stored.state.items()}
     cls = known.find(stored.type)
     if cls is None:
         cls = _stand_in(known, stored.bases, is_group=bool(stored.members))
@@ -365,6 +255,8 @@ def _rebuild(stored: _Stored, known: KnownExceptions, failure: Failure) -> Excep
             state["failure"] = failure
             args = args if stored.members else (failure,)
     if issubclass(cls, ExceptionGroup):
+        for member in stored.members:
+            member.step, member.attempts = stored.step, stored.attempts
         members = [_rebuild(member, known, _failure(member)) for member in stored.members]
         rebuilt: Exception = _make_group(cls, str(args[0]) if args else stored.message, members)
     else:
@@ -375,6 +267,8 @@ def _rebuild(stored: _Stored, known: KnownExceptions, failure: Failure) -> Excep
                 if name in state:
                     setattr(rebuilt, name, state.pop(name))
     rebuilt.__dict__.update(state)
+    if cls.__module__ == errors.__name__:
+        str(rebuilt)  # raises when an edited row lacks what the text needs
     if stored.traceback:
         rebuilt.__cause__ = RecordedTraceback(stored.traceback)
     return rebuilt

@@ -1,0 +1,133 @@
+"""Values within exceptions, their arguments and attributes, as bounded JSON.
+
+What an exception carries has no annotation to read it back by, so values of a few types bear the name of
+theirs; the rest of an exception's arguments becomes text, and the rest of its attributes is left out. Packing
+never raises, whatever a value's own methods do.
+"""
+
+import datetime as dt
+import decimal
+import enum
+import math
+import re
+import uuid
+from collections.abc import Callable
+from typing import Any, Final, cast
+
+import msgspec
+
+from zart.errors import Failure
+
+MAX_BYTES: Final = 64 * 1024
+"""Of the arguments together, and of the attributes together."""
+MAX_ITEMS: Final = 1000
+"""How many arguments are kept."""
+MAX_DEPTH: Final = 20
+
+_UNSTORABLE: Final = re.compile("[\x00\ud800-\udfff]")
+_KIND: Final = "$kind"
+_VALUE: Final = "value"
+_TEXTUAL: Final[dict[str, type]] = {
+    cls.__name__: cls
+    for cls in (dt.datetime, dt.date, dt.time, dt.timedelta, uuid.UUID, decimal.Decimal, bytes, Failure)
+}
+_MULTIPLE: Final[dict[str, Callable[[list[Any]], Any]]] = {"tuple": tuple, "set": set, "frozenset": frozenset}
+
+
+class _Unpackable(Exception):  # noqa: N818
+    """A value that cannot be stored within an exception."""
+
+
+def pack_arguments(args: tuple[Any, ...]) -> list[Any]:
+    """Pack an exception's arguments; what cannot be packed, or is too large, becomes text."""
+    packed: list[Any] = []
+    left: float = MAX_BYTES
+    for arg in args[:MAX_ITEMS]:
+        value, size = _sized(arg)
+        if size > left:
+            value = clean(arg if isinstance(arg, str) else guarded(repr, arg), max(int(left), 100))
+            size = len(value)
+        left -= size
+        packed.append(value)
+    return packed
+
+
+def pack_state(state: dict[str, Any]) -> dict[str, Any]:
+    """Pack an exception's attributes; what cannot be packed, or is too large, is left out."""
+    packed: dict[str, Any] = {}
+    left: float = MAX_BYTES
+    for name, member in state.items():
+        value, size = _sized(member)
+        if size <= left and not _UNSTORABLE.search(name):
+            left -= size
+            packed[name] = value
+    return packed
+
+
+def _sized(value: Any) -> tuple[Any, float]:
+    """`value` packed, and its bytes: too many to store when it cannot be packed."""
+    try:
+        packed = _pack(value, 0)
+        return packed, len(msgspec.json.encode(packed))
+    except Exception:  # noqa: BLE001 (a container of the user's own may do anything)
+        return None, math.inf
+
+
+def _pack(value: Any, depth: int) -> Any:
+    """A tree of JSON from which `unpack` makes `value` again."""
+    kind = type(value)
+    if value is None or kind is bool:
+        return value
+    if isinstance(value, str):
+        return clean(str(value.value) if isinstance(value, enum.Enum) else value, MAX_BYTES)
+    if isinstance(value, int):
+        return int.__int__(value)
+    if isinstance(value, float) and math.isfinite(value):
+        return float.__float__(value)
+    if depth >= MAX_DEPTH:
+        raise _Unpackable
+    if kind is list:
+        return [_pack(item, depth + 1) for item in value]
+    if kind is dict and _KIND not in value and all(type(key) is str for key in value):
+        return {clean(key, MAX_BYTES): _pack(member, depth + 1) for key, member in value.items()}
+    if kind.__name__ in _MULTIPLE and kind in (tuple, set, frozenset):
+        items = [_pack(item, depth + 1) for item in value]
+        return {_KIND: kind.__name__, _VALUE: items}
+    if _TEXTUAL.get(kind.__name__) is kind:
+        return {_KIND: kind.__name__, _VALUE: msgspec.to_builtins(value)}
+    raise _Unpackable
+
+
+def unpack(packed: Any) -> Any:
+    """Make a packed value again. Raises LookupError, TypeError or ValueError for what was not packed here."""
+    if isinstance(packed, list):
+        return [unpack(item) for item in packed]
+    if not isinstance(packed, dict):
+        return packed
+    tree = cast("dict[str, Any]", packed)
+    kind = tree.get(_KIND)
+    if kind is None:
+        return {key: unpack(member) for key, member in tree.items()}
+    if kind in _MULTIPLE:
+        return _MULTIPLE[kind](unpack(tree[_VALUE]))
+    return msgspec.convert(tree[_VALUE], _TEXTUAL[kind])
+
+
+# ---------------------------------------------------------------- text
+
+
+def guarded(ask: Callable[[Any], str], value: object) -> str:
+    """What `ask` answers about `value`, or a text that says that it does not."""
+    try:
+        return ask(value)
+    except Exception as error:  # noqa: BLE001 (a method of the user's own)
+        return f"<{type(value).__name__}, of which no text can be had: {type(error).__name__}>"
+
+
+def clean(text: str, limit: int) -> str:
+    """`text` as Postgres takes it, at most `limit` bytes of UTF-8 and a mark that some is missing."""
+    if _UNSTORABLE.search(text):
+        text = text.replace("\x00", "\\x00").encode(errors="backslashreplace").decode()
+    if len(text) * 4 <= limit or len(encoded := text.encode()) <= limit:
+        return text if type(text) is str else str.__str__(text)
+    return encoded[:limit].decode(errors="ignore") + "..."

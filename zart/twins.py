@@ -1,0 +1,107 @@
+"""Compares a value with its twin, which was encoded and decoded again without knowing any type.
+
+A comparison answers None, or the first place where the two differ, in value or in type. It may be of the
+whole tree, or only of places within containers whose annotation leaves them open.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any, Final, final
+
+from zart.custom_types import step_into, type_name
+
+Link = tuple[object, "Link"] | None
+"""A path from a node of a tree up to its root."""
+
+
+@final
+class Difference:
+    """A place where the twin is not what the value is."""
+
+    __slots__ = ("path", "twin", "value")
+
+    def __init__(self, value: object, twin: object, link: Link = None) -> None:
+        self.value = value
+        self.twin = twin
+        self.path = ""
+        while link is not None:
+            key, link = link
+            self.below(key)
+
+    def below(self, key: object) -> "Difference":
+        """The same difference, seen from one level higher."""
+        self.path = step_into(key) + self.path
+        return self
+
+    def told(self, annotation: str) -> str:
+        """What would change, and what to do about it; `annotation` is what left the type open."""
+        kind = type(self.value)
+        if isinstance(self.value, (set, frozenset)):
+            remedy = "return a sorted list"
+        elif annotation == "Any":
+            remedy = "annotate the return type, so that zart knows what to read back"
+        else:
+            remedy = f"name the type in the annotation, where {annotation} leaves it open"
+        if kind is type(self.twin):
+            changed = f"{_shortened(self.value)} would come back as {_shortened(self.twin)}"
+        else:
+            twin = type_name(type(self.twin))
+            changed = f"the {type_name(kind)} {_shortened(self.value)} would come back as {twin}"
+        return f"at ${self.path} {changed}. To mend it, {remedy}"
+
+
+Comparison = Callable[[Any, Any], Difference | None]
+
+
+def _shortened(value: object) -> str:
+    return shown if len(shown := repr(value)) <= 60 else shown[:57] + "..."
+
+
+_STEADY: Final = frozenset({str, int, bool, type(None)})
+"""What JSON cannot change: when the type is the same, so is the value."""
+
+
+def compare_trees(value: Any, twin: Any) -> Difference | None:
+    """Compare two trees in value and in every type; how deep they are does not matter."""
+    waiting: list[tuple[Any, Any, Link]] = [(value, twin, None)]
+    while waiting:
+        one, other, link = waiting.pop()
+        kind = type(one)
+        if kind is not type(other):
+            return Difference(one, other, link)
+        if kind is dict:
+            if len(one) != len(other):  # two keys became one
+                return Difference(one, other, link)
+            members = zip(one.items(), other.values(), strict=True)
+            for (key, member), twin_member in members:
+                if type(key) is not str or key not in other:
+                    return Difference(key, str(key), ("key", link))
+                if type(member) not in _STEADY or type(member) is not type(twin_member):
+                    waiting.append((member, twin_member, (key, link)))
+        elif kind is list:
+            for index, (member, twin_member) in enumerate(zip(one, other, strict=True)):
+                if type(member) not in _STEADY or type(member) is not type(twin_member):
+                    waiting.append((member, twin_member, (index, link)))
+        elif one != other:
+            return Difference(one, other, link)
+    return None
+
+
+def compare_members(inner: Comparison, *, are_keys_open: bool) -> Comparison:
+    """A comparison of containers by their members only; `are_keys_open` for those that have keys."""
+
+    def compare(value: Any, twin: Any) -> Difference | None:
+        pairs: Iterable[tuple[object, tuple[Any, Any]]]
+        if not are_keys_open:
+            pairs = enumerate(zip(value, twin, strict=False))
+        elif isinstance(value, dict):
+            if len(value) != len(twin):
+                return Difference(value, twin)
+            pairs = zip(twin, zip(value.values(), twin.values(), strict=True), strict=True)
+        else:
+            return None
+        for key, (member, twin_member) in pairs:
+            if (found := inner(member, twin_member)) is not None:
+                return found.below(key)
+        return None
+
+    return compare
