@@ -13,7 +13,8 @@ from zart._engine.entries import Change, Ending, Entry, EntryState, FailedAttemp
 from zart._engine.writer import Journal
 
 _BLOCKED = """
-    SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'
+    SELECT count(*) >= %s FROM pg_stat_activity
+    WHERE datname = current_database() AND wait_event_type = 'Lock'
 """
 
 
@@ -33,7 +34,15 @@ class Bench:
     `write` and `end` return futures of the verdicts: None, or the error that `done` was called with.
     """
 
-    def __init__(self, dsn: str, *, worker_id: int = 1, through: str | None = None, **options: Any) -> None:
+    def __init__(
+        self,
+        dsn: str,
+        *,
+        worker_id: int = 1,
+        through: str | None = None,
+        prepare: int | None = 2,
+        **options: Any,
+    ) -> None:
         self.dsn = dsn
         self.worker_id = worker_id
         self.fenced = 0
@@ -43,6 +52,7 @@ class Bench:
         self.order: list[Entry | Change] = []
         """Records in the order of their verdicts."""
         self._through = through or dsn
+        self._prepare = prepare
         self.journal = Journal(
             self._connect,
             "public",
@@ -55,7 +65,9 @@ class Bench:
 
     async def _connect(self) -> AsyncConnection[Any]:
         self.opened += 1
-        return await psycopg.AsyncConnection.connect(self._through, autocommit=True)
+        return await psycopg.AsyncConnection.connect(
+            self._through, autocommit=True, prepare_threshold=self._prepare
+        )
 
     def _on_fenced(self) -> None:
         self.fenced += 1
@@ -104,6 +116,15 @@ class Bench:
     async def value(self, query: str, *arguments: Any) -> Any:
         ((value,),) = await self.rows(query, *arguments)
         return value
+
+    async def blocked(self, count: int) -> None:
+        """Until so many statements in this database wait for a lock."""
+        await self.until(_BLOCKED, count)
+
+    async def until(self, condition: str, *arguments: Any) -> None:
+        """Until this query's value is true."""
+        while not await self.value(condition, *arguments):  # noqa: ASYNC110 (the state is the server's)
+            await asyncio.sleep(0)
 
     def write(
         self, held: Held, name: str, state: EntryState = "completed", **fields: Any
