@@ -1,8 +1,10 @@
 """DBOS's side of the comparison: runs in the environment that has DBOS, asked over its standard input.
 
-Workflows run in the process that starts them, which is DBOS's fastest way: no queue, no polling. Both kinds
-that it has are measured, `async def` and plain `def` in threads; whichever is faster counts.
+Workflows run in the process that starts them, which is DBOS's fastest way: no queue, no polling. Both
+kinds that it has are measured, `async def` and plain `def` in threads; whichever is faster counts.
 """
+
+# mypy: disable-error-code="untyped-decorator, import-not-found, unused-ignore"
 
 import asyncio
 import importlib.metadata
@@ -10,7 +12,7 @@ import json
 import os
 import sys
 
-from dbos import DBOS, DBOSConfig  # type: ignore[import-not-found, unused-ignore]
+from dbos import DBOS, DBOSConfig
 
 from tests.benchmarks.rounds import STEPS, answer, closed_loop, closed_loop_of_threads
 

@@ -1,7 +1,7 @@
 """What both sides of a comparison share: a process that answers each request for a round with a line of JSON.
 
-Only the standard library is imported here: the other product's side runs in an environment of its own.
-A round is a closed loop: `concurrency` callers, each of which runs one execution after another, from its
+Only the standard library is imported here: the other product's side runs in an environment of its own. A
+round is a closed loop: `concurrency` callers, each of which runs one execution after another, from its
 start to its result, until `executions` are done. The clock runs from the first start to the last result.
 """
 
@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Self
+from typing import Any
 
 STEPS = 5
 """No-op steps in each execution."""
@@ -100,10 +100,8 @@ class Side:
         fields: dict[str, Any] = json.loads(line)
         return fields
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
+        """It ends when its input does."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         try:

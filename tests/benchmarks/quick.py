@@ -1,0 +1,248 @@
+"""Zart against DBOS, five no-op steps per execution: `make bench-quick`, about two minutes.
+
+Both run on the same embedded PostgreSQL server, with fsync and synchronous_commit on, in databases of
+their own, each in one process that starts the executions, runs them and awaits their results. Rounds of
+both take turns, so that noise of the machine meets both. DBOS is installed from the package index into
+`build/bench/dbos-venv`, at the version below, with its defaults; it is measured as coroutines and as
+threads, with 1, 32 and 100 callers, and the fastest counts. Zart is measured with 1 and 100 callers and
+its defaults.
+
+Every result is checked. Results go to `build/bench/quick.json`; the table has the median and the range of
+the rounds.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import venv
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import psycopg
+
+from tests.benchmarks.rounds import STEPS, Side
+from zart._postgres import embedded
+
+DBOS_VERSION: Final = "3.4.0"
+ROOT: Final = Path(__file__).parents[2]
+OUTPUT: Final = ROOT / "build" / "bench"
+SECONDS_PER_ROUND: Final = 1.5
+
+
+@dataclass(kw_only=True)
+class Case:
+    """One line of the table: a product, a way of calling it, so many callers."""
+
+    product: str
+    mode: str
+    callers: int
+    seconds_per_execution: float = 0.0
+    """As the warm-up found it, to make the rounds equally long."""
+    rates: list[float] = field(default_factory=list)
+    """Steps per second, one for each round."""
+
+    @property
+    def rate(self) -> float:
+        return statistics.median(self.rates)
+
+    @property
+    def executions(self) -> int:
+        """About SECONDS_PER_ROUND of them, and at least two for each caller."""
+        return max(2 * self.callers, int(SECONDS_PER_ROUND / self.seconds_per_execution), 20)
+
+    def run(self, side: Side, executions: int) -> float:
+        """Seconds for each execution, in one round."""
+        return side.round(self.mode, self.callers, executions) / executions
+
+
+CASES: Final = (
+    ("Zart", "async", 1),
+    ("DBOS", "async", 1),
+    ("DBOS", "threads", 1),
+    ("Zart", "async", 100),
+    ("DBOS", "async", 32),
+    ("DBOS", "threads", 32),
+    ("DBOS", "async", 100),
+    ("DBOS", "threads", 100),
+)
+
+
+def main() -> None:
+    options = read_options()
+    OUTPUT.mkdir(parents=True, exist_ok=True)
+    dbos_python = None if options.zart_only else install_dbos()
+    with server() as running:
+        sides = {"Zart": start_side(running, "zart", sys.executable)}
+        if dbos_python is not None:
+            sides["DBOS"] = start_side(running, "dbos", str(dbos_python))
+        try:
+            cases = [
+                Case(product=product, mode=mode, callers=callers)
+                for product, mode, callers in CASES
+                if product in sides
+            ]
+            measure(cases, sides, options.rounds)
+        finally:
+            for side in sides.values():
+                side.close()
+        report = describe(running, sides, cases, options.rounds)
+    (OUTPUT / "quick.json").write_text(json.dumps(report, indent=2) + "\n")
+    print_table(report)
+
+
+def read_options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of each case (5)")
+    parser.add_argument("--zart-only", action="store_true", help="without DBOS")
+    return parser.parse_args()
+
+
+def install_dbos() -> Path:
+    """The interpreter of an environment that has DBOS and nothing else."""
+    directory = OUTPUT / "dbos-venv"
+    python = directory / "bin" / "python"
+    installed = "import importlib.metadata as m; print(m.version('dbos'))"
+    if python.exists():
+        found = subprocess.run([python, "-c", installed], capture_output=True, text=True, check=False)
+        if found.stdout.strip() == DBOS_VERSION:
+            return python
+    note(f"installing DBOS {DBOS_VERSION} into {directory.relative_to(ROOT)}")
+    venv.create(directory, with_pip=True, clear=True)
+    subprocess.run([python, "-m", "pip", "install", "--quiet", f"dbos=={DBOS_VERSION}"], check=True)
+    return python
+
+
+@contextmanager
+def server() -> Iterator[embedded.EmbeddedServer]:
+    """A new server with PostgreSQL's own settings: every commit reaches the disk."""
+    with tempfile.TemporaryDirectory(prefix="zart-bench-", ignore_cleanup_errors=True) as directory:
+        Path(directory).chmod(0o755)  # as root the server runs as another user
+        running = embedded.start(Path(directory), settings={"max_connections": "200"})
+        try:
+            yield running
+        finally:
+            running.stop()
+
+
+def start_side(running: embedded.EmbeddedServer, name: str, python: str) -> Side:
+    database = f"bench_{name}"
+    with psycopg.connect(running.dsn(), autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {database}")
+    environment = os.environ | {"BENCHMARK_DSN": running.dsn(database), "PYTHONPATH": str(ROOT)}
+    return Side([python, "-m", f"tests.benchmarks.{name}_side"], environment)
+
+
+def measure(cases: list[Case], sides: dict[str, Side], rounds: int) -> None:
+    for case in cases:
+        case.run(sides[case.product], max(case.callers, 20))  # connections, plans, imports
+        case.seconds_per_execution = case.run(sides[case.product], max(case.callers, 20))
+        note(f"warmed up: {case.product} {case.mode}, {case.callers} callers")
+    for number in range(rounds):
+        order = cases if number % 2 == 0 else cases[::-1]
+        for case in order:
+            case.rates.append(STEPS / case.run(sides[case.product], case.executions))
+        note(f"round {number + 1} of {rounds}")
+
+
+def describe(
+    running: embedded.EmbeddedServer, sides: dict[str, Side], cases: list[Case], rounds: int
+) -> dict[str, Any]:
+    settings = ("server_version", "fsync", "synchronous_commit", "shared_buffers", "max_connections")
+    with psycopg.connect(running.dsn()) as connection:
+        shown = {
+            name: connection.execute("SELECT current_setting(%s)", (name,)).fetchone() for name in settings
+        }
+    best = {
+        (product, callers): max(found, key=lambda case: case.rate)
+        for product, callers in {(case.product, case.callers) for case in cases}
+        if (found := [case for case in cases if (case.product, case.callers) == (product, callers)])
+    }
+    ratios = {}
+    if "DBOS" in sides:
+        at_its_best = max((case for case in cases if case.product == "DBOS"), key=lambda case: case.rate)
+        ratios = {
+            "1 caller each": best["Zart", 1].rate / best["DBOS", 1].rate,
+            "100 callers each": best["Zart", 100].rate / best["DBOS", 100].rate,
+            f"Zart with 100 callers, DBOS at its best ({at_its_best.mode}, {at_its_best.callers})": (
+                best["Zart", 100].rate / at_its_best.rate
+            ),
+        }
+    return {
+        "steps_per_execution": STEPS,
+        "rounds": rounds,
+        "machine": {
+            "system": platform.platform(),
+            "processors": os.cpu_count(),
+            "load_at_the_end": os.getloadavg()[0],
+            "python": platform.python_version(),
+        },
+        "server": {name: row[0] for name, row in shown.items() if row is not None},
+        "versions": {product: side.versions for product, side in sides.items()},
+        "cases": [
+            {
+                "product": case.product,
+                "mode": case.mode,
+                "callers": case.callers,
+                "executions_per_round": case.executions,
+                "steps_per_second": {
+                    "median": round(case.rate, 1),
+                    "lowest": round(min(case.rates), 1),
+                    "highest": round(max(case.rates), 1),
+                    "rounds": [round(rate, 1) for rate in case.rates],
+                },
+                "milliseconds_per_execution": round(STEPS / case.rate * case.callers * 1000, 2),
+            }
+            for case in cases
+        ],
+        "ratios": {name: round(ratio, 2) for name, ratio in ratios.items()},
+    }
+
+
+def print_table(report: dict[str, Any]) -> None:
+    machine, versions, server = report["machine"], report["versions"], report["server"]
+    line = "{:<6} {:<8} {:>8} {:>14} {:>19} {:>16}".format
+    print(line("", "", "callers", "steps/s", "lowest to highest", "ms per execution"))
+    for case in sorted(report["cases"], key=lambda case: (case["callers"] > 1, case["product"] == "DBOS")):
+        rate = case["steps_per_second"]
+        print(
+            line(
+                case["product"],
+                case["mode"],
+                case["callers"],
+                f"{rate['median']:,.0f}",
+                f"{rate['lowest']:,.0f} to {rate['highest']:,.0f}",
+                f"{case['milliseconds_per_execution']:,.1f}",
+            )
+        )
+    print()
+    for name, ratio in report["ratios"].items():
+        print(f"{ratio:>6.1f} x  {name}")
+    print()
+    print(
+        f"{STEPS} no-op steps per execution; start, steps and result are within the time; median of "
+        f"{report['rounds']} rounds that took turns.\nEach product: one process with worker and callers, its "
+        "defaults, a database of its own, the same server."
+    )
+    print(
+        f"PostgreSQL {server['server_version']}, fsync {server['fsync']}, synchronous_commit "
+        f"{server['synchronous_commit']}, shared_buffers {server['shared_buffers']}; {machine['processors']} "
+        f"processors, load {machine['load_at_the_end']:.1f}; Python {machine['python']}"
+    )
+    for product, found in versions.items():
+        print(f"{product}: " + ", ".join(f"{name} {version}" for name, version in found.items()))
+
+
+def note(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()
