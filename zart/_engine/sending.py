@@ -13,8 +13,10 @@ import asyncio
 import datetime as dt
 import logging
 import random
+import socket
 import struct
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 import psycopg
@@ -142,7 +144,7 @@ class Sender:
         while True:
             connection = await self._reopen()
             try:
-                async with asyncio.timeout(self._patience):
+                with self._patiently(connection):
                     if len(suspicion) >= _SUSPICIOUS:
                         return await self._inspect(connection, part, suspicion[0])
                     return await self._write(connection, part)
@@ -216,8 +218,8 @@ class Sender:
     async def _announce(self, reply: Reply) -> None:
         """A hint: whoever misses it finds out a little later by itself."""
         try:
-            async with asyncio.timeout(self._patience):
-                connection = await self._open()
+            connection = await self._open()
+            with self._patiently(connection):
                 await connection.execute(
                     self._statements["announce"],
                     self._channels | {"ended": reply.ended, "claimable": reply.claimable},
@@ -234,6 +236,18 @@ class Sender:
         head = b"/* %d */ " % self._plans
         self._record = head + self._statements["record"]
         self._record_and_end = head + self._statements["record_and_end"]
+
+    @contextmanager
+    def _patiently(self, connection: AsyncConnection[Any]) -> Iterator[None]:
+        """Hangs up when an answer takes too long: the statement then fails as if the server had done so.
+
+        Cancelling it would mean to ask the server for that, on another connection that may be as dead.
+        """
+        timer = asyncio.get_running_loop().call_later(self._patience, _hang_up, connection)
+        try:
+            yield
+        finally:
+            timer.cancel()
 
     async def _open(self) -> AsyncConnection[Any]:
         connection = self._connection
@@ -259,6 +273,15 @@ class Sender:
             await self.close()
         except (psycopg.Error, OSError) as error:
             log.debug("a broken connection did not close cleanly: %s", error)
+
+
+def _hang_up(connection: AsyncConnection[Any]) -> None:
+    with suppress(OSError, psycopg.Error):
+        line = socket.socket(fileno=connection.fileno())
+        try:
+            line.shutdown(socket.SHUT_RDWR)
+        finally:
+            line.detach()
 
 
 async def _only_row(cursor: AsyncCursor[Any]) -> Any:
