@@ -196,7 +196,7 @@ class Claimer:
         await connection.execute(self._workers["set_idle"], {"worker": self._worker, "idle": idle})
 
     async def release(self) -> None:
-        """Gives back what was claimed and not handed out, so that others go on with it at once; before `close`."""
+        """Gives back what was claimed and not handed out, before `close`: others go on with it at once."""
         if len(self._histories) or self._doubtful:
             await self._give_back(await self._connected(), *self._histories.held())
             self._histories.clear()

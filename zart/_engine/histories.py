@@ -117,13 +117,13 @@ class Histories:
         claims: list[Claim] = []
         remaining = iter(answers)
         if self._whole:
-            payloads, events, steps = dict(next(remaining)), by_task(next(remaining)), next(remaining)
+            payloads, events, steps = next(remaining), next(remaining), next(remaining)
             _add_steps(self._pending, steps)
             claims += self._hand_out(self._whole, payloads, events)
         if self._paged is not None:
-            payloads, events, steps = dict(next(remaining)), by_task(next(remaining)), next(remaining)
+            payloads, events, steps = next(remaining), next(remaining), next(remaining)
             _add_steps(self._pending, steps)
-            if self._paged.task_id not in payloads or len(steps) < self._page_rows(self._paged):
+            if not payloads or len(steps) < self._page_rows(self._paged):
                 self._paged.entries.sort(key=_log_order)
                 claims += self._hand_out([self._paged], payloads, events)
         return claims
@@ -172,14 +172,16 @@ class Histories:
     def _hand_out(
         self,
         complete: list[Pending],
-        payloads: dict[int, str | None],
-        events: dict[int, list[StoredEvent]],
+        payloads: list[TupleRow],
+        events: list[TupleRow],
     ) -> Iterator[Claim]:
+        payload_of: dict[int, str | None] = dict(payloads)
+        events_of = by_task(events)
         for pending in complete:
             task = pending.task_id
             del self._pending[task]
-            if task in payloads:
-                yield pending.claim(self._worker, payloads[task], events.get(task, []))
+            if task in payload_of:
+                yield pending.claim(self._worker, payload_of[task], events_of.get(task, []))
 
 
 def _pending(row: TupleRow, now: dt.datetime) -> Pending:

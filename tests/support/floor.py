@@ -1,0 +1,166 @@
+"""Workers that take work from real tables, without anything that would run it."""
+
+import asyncio
+import datetime as dt
+from collections.abc import Awaitable, Callable, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+import psycopg
+from psycopg import AsyncConnection
+
+from zart._engine.claimer import Claimer, Tick
+from zart._engine.entries import Claim
+from zart._engine.lease import Lease, resolve_lanes
+
+HOUR = dt.timedelta(hours=1)
+YEAR = dt.timedelta(days=365)
+
+
+class Hand:
+    """A worker's registration and its claimer."""
+
+    def __init__(self, lease: Lease, claimer: Claimer) -> None:
+        self.lease = lease
+        self.claimer = claimer
+        self.id = lease.worker_id
+
+    async def tick(self, limit: int = 100, *, suspect: bool = False, watching: Sequence[Claim] = ()) -> Tick:
+        watched = [(claim.task_id, claim.epoch, claim.signal) for claim in watching]
+        return await self.claimer.tick(limit=limit, suspect=suspect, watching=watched)
+
+    async def claim_all(self, limit: int = 100, *, suspect: bool = False) -> list[Claim]:
+        """What ticks bring until there is no more at once."""
+        claims: list[Claim] = []
+        while True:
+            tick = await self.tick(limit, suspect=suspect)
+            claims += tick.claims
+            if not tick.busy:
+                return claims
+
+
+class Floor:
+    """A database, a connection to look into it, and the workers on it."""
+
+    def __init__(self, dsn: str) -> None:
+        self.dsn = dsn
+        self._opened: list[AsyncConnection[Any]] = []
+        self._hands: list[Hand] = []
+
+    async def __aenter__(self) -> Self:
+        self.database = await self.connect()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for hand in self._hands:
+            await hand.lease.stop()
+            await hand.claimer.close()
+        for connection in self._opened:
+            await connection.close()
+
+    async def connect(self) -> AsyncConnection[Any]:
+        """One more connection, closed at the end."""
+        connection = await psycopg.AsyncConnection.connect(self.dsn, autocommit=True)
+        self._opened.append(connection)
+        return connection
+
+    async def hand(
+        self,
+        *names: str,
+        orphan_timeout: dt.timedelta = HOUR,
+        connect: Callable[[], Awaitable[AsyncConnection[Any]]] | None = None,
+        **options: Any,
+    ) -> Hand:
+        """A worker that serves these functions ("f" unless said otherwise)."""
+        functions = [("default", name, None) for name in names or ("f",)]
+        lanes = list((await resolve_lanes(self.database, "public", functions)).values())
+        lease = await Lease.register(self._dial, "public", lanes=lanes, orphan_timeout=orphan_timeout)
+
+        async def dial() -> AsyncConnection[Any]:
+            return await psycopg.AsyncConnection.connect(self.dsn, autocommit=True, prepare_threshold=2)
+
+        hand = Hand(lease, Claimer(connect or dial, "public", lease.worker_id, lanes, **options))
+        self._hands.append(hand)
+        return hand
+
+    async def _dial(self) -> AsyncConnection[Any]:
+        return await psycopg.AsyncConnection.connect(self.dsn, autocommit=True)
+
+    # -- work
+
+    async def start(self, *ids: str, name: str = "f", payload: str = "null", priority: int = 0) -> None:
+        for execution in ids:
+            await self.database.execute(
+                "SELECT zart_start(%s, id => %s, payload => %s::jsonb, priority => %s)",
+                (name, execution, payload, priority),
+            )
+
+    async def start_many(self, count: int, name: str = "f") -> None:
+        """Executions e1, e2, …"""
+        await self.database.execute(
+            "SELECT zart_start(%s, id => 'e' || g) FROM generate_series(1, %s) g", (name, count)
+        )
+
+    async def offer(self, id: str, event: str, payload: str = "null") -> None:
+        await self.database.execute("SELECT zart_offer_event(%s, %s, %s::jsonb)", (id, event, payload))
+
+    async def park(self, *claims: Claim, wake_at: dt.datetime | None = None) -> list[str]:
+        """Suspends them as they were seen; returns the states of their rows."""
+        states = []
+        for claim in claims:
+            states += await self.rows(
+                "UPDATE zart_tasks SET state = CASE WHEN signal = %s THEN 'waiting' ELSE 'ready' END,"
+                " owner = NULL, batch = NULL, wake_at = %s WHERE id = %s AND epoch = %s RETURNING state",
+                claim.signal, wake_at, claim.task_id, claim.epoch,
+            )  # fmt: skip
+        return [state for (state,) in states]
+
+    async def record(self, claim: Claim, *names: str, seq: int = 1, result: str = "1") -> None:
+        """Completed steps of this execution, the first at place `seq` of the log."""
+        await self.database.execute(
+            "INSERT INTO zart_steps (run_id, path, name, occurrence, kind, seq, state, result)"
+            " SELECT %s, '', name, 1, 'step', %s + place - 1, 'completed', %s::json"
+            " FROM unnest(%s::text[]) WITH ORDINALITY AS step (name, place)",
+            (claim.run_id, seq, result, list(names)),
+        )
+
+    # -- looking
+
+    async def rows(self, query: str, *arguments: Any) -> list[tuple[Any, ...]]:
+        cursor = await self.database.execute(query, arguments or None)
+        return await cursor.fetchall() if cursor.description else []
+
+    async def value(self, query: str, *arguments: Any) -> Any:
+        ((value,),) = await self.rows(query, *arguments)
+        return value
+
+    async def states(self) -> dict[str, str]:
+        """The states of live work by execution id."""
+        return dict(await self.rows("SELECT execution_id, state FROM zart_tasks ORDER BY id"))
+
+    async def until(self, query: str, *arguments: Any) -> None:
+        """Waits until this query says true."""
+        async with asyncio.timeout(20):
+            while not await self.value(query, *arguments):  # noqa: ASYNC110 (a database sets no event)
+                await asyncio.sleep(0.005)
+
+    async def until_locked_out(self, backend: int) -> None:
+        """Waits until this session waits for a lock."""
+        await self.until(
+            "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE pid = %s AND wait_event_type = 'Lock')",
+            backend,
+        )
+
+    async def move_clock(self, by: dt.timedelta) -> None:
+        """Durable time goes on from now + `by`."""
+        await self.database.execute(
+            "CREATE OR REPLACE FUNCTION zart_now() RETURNS timestamptz LANGUAGE sql STABLE AS"
+            f" $$SELECT pg_catalog.statement_timestamp() + interval '{by.total_seconds()} s'$$"
+        )
+
+
+async def backend_of(connection: AsyncConnection[Any]) -> int:
+    ((backend,),) = await (await connection.execute("SELECT pg_backend_pid()")).fetchall()
+    return int(backend)
