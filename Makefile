@@ -1,0 +1,80 @@
+# Every target makes what it needs first: a fresh clone wants only Python 3.11 (or newer), make and gcc.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV ?= .venv
+BIN := $(VENV)/bin
+DEBIAN_POSTGRES ?= /usr/lib/postgresql/15/bin
+PYTHON_VERSIONS ?= 3.11 3.12 3.13
+PYTEST_ARGS ?=
+
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint type ci build migrate bench-quick test-pg15 test-versions clean
+
+help: ## Show what can be made
+	@grep -hE '^[a-z][a-z0-9%-]*:.*## ' $(MAKEFILE_LIST) | sed -e 's/^example-%/example-NAME/' \
+		| awk -F ':.*## ' '{ printf "  make %-15s %s\n", $$1, $$2 }'
+
+demo: $(VENV)/installed-demo ## Kill a worker in the middle of an execution and watch another finish it
+	@$(BIN)/python -m examples.demo
+
+test: $(VENV)/installed-dev ## Run the whole test suite on a PostgreSQL of its own
+	$(BIN)/pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/installed-dev ## Check style, format and the direction of imports
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+type: $(VENV)/installed-dev ## Check types: mypy and pyright, both strict, and the public surface
+	$(BIN)/mypy
+	$(BIN)/mypy $(wildcard tests/typing/*.py)
+	$(BIN)/pyright
+	$(BIN)/pyright --verifytypes zart --ignoreexternal
+
+ci: lint type test ## Everything that must pass before a change is kept
+
+build: $(VENV)/installed-dev ## Build the wheel and the source archive into dist/
+	$(BIN)/python -m build --no-isolation
+
+example-%: $(VENV)/installed-demo ## Run one of examples/, such as example-onboarding
+	@$(BIN)/python -m examples.$*
+
+migrate: $(VENV)/installed-demo ## Create or update the tables in the database that ZART_DATABASE_URL names
+	@test -n "$$ZART_DATABASE_URL" || { echo "name the database first: make migrate ZART_DATABASE_URL=postgresql://..." >&2; exit 2; }
+	@$(BIN)/zart migrate
+
+bench-quick: $(VENV)/installed-demo ## Measure steps per second beside DBOS, on one server, in a few minutes
+	@$(BIN)/python -m tests.benchmarks.quick
+
+test-pg15: $(VENV)/installed-dev ## Run the test suite on the PostgreSQL in DEBIAN_POSTGRES instead of the wheel's
+	@test -x $(DEBIAN_POSTGRES)/postgres || { echo "no postgres in $(DEBIAN_POSTGRES): set DEBIAN_POSTGRES" >&2; exit 2; }
+	ZART_TEST_POSTGRES_BIN=$(DEBIAN_POSTGRES) $(BIN)/pytest $(PYTEST_ARGS)
+
+# What a step's identity is must not depend on the Python: the same golden list on each that is here.
+test-versions: ## Run the identity tests on every Python of PYTHON_VERSIONS that is installed
+	@set -e; for version in $(PYTHON_VERSIONS); do \
+		python=$$(ls -d "$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/$$version.*/bin/python 2>/dev/null | tail -n 1); \
+		test -n "$$python" || python=$$(command -v python$$version) || { echo "Python $$version is not here: left out"; continue; }; \
+		test -x .venv-$$version/bin/pytest || { \
+			$$python -m venv .venv-$$version; \
+			.venv-$$version/bin/pip install --quiet -e '.[embedded,fast]' 'pytest>=8.2' 'pytest-timeout>=2.3' 'anyio>=4.12'; }; \
+		.venv-$$version/bin/python --version; \
+		.venv-$$version/bin/pytest -q tests/unit/test_lineage.py; \
+	done
+
+clean: ## Remove what was built or cached; the virtual environments and .zart/ stay
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/installed-demo: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/pip install --quiet -e '.[embedded,fast]'
+	@touch $@
+
+$(VENV)/installed-dev: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/pip install --quiet -e '.[dev]'
+	@touch $@ $(VENV)/installed-demo
