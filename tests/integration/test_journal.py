@@ -165,6 +165,23 @@ async def test_big_records_do_not_hold_up_others_and_keep_their_place(dsn):
         assert largest <= 14
 
 
+async def test_a_big_record_waits_for_those_before_it(dsn):
+    """At no time are two records of one execution in flight on two connections."""
+    async with Bench(dsn) as bench:
+        held, other = await bench.hold([1, 2], recoveries=1)
+        async with await psycopg.AsyncConnection.connect(dsn) as blocker:
+            await blocker.execute("SELECT FROM zart_tasks WHERE id = 1 FOR UPDATE")
+            before = bench.write(held, "before", clears_recoveries=True)
+            await bench.blocked(1)
+            big = bench.write(held, "big", result=b'"%s"' % (b"x" * 100_000))
+            # Another execution's big record passes meanwhile, so the second connection would be free for ours.
+            assert await bench.write(other, "big", result=b'"%s"' % (b"x" * 100_000)) is None
+            assert await bench.rows("SELECT run_id, name FROM zart_steps") == [(other.run_id, "big")]
+            await blocker.commit()
+        assert await asyncio.gather(before, big) == [None, None]
+        assert [record.key.name for record in bench.order] == ["big", "before", "big"]
+
+
 async def test_small_records_need_one_connection(dsn):
     async with Bench(dsn) as bench:
         (held,) = await bench.hold([1])
@@ -491,8 +508,8 @@ async def test_a_writer_makes_hardly_any_multixacts(dsn):
         before = await next_multixact(bench)
 
         async def work(each: Held) -> None:
-            for n in range(500):
-                payload = b'"%s"' % (b"x" * 70_000) if n % 20 == 0 else b"1"
+            for n in range(300):
+                payload = b'"%s"' % (b"x" * 70_000) if each.task_id < 3 else b"1"
                 assert await bench.write(each, f"step-{n}", result=payload) is None
 
         async def beat() -> None:
@@ -507,7 +524,7 @@ async def test_a_writer_makes_hardly_any_multixacts(dsn):
         beating.cancel()
         await asyncio.gather(beating, return_exceptions=True)
         batches = await bench.value("SELECT count(DISTINCT xmin::text) FROM zart_steps")
-        assert batches >= 500
+        assert batches >= 400
         assert await next_multixact(bench) - before < batches / 10
 
 
