@@ -31,7 +31,8 @@ class Registry:
         *items: Durable[..., Any] | Step[..., Any],
         lifespan: Callable[[], AbstractAsyncContextManager[object]] | None = None,
     ) -> None:
-        if lifespan is not None and not callable(lifespan):  # pyright: ignore[reportUnnecessaryComparison]
+        # A context manager made by contextlib can be called, too, but only as a decorator.
+        if lifespan is not None and (not callable(lifespan) or hasattr(lifespan, "__aenter__")):  # pyright: ignore[reportUnnecessaryComparison]
             raise UsageError(
                 f"lifespan is {lifespan!r}, but it must be a function that returns an async context manager: "
                 "decorate an async generator with contextlib.asynccontextmanager, and give it, not a call "

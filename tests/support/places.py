@@ -1,0 +1,111 @@
+"""A place for tests that need no engine: it notes what it is asked and answers with what it was given."""
+
+import datetime as dt
+import random
+import uuid
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
+from typing import Any
+
+from zart.calls import StepCall
+from zart.codec import Codec
+from zart.context import place
+from zart.state import Context, StepContext
+
+LONG_AGO = dt.datetime(2001, 2, 3, tzinfo=dt.UTC)
+ID = uuid.UUID(int=7)
+
+
+class NotingPlace:
+    """A durable body's place, as far as decorators and primitives can tell."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[Any, ...]] = []
+        self.calls: list[StepCall] = []
+        self.is_suspending = False
+
+    def call_step(self, call: StepCall, /) -> Coroutine[Any, Any, Any]:
+        self.calls.append(call)
+        return _answer(f"result of {call.name}")
+
+    def call_durable(
+        self, name: str, fn: Callable[..., Any], args: tuple[Any, ...], /
+    ) -> Coroutine[Any, Any, Any]:
+        self.asked.append(("call_durable", name, fn, args))
+        return _answer(f"result of {name}")
+
+    def sleep(self, duration: dt.timedelta, /) -> Coroutine[Any, Any, None]:
+        self.asked.append(("sleep", duration))
+        return _answer(None)
+
+    def sleep_until(self, when: dt.datetime, /) -> Coroutine[Any, Any, None]:
+        self.asked.append(("sleep_until", when))
+        return _answer(None)
+
+    def wait_for_event(
+        self, name: str, codec: Codec, timeout: dt.timedelta | None, /
+    ) -> Coroutine[Any, Any, Any]:
+        self.asked.append(("wait_for_event", name, codec.annotation, timeout))
+        return _answer(f"payload of {name}")
+
+    def timeout(self, duration: dt.timedelta, /) -> AbstractAsyncContextManager[None]:
+        self.asked.append(("timeout", duration))
+        return nullcontext()
+
+    def capture(self, name: str, fn: Callable[[], Any], codec: Codec, /) -> Coroutine[Any, Any, Any]:
+        self.asked.append(("capture", name, codec.annotation))
+        return _answer(fn())
+
+    def data(self, codec: Codec, default: Any, /) -> Any:
+        self.asked.append(("data", codec.annotation))
+        return default
+
+    def set_data(self, value: object, /) -> None:
+        self.asked.append(("set_data", value))
+
+    def now(self) -> dt.datetime:
+        return LONG_AGO
+
+    def uuid4(self) -> uuid.UUID:
+        return ID
+
+    def random(self) -> random.Random:
+        return random.Random(7)
+
+    def suspending(self) -> bool:
+        return self.is_suspending
+
+    def execution_id(self) -> str:
+        return "order-7"
+
+    def context(self) -> Context:
+        return Context(
+            execution_id="order-7",
+            run_id=str(ID),
+            name="sell",
+            attempt=1,
+            started_at=LONG_AGO,
+            is_replaying=False,
+        )
+
+    def step_context(self) -> StepContext:
+        return StepContext(
+            execution_id="order-7", step_name="charge", step_attempt=2, idempotency_key="key", token="token"
+        )
+
+    def resource(self, type: type[Any], /) -> Any:
+        return type()
+
+
+async def _answer(value: Any) -> Any:
+    return value
+
+
+@contextmanager
+def placed(here: Any) -> Iterator[None]:
+    """Let the code in the block stand at a place."""
+    token = place.set(here)
+    try:
+        yield
+    finally:
+        place.reset(token)
