@@ -32,7 +32,8 @@ class Registry:
         lifespan: Callable[[], AbstractAsyncContextManager[object]] | None = None,
     ) -> None:
         # A context manager made by contextlib can be called, too, but only as a decorator.
-        if lifespan is not None and (not callable(lifespan) or hasattr(lifespan, "__aenter__")):  # pyright: ignore[reportUnnecessaryComparison]
+        given = cast("Any", lifespan)
+        if given is not None and (not callable(given) or hasattr(given, "__aenter__")):
             raise UsageError(
                 f"lifespan is {lifespan!r}, but it must be a function that returns an async context manager: "
                 "decorate an async generator with contextlib.asynccontextmanager, and give it, not a call "
