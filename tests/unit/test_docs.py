@@ -1,0 +1,83 @@
+"""What the documents say is so: their code runs, their links lead somewhere, their tables match the code."""
+
+import ast
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.support.documents import DOCUMENTS, ROOT, blocks, module_of, name, run
+from zart.config import WorkerConfig
+from zart.durations import format_duration
+from zart.state import FINAL_STATUSES, TRANSITIONS, ExecutionStatus
+
+every_document = pytest.mark.parametrize("document", DOCUMENTS, ids=name)
+
+
+@every_document
+async def test_code_marked_for_it_runs(document: Path) -> None:
+    """Each block marked `python test` runs, and the tests in it pass."""
+    with module_of(document) as module:
+        for block in blocks(document):
+            if block.mark == "python test":
+                await run(block, module)
+
+
+@every_document
+def test_all_other_code_compiles(document: Path) -> None:
+    """A block that is not run is at least Python, and its mark is one that we know."""
+    for block in blocks(document):
+        if block.mark.startswith("python"):
+            assert block.mark in {"python", "python test", "python database"}
+            compile(block.code, str(document), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+
+
+@every_document
+def test_links_lead_to_files(document: Path) -> None:
+    """A relative link names a file or directory of the repository."""
+    for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", document.read_text()):
+        if "://" not in target:
+            assert (document.parent / target).exists(), target
+
+
+@every_document
+def test_nobody_is_told_to_install_the_other_project(document: Path) -> None:
+    """`zart` belongs to somebody else on the package index: the distribution is zart-durable."""
+    assert not re.search(r"pip install ['\"]?zart(?!-durable)", document.read_text())
+
+
+def test_the_chart_is_the_table_of_transitions() -> None:
+    """The state machine's picture shows exactly the transitions that the code allows."""
+    document = ROOT / "docs/explanation/state-machine.md"
+    (chart,) = [block.code for block in blocks(document) if block.mark == "mermaid"]
+    drawn = set(re.findall(r"^ *(\S+) --> (\S+)$", chart, re.MULTILINE))
+    allowed = {(start.value, end.value) for start, ends in TRANSITIONS.items() for end in ends}
+    allowed |= {("[*]", ExecutionStatus.SCHEDULED.value)}
+    allowed |= {(end.value, "[*]") for end in FINAL_STATUSES}
+    assert drawn == allowed
+
+
+def test_every_status_is_explained() -> None:
+    """Each state has its line in the table."""
+    text = (ROOT / "docs/explanation/state-machine.md").read_text()
+    for status in ExecutionStatus:
+        assert f"\n| `{status}` |" in text
+
+
+def test_every_setting_of_a_worker_has_its_line_and_default() -> None:
+    """The table of settings has each field of WorkerConfig, in order, with the default it has."""
+    text = (ROOT / "docs/reference/configuration.md").read_text()
+    section = text.partition("## Of a worker")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| `(\w+)` \| (.*?) \|", section, re.MULTILINE)
+    told = {field: default.strip("`").strip('"') for field, default in rows}
+    told |= {"wedge_timeout": "None", "queues": "()"}
+    fields = inspect.signature(WorkerConfig).parameters
+    assert list(told) == list(fields)
+    assert told == {field: str(parameter.default) for field, parameter in fields.items()}
+
+
+def test_ten_times_the_orphan_timeout() -> None:
+    """The one default that depends on another one is what the table says."""
+    config = WorkerConfig(orphan_timeout="7s", heartbeat_interval="1s")
+    assert format_duration(config.wedge_timeout) == "1m10s"
