@@ -360,8 +360,8 @@ async def test_ten_thousand_sleepers_wake_without_a_stampede(dsn):
             "   SELECT 'e' || g, 'f', 'default', 0, gen_random_uuid(), g FROM generate_series(1, 10000) g"
             "   RETURNING id, run_id, task_id)"
             " INSERT INTO zart_tasks (id, execution_id, run_id, lane, priority, state, due_at, wake_at)"
-            " SELECT task_id, id, run_id, zart_lane('default', 'f', NULL), 0, 'waiting', zart_now(), zart_now()"
-            " FROM e"
+            " SELECT task_id, id, run_id, zart_lane('default', 'f', NULL), 0, 'waiting', zart_now(),"
+            " zart_now() FROM e"
         )
         hands = [await floor.hand(), await floor.hand()]
         claimed: list[int] = []

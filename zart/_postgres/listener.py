@@ -57,7 +57,7 @@ class Listener:
         """Whether notifications arrive now. Where this is False, poll more often."""
 
     async def run(self) -> None:
-        """Listens until it is cancelled. Returns only when this address will never deliver a notification."""
+        """Listens until it is cancelled."""
         pause = _FIRST_PAUSE
         while True:
             try:
@@ -71,7 +71,8 @@ class Listener:
                             "cannot listen for notifications through a connection pooler and polls instead; "
                             "ZART_DIRECT_URL may name the database itself"
                         )
-                        return
+                        await connection.close()
+                        await asyncio.get_running_loop().create_future()  # that will not change
                     await self._listen(connection)
                 except (psycopg.Error, OSError) as error:
                     if self.listening:
