@@ -1,0 +1,58 @@
+"""Every example, run as its reader would, says what it is expected to say."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+NOT_AN_EXAMPLE = {"__init__", "stage", "world", "demo"}
+
+EXPECTED = {
+    "onboarding": """\
+ann signs up; the billing service is about to fail once
+  mail      welcome to ann@example.com
+  billing   unavailable
+  billing   new customer ann@example.com
+  cluster   workspace for customer-ann
+onboarding-ann is waiting: it holds a row in Postgres and nothing else
+ann clicks the link in the mail
+  billing   activate customer-ann, verified from 192.0.2.7
+done: https://customer-ann.example.com
+""",
+    "sleep": """\
+one worker begins
+  kettle    pour assam
+the worker is gone, the execution is waiting
+another worker goes on
+  table     serve assam
+done: it drew for 3 seconds
+""",
+}
+
+
+def test_every_example_has_its_expected_output() -> None:
+    """Whoever adds an example adds what it says to the table above."""
+    found = {path.stem for path in (ROOT / "examples").glob("*.py")}
+    assert found - NOT_AN_EXAMPLE == set(EXPECTED)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("example", EXPECTED)
+def test_example_says_what_it_should(example: str) -> None:
+    """`make example-NAME` ends with 0, complains of nothing, and prints the expected lines in order."""
+    environment = {name: value for name, value in os.environ.items() if name != "ZART_DATABASE_URL"}
+    ran = subprocess.run(
+        [sys.executable, "-W", "error", "-m", f"examples.{example}"],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+    assert ran.stdout == EXPECTED[example], ran.stderr
+    assert ran.stderr == ""
+    assert ran.returncode == 0
