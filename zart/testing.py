@@ -13,7 +13,6 @@ template.
 import asyncio
 import datetime as dt
 import inspect
-import random
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -46,7 +45,7 @@ from zart.codec import ANY, Codec
 from zart.context import place
 from zart.durable import Durable
 from zart.errors import UsageError
-from zart.failures import KnownExceptions, exception_from_json
+from zart.failures import exception_from_json
 
 D = TypeVar("D")
 R = TypeVar("R")
@@ -267,7 +266,10 @@ class _Memory:
 
     def call_at(self, when: dt.datetime, callback: Callable[[], None], /) -> Cancellable:
         due = _Due(when, callback)
-        self._due.append(due)
+        if when <= self._now:
+            self._loop.call_soon(due.ring, context=self.base_context)
+        else:
+            self._due.append(due)
         return due
 
     def write(self, entry: Entry, /) -> None:

@@ -17,7 +17,7 @@ import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextvars import copy_context
 from types import TracebackType
-from typing import Any, Self, final
+from typing import Any, Self, cast, final
 
 import anyio
 import psycopg
@@ -67,7 +67,9 @@ class Worker:
         self, target: str | Client | None, registry: Registry, config: WorkerConfig | None = None, /
     ) -> None:
         if not isinstance(registry, Registry):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise UsageError(f"Worker takes a Registry, not {registry!r}: Worker(dsn, zart.Registry(onboarding))")
+            raise UsageError(
+                f"Worker takes a Registry, not {registry!r}: Worker(dsn, zart.Registry(onboarding))"
+            )
         self._target = target
         self._registry = registry
         self._config = config or WorkerConfig()
@@ -92,12 +94,16 @@ class Worker:
         loop = asyncio.get_running_loop()
         self._registry.freeze()
         if not self._registry.durables:
-            raise UsageError("the registry holds no durable function, so this worker would have nothing to do")
+            raise UsageError(
+                "the registry holds no durable function, so this worker would have nothing to do"
+            )
         self._address = self._resolve()
         functions = await self._prepare()
         with opened("worker"), body_tasks(loop), body_timers(loop):
             if not is_instrumented(loop):
-                raise UsageError("the event loop's task factory was replaced: Zart needs its own in front of yours")
+                raise UsageError(
+                    "the event loop's task factory was replaced: Zart needs its own in front of yours"
+                )
             async with self._resources() as resources:
                 shared = Shared(
                     functions=functions,
@@ -198,13 +204,7 @@ class _Registration:
             on_schema_error=self._on_schema_error,
         )
         claimer = Claimer(self._connect, self._schema, lease.worker_id, lanes)
-        holding = Holding(self._shared, clock, journal, on_free=lambda: claiming.freed())
-        listener = Listener(
-            self._connect_directly,
-            [work_channel(self._schema)],
-            lambda _channel, _payload: claiming.stir(),
-            lambda: claiming.stir(),
-        )
+        holding = Holding(self._shared, clock, journal, on_free=lambda: claiming.freed())  # noqa: PLW0108 (it comes below)
         claiming = Claiming(
             claimer,
             holding,
@@ -214,6 +214,12 @@ class _Registration:
             fresh=lambda: lease.fresh,
             listens=lambda: listener.listening,
             on_fenced=self._on_fenced,
+        )
+        listener = Listener(
+            self._connect_directly,
+            [work_channel(self._schema)],
+            lambda _channel, _payload: claiming.stir(),
+            claiming.stir,
         )
         lease.keep(
             self._dial,
@@ -233,9 +239,10 @@ class _Registration:
                 ("zart unserved", self._report_unserved()),
             )
         ]
-        stopping = asyncio.create_task(self._worker._stop.wait(), name="zart stop")  # noqa: SLF001
-        over = asyncio.create_task(self._over.wait(), name="zart registration")
-        _log.info("worker %d runs %s", lease.worker_id, ", ".join(sorted({spec.name for spec in self._shared.functions.values()})))
+        stopping: asyncio.Task[Any] = asyncio.create_task(self._worker._stop.wait(), name="zart stop")  # noqa: SLF001
+        over: asyncio.Task[Any] = asyncio.create_task(self._over.wait(), name="zart registration")
+        names = sorted({spec.name for spec in self._shared.functions.values()})
+        _log.info("worker %d runs %s", lease.worker_id, ", ".join(names))
         self._worker.started()
         try:
             await asyncio.wait([*duties, writing, stopping, over], return_when=asyncio.FIRST_COMPLETED)
@@ -319,7 +326,9 @@ class _Registration:
     def _on_fenced(self) -> None:
         if not self._fenced:
             self._fenced = True
-            _log.warning("this worker was taken for dead: its executions go on elsewhere, and it registers anew")
+            _log.warning(
+                "this worker was taken for dead: its executions go on elsewhere, and it registers anew"
+            )
             self._over.set()
 
     def _on_schema_error(self, error: Exception) -> None:
@@ -348,7 +357,7 @@ class _Registration:
 
 async def _now(connection: connections.Connection, schema_name: str) -> dt.datetime:
     ((now,),) = await (await connection.execute(load("journal", schema_name)["now"])).fetchall()
-    return now
+    return cast("dt.datetime", now)
 
 
 async def _every(seconds: float, duty: Callable[[], Awaitable[None]]) -> None:

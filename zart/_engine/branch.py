@@ -105,11 +105,10 @@ class Branch:
             return None
         if not activation.is_turn_of(record):
             record = await self.parked(activation.turn(record))
-        if record.finished_at is not None:
-            self.heard_at = record.finished_at
+        self.heard(record)
         return record
 
-    async def parked(self, future: "asyncio.Future[T]") -> T:
+    async def parked(self, future: "asyncio.Future[Any]") -> Any:
         """Wait for what the engine will deliver; a cancellation by the engine's unwinding is a suspension."""
         try:
             return await future
@@ -293,8 +292,8 @@ class DurableTimeout(AbstractAsyncContextManager[None]):
     async def _enter(self) -> None:
         await self._timeout.__aenter__()
 
-    async def __aexit__(self, *error: Any) -> bool | None:
-        return await self._timeout.__aexit__(*error)
+    async def __aexit__(self, *error: object) -> None:
+        await self._timeout.__aexit__(*error)
 
 
 def _name(kind: type[Any]) -> str:

@@ -81,7 +81,7 @@ class Claiming:
                 failures = 0
             except (psycopg.Error, OSError) as error:
                 if isinstance(error, psycopg.Error) and classify(error) is Trouble.SCHEMA:
-                    _log.error("cannot claim: the tables are not what this version expects: %s", error)  # noqa: TRY400
+                    _log.error("cannot claim: the tables are not what this version expects: %s", error)
                 elif not failures:
                     _log.warning("cannot claim and tries again: %s", str(error).strip())
                 pause = min(0.05 * 2**failures, _LONGEST_RETRY) * random.uniform(0.5, 1.5)  # noqa: S311
@@ -104,7 +104,9 @@ class Claiming:
             self._clock.set(peeked.now)
             if not peeked.work:
                 return self._pause(peeked.next_due)
-        tick = await self._claimer.tick(limit=max(room, 0), suspect=self._holding.takes_suspect, watching=watched)
+        tick = await self._claimer.tick(
+            limit=max(room, 0), suspect=self._holding.takes_suspect, watching=watched
+        )
         self._clock.set(tick.now)
         self._take(tick)
         if tick.fenced:

@@ -12,7 +12,7 @@ first:
 """
 
 import datetime as dt
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar, assert_never
 from uuid import UUID
 
@@ -55,12 +55,15 @@ class Batch(NamedTuple):
             Batch(self.entries[middle:], self.changes[max(0, middle - split) :], self.earlier),
         )
 
-    def records(self) -> Iterable[Record]:
+    def all_entries(self) -> Sequence[Entry]:
+        """The entries, each after those that it took the place of."""
+        if not self.earlier:
+            return self.entries
+        return [told for entry in self.entries for told in (*self.earlier.get(entry.token, ()), entry)]
+
+    def records(self) -> list[Record]:
         """Everything in it, also what was folded away."""
-        for entry in self.entries:
-            yield from self.earlier.get(entry.token, ())
-            yield entry
-        yield from self.changes
+        return [*self.all_entries(), *self.changes]
 
 
 class Folded(NamedTuple):
@@ -217,11 +220,10 @@ class TaskRow(NamedTuple):
 def task_rows(batch: Batch) -> list[TaskRow]:
     """One row for each task that an ending or a reset touches, or that an event's consumption locks."""
     rows: dict[int, TaskRow] = {}
-    for entry in batch.entries:
-        clears = any(told.clears_recoveries for told in (*batch.earlier.get(entry.token, ()), entry))
-        if clears or entry.event_id is not None:
+    for entry in batch.all_entries():
+        if entry.clears_recoveries or entry.event_id is not None:
             before = rows.get(entry.task_id)
-            clears = clears or (before is not None and before.clears)
+            clears = entry.clears_recoveries or (before is not None and before.clears)
             rows[entry.task_id] = TaskRow(entry.task_id, "", entry.run_id, 0, "none", None, clears)
     for change in batch.changes:
         before = rows.get(change.task_id)
@@ -286,11 +288,9 @@ def _ending_row(change: Change, *, clears: bool) -> TaskRow:
 def _attempt_columns(batch: Batch) -> dict[str, Array]:
     rows: list[tuple[int, UUID, FailedAttempt]] = []
     for entry in batch.entries:
-        rows.extend(
-            (entry.token, entry.run_id, told.failed_attempt)
-            for told in (*batch.earlier.get(entry.token, ()), entry)
-            if told.failed_attempt is not None
-        )
+        for told in (*batch.earlier.get(entry.token, ()), entry) if batch.earlier else (entry,):
+            if told.failed_attempt is not None:
+                rows.append((entry.token, entry.run_id, told.failed_attempt))
     for change in batch.changes:
         if isinstance(change.ending, BodyRetry):
             rows.extend((change.token, change.run_id, attempt) for attempt in change.ending.afresh)

@@ -50,7 +50,9 @@ class Shared(msgspec.Struct, kw_only=True, frozen=True):
 class Holding:
     """The host of the activations of one registration."""
 
-    def __init__(self, shared: Shared, clock: DatabaseClock, journal: Journal, *, on_free: Callable[[], None]) -> None:
+    def __init__(
+        self, shared: Shared, clock: DatabaseClock, journal: Journal, *, on_free: Callable[[], None]
+    ) -> None:
         self._shared = shared
         self._clock = clock
         self._journal = journal
@@ -107,7 +109,10 @@ class Holding:
     def lose_all(self) -> None:
         """The registration is gone."""
         if self._held:
-            _log.warning("%d executions go on elsewhere; what this worker still does for them is not recorded", len(self._held))
+            _log.warning(
+                "%d executions go on elsewhere; what this worker still does for them is not recorded",
+                len(self._held),
+            )
         for activation in list(self._held.values()):
             activation.lose()
 
@@ -122,8 +127,12 @@ class Holding:
         except TimeoutError:
             left = [held.claim.execution_id for held in self._held.values() if not held.closed]
             if left:
-                shown = ", ".join(left[:5]) + (", …" if len(left) > 5 else "")  # noqa: PLR2004
-                _log.warning("%d executions did not come to a step's end in time and are given back: %s", len(left), shown)
+                shown = ", ".join(left[:5]) + (", …" if len(left) > 5 else "")
+                _log.warning(
+                    "%d executions did not come to a step's end in time and are given back: %s",
+                    len(left),
+                    shown,
+                )
             for activation in list(self._held.values()):
                 activation.release()
         await self._journal.drain()
@@ -199,7 +208,9 @@ class Holding:
     def ended(self, activation: Activation, /) -> None:
         claim = activation.claim
         if isinstance(activation.ending, SuspendedEnding) and not activation.lost:
-            _log.info("%s waits for %s", claim.execution_id, activation.ending.waiting_for or "its next attempt")
+            _log.info(
+                "%s waits for %s", claim.execution_id, activation.ending.waiting_for or "its next attempt"
+            )
         if self._held.get(claim.task_id) is activation:
             del self._held[claim.task_id]
             self._resting.discard(claim.task_id)

@@ -31,16 +31,19 @@ def waits_for(task: "asyncio.Task[Any]") -> "asyncio.Future[Any] | None":
 
 
 def is_blocked(task: "asyncio.Task[Any]") -> bool:
-    """Whether nothing but a future that is not done can make the task go on."""
+    """Whether nothing but a future that is not done can make the task go on.
+
+    One that has just ended is not: those who wait for it have not heard of it.
+    """
     future = waits_for(task)
-    return task.done() or (future is not None and not future.done())
+    return future is not None and not future.done()
 
 
 def is_parked(task: "asyncio.Task[Any]", body: Collection["asyncio.Task[Any]"]) -> bool:
     """Whether a task of `body` waits for the engine or for tasks of `body`, beyond doubt."""
     future = waits_for(task)
     if future is None or future.done():
-        return task.done()
+        return False
     return _known(future, body) or _frame_is_parked(innermost(task), body)
 
 

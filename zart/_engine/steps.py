@@ -177,8 +177,9 @@ class Steps:
             elif limit is None:
                 value = await fn(*call.args, **call.kwargs)
             else:
+                scope = asyncio.timeout(limit)
                 try:
-                    async with asyncio.timeout(limit) as scope:
+                    async with scope:
                         value = await fn(*call.args, **call.kwargs)
                 except TimeoutError:
                     if scope.expired():
@@ -224,8 +225,9 @@ class Steps:
                 ):  # the loop may be closed by then: nobody waits any more
                     loop.call_soon_threadsafe(returned.set)
 
+        scope = asyncio.timeout(limit)
         try:
-            async with asyncio.timeout(limit) as scope:
+            async with scope:
                 return await anyio.to_thread.run_sync(
                     work, limiter=self._host.threads, abandon_on_cancel=True
                 )

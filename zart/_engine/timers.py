@@ -26,7 +26,7 @@ from zart.errors import NotDurableWarning
 if TYPE_CHECKING:
     from zart._engine.waits import Wait
 
-_TIMEOUT: Any = asyncio.timeouts.Timeout._on_timeout  # noqa: SLF001
+_TIMEOUT: Any = getattr(asyncio.Timeout, "_on_timeout")  # noqa: B009 (private, and checkers do not know it)
 _RELEASE: Any = getattr(asyncio.tasks, "_release_waiter", None)
 _ANYIO: Any = anyio_asyncio.CancelScope._timeout  # noqa: SLF001
 

@@ -8,7 +8,7 @@ a second, whichever comes first: a short sleep costs one write.
 import datetime as dt
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
@@ -17,7 +17,8 @@ from zart._engine.branch import Branch
 from zart._engine.entries import Entry, Key, StoredEntry, StoredEvent
 
 if TYPE_CHECKING:
-    from zart._engine.activation import Activation, DurableFuture
+    from zart._engine.activation import Activation
+    from zart._engine.parking import DurableFuture
 
 
 class Wait(msgspec.Struct, eq=False):
@@ -123,7 +124,7 @@ class Waits:
     def _submit(
         self,
         wait: Wait,
-        state: "str",
+        state: Literal["completed", "failed"],
         *,
         event: StoredEvent | None = None,
         deliver: Callable[[StoredEntry], None] | None = None,
@@ -141,7 +142,7 @@ class Waits:
         entry = Entry(
             run_id=activation.claim.run_id,
             key=wait.key,
-            state="failed" if state == "failed" else "completed",
+            state=state,
             done=None,
             result=payload if event is None else (payload or b"null"),
             failure=wait.too_late if state == "failed" else None,

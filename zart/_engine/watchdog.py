@@ -94,7 +94,7 @@ class Watchdog:
 
 def blocking_place(thread: int) -> str:
     """Where a thread is: "at /app/orders.py:12 in charge, which called …/socket.py:706 in readinto"."""
-    innermost = sys._current_frames().get(thread)  # noqa: SLF001 (the only way to see another thread's stack)
+    innermost = _frames().get(thread)
     if innermost is None:
         return "and its thread has ended"
     theirs = next((frame for frame in _outwards(innermost) if _belongs_to_user(frame)), None)
@@ -106,15 +106,19 @@ def blocking_place(thread: int) -> str:
 def all_stacks() -> str:
     """The stacks of all threads, as text."""
     names = {thread.ident: thread.name for thread in threading.enumerate()}
-    parts = []
-    for thread, frame in sys._current_frames().items():  # noqa: SLF001
+    parts: list[str] = []
+    for thread, frame in _frames().items():
         stack = "".join(traceback.format_stack(frame)).rstrip()
         parts.append(f"Thread {names.get(thread, thread)}:\n{stack}")
     return "\n".join(parts)
 
 
+def _frames() -> dict[int, FrameType]:
+    return sys._current_frames()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] (documented; there is no other way)
+
+
 def _outwards(frame: FrameType | None) -> list[FrameType]:
-    frames = []
+    frames: list[FrameType] = []
     while frame is not None:
         frames.append(frame)
         frame = frame.f_back

@@ -1,0 +1,426 @@
+"""Whatever a body can observe comes out the same, wherever a crash cuts it and however often it is suspended."""
+
+import asyncio
+from typing import Any
+
+import anyio
+import pytest
+
+import zart
+from tests.support.replaying import Replayed, replayed
+from zart import durable, step
+from zart._engine.entries import Blocked, Cancelled, Completed, Failed
+
+effects: list[str] = []
+
+
+@pytest.fixture(autouse=True)
+def _no_effects() -> None:
+    effects.clear()
+
+
+@step("work")
+async def work(label: str, hops: int = 0) -> str:
+    for _ in range(hops):
+        await asyncio.sleep(0)
+    effects.append(label)
+    return label.upper()
+
+
+@step("fails")
+async def fails(label: str) -> str:
+    effects.append(label)
+    raise LookupError(label)
+
+
+@step("flaky-{label}", retry="exponential(3, 2s)")
+async def flaky(label: str) -> str:
+    effects.append(label)
+    if effects.count(label) < 3:
+        raise ConnectionError(label)
+    return label
+
+
+@step("threaded")
+def threaded(label: str) -> str:
+    effects.append(label)
+    return label
+
+
+@durable("in-a-row")
+async def in_a_row() -> list[str]:
+    return [await work(str(number)) for number in range(4)]
+
+
+@durable("appending-branches")
+async def appending_branches() -> list[str]:
+    out: list[str] = []
+
+    async def branch(label: str, hops: int) -> None:
+        out.append(await work(label + "1", hops))
+        out.append(await work(label + "2", 3 - hops))
+
+    await asyncio.gather(branch("a", 3), branch("b", 1), branch("c", 2))
+    return out
+
+
+@durable("task-group")
+async def task_group() -> list[str]:
+    out: list[str] = []
+
+    async def branch(label: str, hops: int) -> None:
+        out.append(await work(label, hops))
+        out.append(await work(label + "'", hops))
+
+    async with asyncio.TaskGroup() as group:
+        for number in range(4):
+            group.create_task(branch(str(number), (number * 7) % 5))
+    return out
+
+
+@durable("anyio-group")
+async def anyio_group() -> list[str]:
+    out: list[str] = []
+
+    async def branch(label: str, hops: int) -> None:
+        out.append(await work(label, hops))
+        await zart.sleep("1h")
+        out.append(await work(label + "'", 5 - hops))
+
+    async with anyio.create_task_group() as group:
+        for number in range(3):
+            group.start_soon(branch, str(number), (number * 3) % 5)
+    return out
+
+
+@durable("as-completed")
+async def as_completed() -> list[str]:
+    out: list[str] = []
+    tasks = [asyncio.create_task(two(str(number), (number * 3) % 4)) for number in range(4)]
+    for earliest in asyncio.as_completed(tasks):
+        out.append(await earliest)
+        out.append(await work("after", 2))
+    return out
+
+
+async def two(label: str, hops: int) -> str:
+    return await work(label, hops) + await work(label + "'", 2)
+
+
+@durable("queue")
+async def through_a_queue() -> list[str]:
+    queue: asyncio.Queue[str] = asyncio.Queue()
+
+    async def produce(label: str, hops: int) -> None:
+        await queue.put(await work(label, hops))
+        await queue.put(await work(label + "'", 3 - hops))
+
+    producers = [asyncio.create_task(produce(label, hops)) for label, hops in (("a", 3), ("b", 0), ("c", 1))]
+    out = [await queue.get() for _ in range(6)]
+    await asyncio.gather(*producers)
+    return out
+
+
+@durable("first-completed")
+async def first_completed() -> list[str]:
+    tasks = {
+        asyncio.create_task(two(label, hops), name=label) for label, hops in (("a", 2), ("b", 1), ("c", 3))
+    }
+    out: list[str] = []
+    while tasks:
+        done, tasks = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        out.extend(sorted(task.result() for task in done))
+        out.append(await work("next"))
+    return out
+
+
+@durable("caught")
+async def caught() -> list[str]:
+    out = [await work("before")]
+    try:
+        await fails("x")
+    except LookupError as error:
+        out.append(f"caught {error}")
+    out.append(await work("after"))
+    return out
+
+
+@durable("siblings")
+async def siblings() -> list[str]:
+    out: list[str] = []
+
+    async def loser() -> None:
+        try:
+            await work("a")
+            await work("b", 6)
+            await work("c", 6)
+        finally:
+            out.append(await work("undo"))
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(loser())
+            group.create_task(fails("x"))
+    except* LookupError:
+        out.append("failed")
+    return out
+
+
+@durable("retries")
+async def retries() -> list[str]:
+    return list(await asyncio.gather(flaky("a"), flaky("b"))) + [await threaded("t")]
+
+
+@durable("waits")
+async def waits() -> list[Any]:
+    out: list[Any] = []
+
+    async def sleeper() -> None:
+        await zart.sleep("2h")
+        out.append(await work("slept"))
+
+    async def listener() -> None:
+        out.append(await zart.wait_for_event("news"))
+        out.append(await zart.wait_for_event("news"))
+        try:
+            out.append(await zart.wait_for_event("news", timeout="1h"))
+        except zart.EventTimeout:
+            out.append("too late")
+
+    await asyncio.gather(sleeper(), listener())
+    out.append(zart.now().isoformat())
+    out.append(str(zart.uuid4()))
+    return out
+
+
+@durable("limits")
+async def limits() -> list[str]:
+    out: list[str] = []
+    try:
+        async with zart.timeout("1h"):
+            out.append(await work("in time"))
+            await zart.sleep("2h")
+    except TimeoutError:
+        out.append(await work("zart.timeout"))
+    try:
+        async with asyncio.timeout(1800):
+            await zart.wait_for_event("never")
+    except TimeoutError:
+        out.append(await work("asyncio.timeout"))
+    try:
+        await asyncio.wait_for(chain("a"), 3600)
+    except TimeoutError:
+        out.append(await work("wait_for"))
+    out.append(await asyncio.wait_for(work("quick"), 3600))
+    return out
+
+
+async def chain(label: str) -> None:
+    await work(label)
+    await zart.sleep("1d")
+    await work(label + "'")
+
+
+@durable("values")
+async def values() -> list[Any]:
+    zart.set_data({"n": 1})
+    first = await zart.capture("dice", lambda: len(effects) * 0 + 4)
+    zart.set_data({"n": first})
+    await work("a")
+    return [zart.data(dict[str, int]), zart.random().random(), zart.now().isoformat()]
+
+
+@durable("retried-body", max_retries="fixed(2, 1m)")
+async def retried_body() -> list[str]:
+    out = [await work("once")]
+    try:
+        await fails("caught")
+    except LookupError:
+        out.append("caught")
+    out.append(await fails_twice())
+    return out
+
+
+@step("fails-twice")
+async def fails_twice() -> str:
+    effects.append("twice")
+    if effects.count("twice") < 3:
+        raise OSError("again")
+    return "done"
+
+
+async def clean_up(data: None, failure: zart.Failure) -> None:
+    await work("undo-a")
+    await zart.sleep("1h")
+    await work("undo-b " + failure.message)
+
+
+@durable("fails-for-good", on_failure=clean_up)
+async def fails_for_good() -> None:
+    await work("a")
+    await fails("b")
+
+
+CORPUS = [
+    in_a_row,
+    appending_branches,
+    task_group,
+    anyio_group,
+    as_completed,
+    through_a_queue,
+    first_completed,
+    caught,
+    siblings,
+    retries,
+    waits,
+    limits,
+    values,
+    retried_body,
+    fails_for_good,
+]
+RACES = {first_completed, siblings}
+"""How many calls these make depends on who is faster, so only the log of the same run explains their outcome."""
+EVENTS = {"news": ["one", "two"]}
+
+
+def described(ending: object) -> object:
+    if isinstance(ending, Completed):
+        return ending.result
+    assert isinstance(ending, Failed), ending
+    import msgspec
+
+    failure = msgspec.json.decode(ending.failure)
+    return failure["type"], failure["message"]
+
+
+async def assert_replays(body: Any, run: Replayed) -> None:
+    """The complete log, replayed, gives what the run gave, and nothing runs again."""
+    effects.clear()
+    again = await replayed(body, events=EVENTS, journal=run.journal, attempt=run.attempt, floor=run.floor)
+    assert described(again.ending) == described(run.ending)
+    assert again.keys == run.keys
+    assert effects == []
+
+
+@pytest.mark.parametrize("body", CORPUS, ids=lambda body: body.name)
+async def test_a_crash_at_any_record_leaves_a_log_that_explains_the_outcome(body: Any) -> None:
+    """Cut at each position of the log and carried on: what came out is what a replay of the whole log gives."""
+    whole = await replayed(body, events=EVENTS)
+    await assert_replays(body, whole)
+    for position in range(1, len(whole.keys) + 1):
+        effects.clear()
+        again = await replayed(body, events=EVENTS, cut=lambda commit, at=position: commit == at)
+        assert type(again.ending) is type(whole.ending)
+        assert body in RACES or sorted(again.keys) == sorted(whole.keys)
+        assert again.keys[: position - 1] == whole.keys[: position - 1]
+        await assert_replays(body, again)
+
+
+@pytest.mark.parametrize("body", CORPUS, ids=lambda body: body.name)
+async def test_replayed_at_every_record_it_still_ends(body: Any) -> None:
+    """Every record is replayed instead of being delivered: each activation adds one, and the outcome holds."""
+    whole = await replayed(body, events=EVENTS)
+    effects.clear()
+    again = await replayed(body, events=EVENTS, cut=lambda _commit: True, suspend=True)
+    assert type(again.ending) is type(whole.ending)
+    assert body in RACES or sorted(again.keys) == sorted(whole.keys)
+    await assert_replays(body, again)
+
+
+@pytest.mark.parametrize("body", CORPUS, ids=lambda body: body.name)
+async def test_suspended_whenever_it_is_parked_it_ends_the_same(body: Any) -> None:
+    whole = await replayed(body, events=EVENTS)
+    effects.clear()
+    again = await replayed(body, events=EVENTS, suspend=True)
+    assert described(again.ending) == described(whole.ending)
+    assert again.keys == whole.keys
+
+
+async def test_a_cancelled_body_cleans_up_durably_and_once() -> None:
+    @durable("cancelled")
+    async def body() -> str:
+        try:
+            await work("a")
+            await zart.sleep("1d")
+        except asyncio.CancelledError:
+            await work("undo-a")
+            await work("undo-b")
+        return "swallowed"
+
+    for position in range(1, 5):
+        effects.clear()
+        again = await replayed(
+            body,
+            cut=lambda commit, at=position: commit == at,
+            suspend=True,
+            cancel=lambda number: number >= 2,
+        )
+        assert isinstance(again.ending, Cancelled), position
+        assert effects == ["a", "undo-a", "undo-b"], position
+
+
+async def test_a_renamed_step_blocks_and_runs_nothing() -> None:
+    """The code asks for another step where one is recorded: blocked, naming both, and nothing was run."""
+
+    @durable("body")
+    async def old() -> str:
+        return await work("a") + await work.named("before")("b") + await work("c")
+
+    @durable("body")
+    async def new() -> str:
+        return await work("a") + await work.named("after")("b") + await work("c")
+
+    again = await replayed(old, cut=lambda commit: commit == 3, code=lambda n: old if n == 1 else new)
+    assert isinstance(again.ending, Blocked)
+    assert "'" in again.failure["message"]
+    assert "before" in again.failure["message"]
+    assert "after" in again.failure["message"]
+    assert effects == ["a", "b", "c"]
+
+
+async def test_other_arguments_block() -> None:
+    @durable("body")
+    async def old() -> str:
+        return await work("a") + await work("b")
+
+    @durable("body")
+    async def new() -> str:
+        return await work("a") + await work("other")
+
+    again = await replayed(old, cut=lambda commit: commit == 2, code=lambda n: old if n == 1 else new)
+    assert isinstance(again.ending, Blocked)
+    assert effects == ["a", "b"]
+
+
+async def test_a_removed_step_is_a_warning() -> None:
+    @durable("body")
+    async def old() -> str:
+        return await work.named("x")("a") + await work.named("y")("b") + await work.named("z")("c")
+
+    @durable("body")
+    async def new() -> str:
+        return await work.named("x")("a") + await work.named("z")("c") + await work.named("w")("d")
+
+    again = await replayed(old, cut=lambda commit: commit == 3, code=lambda n: old if n == 1 else new)
+    assert again.result == "ACD"
+    assert any("y" in note for what, note in again.notes if what == "warning")
+
+
+async def test_a_body_that_leaves_branches_behind_ends_them_first() -> None:
+    @durable("leaves")
+    async def body() -> str:
+        async def forever() -> None:
+            try:
+                await zart.sleep("1y")
+            finally:
+                await work("undo")
+
+        tasks = [asyncio.create_task(forever())]
+        await work("a")
+        assert tasks
+        return "done"
+
+    again = await replayed(body)
+    assert again.result == "done"
+    assert effects == ["a", "undo"]
+    assert again.notes
