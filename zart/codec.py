@@ -22,7 +22,7 @@ import math
 import re
 import types
 from collections.abc import Iterator
-from typing import Any, Final, Never, NoReturn, Union, final, get_args, get_origin
+from typing import Annotated, Any, Final, Never, NoReturn, Union, final, get_args, get_origin
 
 import msgspec
 
@@ -259,6 +259,8 @@ def _comparison(annotation: Any) -> Comparison | None:
 
     It looks into unions, dicts, lists and tuples of one type, not into the fields of classes.
     """
+    if get_origin(annotation) is Annotated:
+        return _comparison(get_args(annotation)[0])
     if _is_open(annotation):
         return compare_trees
     by_type: dict[type, Comparison] = {}
@@ -268,7 +270,7 @@ def _comparison(annotation: Any) -> Comparison | None:
         kind, members = _container(arm)
         inner = None if kind is None else _comparison(members)
         if kind is not None and inner is not None:
-            by_type[kind] = compare_members(inner, are_keys_open=kind is dict)
+            by_type[kind] = compare_members(inner)
     if not by_type:
         return None
 

@@ -5,6 +5,7 @@ theirs; the rest of an exception's arguments becomes text, and the rest of its a
 never raises, whatever a value's own methods do.
 """
 
+import base64
 import datetime as dt
 import decimal
 import enum
@@ -18,8 +19,6 @@ import msgspec
 
 from zart.errors import Failure
 
-MAX_BYTES: Final = 64 * 1024
-"""Of the arguments together, and of the attributes together."""
 MAX_ITEMS: Final = 1000
 """How many arguments are kept."""
 MAX_DEPTH: Final = 20
@@ -31,17 +30,22 @@ _TEXTUAL: Final[dict[str, type]] = {
     cls.__name__: cls
     for cls in (dt.datetime, dt.date, dt.time, dt.timedelta, uuid.UUID, decimal.Decimal, bytes, Failure)
 }
-_MULTIPLE: Final[dict[str, Callable[[list[Any]], Any]]] = {"tuple": tuple, "set": set, "frozenset": frozenset}
+_MULTIPLE: Final[dict[str, Callable[[list[Any]], Any]]] = {
+    "tuple": tuple,
+    "set": set,
+    "frozenset": frozenset,
+    "dict": dict,
+}
 
 
 class _Unpackable(Exception):  # noqa: N818
     """A value that cannot be stored within an exception."""
 
 
-def pack_arguments(args: tuple[Any, ...]) -> list[Any]:
-    """Pack an exception's arguments; what cannot be packed, or is too large, becomes text."""
+def pack_arguments(args: tuple[Any, ...], limit: int) -> list[Any]:
+    """Pack an exception's arguments in about `limit` bytes; what cannot be packed or is too large becomes text."""
     packed: list[Any] = []
-    left: float = MAX_BYTES
+    left: float = limit
     for arg in args[:MAX_ITEMS]:
         value, size = _sized(arg)
         if size > left:
@@ -52,10 +56,10 @@ def pack_arguments(args: tuple[Any, ...]) -> list[Any]:
     return packed
 
 
-def pack_state(state: dict[str, Any]) -> dict[str, Any]:
-    """Pack an exception's attributes; what cannot be packed, or is too large, is left out."""
+def pack_state(state: dict[str, Any], limit: int) -> dict[str, Any]:
+    """Pack an exception's attributes in `limit` bytes; what cannot be packed or is too large is left out."""
     packed: dict[str, Any] = {}
-    left: float = MAX_BYTES
+    left: float = limit
     for name, member in state.items():
         value, size = _sized(member)
         if size <= left and not _UNSTORABLE.search(name):
@@ -79,7 +83,7 @@ def _pack(value: Any, depth: int) -> Any:
     if value is None or kind is bool:
         return value
     if isinstance(value, str):
-        return clean(str(value.value) if isinstance(value, enum.Enum) else value, MAX_BYTES)
+        return _pack_text(str(value.value) if isinstance(value, enum.Enum) else str.__str__(value))
     if isinstance(value, int):
         return int.__int__(value)
     if isinstance(value, float) and math.isfinite(value):
@@ -88,14 +92,27 @@ def _pack(value: Any, depth: int) -> Any:
         raise _Unpackable
     if kind is list:
         return [_pack(item, depth + 1) for item in value]
-    if kind is dict and _KIND not in value and all(type(key) is str for key in value):
-        return {clean(key, MAX_BYTES): _pack(member, depth + 1) for key, member in value.items()}
+    if kind is dict and all(type(key) is str for key in value):
+        members = {key: _pack(member, depth + 1) for key, member in value.items()}
+        if any(key == _KIND or _UNSTORABLE.search(key) for key in members):
+            return {_KIND: "dict", _VALUE: [[_pack_text(key), member] for key, member in members.items()]}
+        return members
     if kind.__name__ in _MULTIPLE and kind in (tuple, set, frozenset):
         items = [_pack(item, depth + 1) for item in value]
         return {_KIND: kind.__name__, _VALUE: items}
     if _TEXTUAL.get(kind.__name__) is kind:
         return {_KIND: kind.__name__, _VALUE: msgspec.to_builtins(value)}
     raise _Unpackable
+
+
+def _pack_text(text: str) -> Any:
+    if not _UNSTORABLE.search(text):
+        return text
+    return {_KIND: "text", _VALUE: base64.b64encode(text.encode(errors="surrogatepass")).decode()}
+
+
+def _unpack_text(encoded: str) -> str:
+    return base64.b64decode(encoded).decode(errors="surrogatepass")
 
 
 def unpack(packed: Any) -> Any:
@@ -108,6 +125,8 @@ def unpack(packed: Any) -> Any:
     kind = tree.get(_KIND)
     if kind is None:
         return {key: unpack(member) for key, member in tree.items()}
+    if kind == "text":
+        return _unpack_text(tree[_VALUE])
     if kind in _MULTIPLE:
         return _MULTIPLE[kind](unpack(tree[_VALUE]))
     return msgspec.convert(tree[_VALUE], _TEXTUAL[kind])

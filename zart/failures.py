@@ -32,8 +32,12 @@ from zart.exception_values import clean, guarded, pack_arguments, pack_state, un
 
 MAX_MESSAGE_BYTES: Final = 64 * 1024
 MAX_TRACEBACK_BYTES: Final = 8 * 1024
+MAX_ARGUMENTS_BYTES: Final = 64 * 1024
+"""Of the arguments together, and of the attributes together."""
 MAX_MEMBERS: Final = 100
-"""Of one exception group."""
+"""Of an exception group, all its levels together."""
+MAX_MEMBER_BYTES: Final = 2 * 1024
+"""Of a member's message, of its arguments together, and of its attributes together."""
 MAX_DEPTH: Final = 20
 """Of groups in groups."""
 
@@ -135,7 +139,7 @@ def exception_to_json(exc: BaseException, *, step: str | None = None, attempts: 
     stored = _Stored(type=clean(_full_name(type(exc)), _NAME_BYTES), step=step and clean(step, _NAME_BYTES))
     stored.attempts = attempts
     try:
-        _describe(stored, exc, depth=0)
+        _describe(stored, exc)
         return msgspec.json.encode(stored)
     except Exception:  # noqa: BLE001 (whatever an exception of the user's does, its failure must be recorded)
         return msgspec.json.encode(
@@ -143,32 +147,47 @@ def exception_to_json(exc: BaseException, *, step: str | None = None, attempts: 
         )
 
 
-def _describe(stored: _Stored, exc: BaseException, depth: int) -> None:
-    stored.message = clean(guarded(str, exc), MAX_MESSAGE_BYTES)
+def _describe(stored: _Stored, exc: BaseException) -> None:
+    stored.traceback = _shorten_traceback(guarded(_format_traceback, exc))
+    _take(stored, exc, message_limit=MAX_MESSAGE_BYTES, limit=MAX_ARGUMENTS_BYTES)
+    groups = [(stored, exc, 0)]
+    left = MAX_MEMBERS
+    while groups:
+        outer, group, depth = groups.pop()
+        if not isinstance(group, BaseExceptionGroup):
+            continue
+        members = cast("BaseExceptionGroup[BaseException]", group).exceptions[:left]
+        for member in members if depth < MAX_DEPTH else ():
+            inner = _Stored(type=clean(_full_name(type(member)), _NAME_BYTES))
+            _take(inner, member, message_limit=MAX_MEMBER_BYTES, limit=MAX_MEMBER_BYTES)
+            outer.members.append(inner)
+            groups.append((inner, member, depth + 1))
+            left -= 1
+
+
+def _take(stored: _Stored, exc: BaseException, *, message_limit: int, limit: int) -> None:
+    stored.message = clean(guarded(str, exc), message_limit)
     stored.bases = [
         clean(_full_name(base), _NAME_BYTES)
         for base in type(exc).__mro__
         if base not in (Exception, BaseException, object)
     ]
-    if depth == 0:
-        stored.traceback = _shorten_traceback(guarded(_format_traceback, exc))
-    state = dict(getattr(exc, "__dict__", {}))
+    state = dict(_ATTRIBUTES.__get__(exc))
     for base, names in _MEMBERS.items():
         if isinstance(exc, base):
-            held = {name: getattr(exc, name, None) for name in names}
+            held = {name: getattr(base, name).__get__(exc) for name in names}
             state.update({name: member for name, member in held.items() if member is not None})
-    stored.state = pack_state(state)
+    stored.state = pack_state(state, limit)
     if isinstance(exc, BaseExceptionGroup):
-        group = cast("BaseExceptionGroup[BaseException]", exc)
-        stored.args = [clean(group.message, MAX_MESSAGE_BYTES)]
-        members = group.exceptions[:MAX_MEMBERS] if depth < MAX_DEPTH else ()
-        for member in members:
-            inner = _Stored(type=clean(_full_name(type(member)), _NAME_BYTES))
-            _describe(inner, member, depth + 1)
-            stored.members.append(inner)
+        stored.args = [clean(cast("BaseExceptionGroup[BaseException]", exc).message, message_limit)]
     else:
-        stored.args = pack_arguments(exc.args)
+        stored.args = pack_arguments(_ARGUMENTS.__get__(exc), limit)
 
+
+# What every exception has, asked for without the code of a user's class, which may answer something else.
+_ATTRIBUTES: Final[Any] = vars(BaseException)["__dict__"]
+_ARGUMENTS: Final[Any] = vars(BaseException)["args"]
+_CAUSE: Final[Any] = vars(BaseException)["__cause__"]
 
 _MEMBERS: Final[dict[type[BaseException], tuple[str, ...]]] = {
     # What builtin classes keep neither in their arguments nor in their `__dict__`.
@@ -265,12 +284,12 @@ def _rebuild(stored: _Stored, known: KnownExceptions, failure: Failure) -> Excep
         if issubclass(cls, base):
             for name in names:
                 if name in state:
-                    setattr(rebuilt, name, state.pop(name))
-    rebuilt.__dict__.update(state)
+                    getattr(base, name).__set__(rebuilt, state.pop(name))
+    _ATTRIBUTES.__get__(rebuilt).update(state)
     if cls.__module__ == errors.__name__:
         str(rebuilt)  # raises when an edited row lacks what the text needs
     if stored.traceback:
-        rebuilt.__cause__ = RecordedTraceback(stored.traceback)
+        _CAUSE.__set__(rebuilt, RecordedTraceback(stored.traceback))
     return rebuilt
 
 
@@ -280,7 +299,7 @@ def _make(cls: type[Exception], args: tuple[Any, ...]) -> Exception:
     made: Exception = base.__new__(cls, *args)
     with contextlib.suppress(TypeError):  # arguments that only a constructor of the user's own takes
         base.__init__(made, *args)  # a builtin: it fills in what the class keeps of its arguments
-    made.args = args
+    _ARGUMENTS.__set__(made, args)
     return made
 
 

@@ -4,6 +4,7 @@ A comparison answers None, or the first place where the two differ, in value or 
 whole tree, or only of places within containers whose annotation leaves them open.
 """
 
+import reprlib
 from collections.abc import Callable, Iterable
 from typing import Any, Final, final
 
@@ -53,7 +54,10 @@ Comparison = Callable[[Any, Any], Difference | None]
 
 
 def _shortened(value: object) -> str:
-    return shown if len(shown := repr(value)) <= 60 else shown[:57] + "..."
+    try:
+        return shown if len(shown := reprlib.repr(value)) <= 60 else shown[:57] + "..."
+    except Exception:  # noqa: BLE001 (a method of the user's own, in the middle of telling an error)
+        return "..."
 
 
 _STEADY: Final = frozenset({str, int, bool, type(None)})
@@ -86,22 +90,26 @@ def compare_trees(value: Any, twin: Any) -> Difference | None:
     return None
 
 
-def compare_members(inner: Comparison, *, are_keys_open: bool) -> Comparison:
-    """A comparison of containers by their members only; `are_keys_open` for those that have keys."""
+def compare_members(inner: Comparison) -> Comparison:
+    """A comparison of dicts or sequences by their keys and members only, not by their own types."""
 
     def compare(value: Any, twin: Any) -> Difference | None:
-        pairs: Iterable[tuple[object, tuple[Any, Any]]]
-        if not are_keys_open:
-            pairs = enumerate(zip(value, twin, strict=False))
-        elif isinstance(value, dict):
-            if len(value) != len(twin):
-                return Difference(value, twin)
-            pairs = zip(twin, zip(value.values(), twin.values(), strict=True), strict=True)
-        else:
+        if not isinstance(twin, dict):
+            return _compare_each(range(len(twin)), value, twin, inner)
+        if not isinstance(value, dict):
             return None
-        for key, (member, twin_member) in pairs:
-            if (found := inner(member, twin_member)) is not None:
-                return found.below(key)
-        return None
+        for key, twin_key in zip(value, twin, strict=False):
+            if key != twin_key:
+                return Difference(key, twin_key).below("key")
+        return _compare_each(twin, value.values(), twin.values(), inner)
 
     return compare
+
+
+def _compare_each(
+    keys: Iterable[object], members: Iterable[Any], twins: Iterable[Any], inner: Comparison
+) -> Difference | None:
+    for key, member, twin in zip(keys, members, twins, strict=False):
+        if (found := inner(member, twin)) is not None:
+            return found.below(key)
+    return None
