@@ -94,6 +94,16 @@ class Client:
         if stack is not None:
             await stack.aclose()
 
+    @property
+    def address(self) -> str:
+        """Where the database is, as libpq reads it, passwords included. Raises UsageError when none is named."""
+        return self._database.address
+
+    @property
+    def schema(self) -> str:
+        """The schema of Zart's tables."""
+        return self._database.schema
+
     # ------------------------------------------------------------ starting
 
     @overload
