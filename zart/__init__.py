@@ -94,6 +94,7 @@ from zart.registry import Registry
 from zart.retry import Retry
 from zart.state import Context, Execution, History, Record, Stats, StepContext
 from zart.step import AsyncStep, BoundStep, Step, SyncStep, step
+from zart.worker import Worker
 
 __all__ = [
     "AsyncStep",
@@ -134,6 +135,7 @@ __all__ = [
     "StepTimeout",
     "SyncStep",
     "UsageError",
+    "Worker",
     "WorkerConfig",
     "ZartError",
     "capture",

@@ -169,7 +169,7 @@ class Worker:
 
     # ------------------------------------------------------------ for the registration
 
-    def started(self) -> None:
+    def _has_started(self) -> None:
         if self._started is not None and not self._started.done():
             self._started.set_result(None)
 
@@ -243,7 +243,7 @@ class _Registration:
         over: asyncio.Task[Any] = asyncio.create_task(self._over.wait(), name="zart registration")
         names = sorted({spec.name for spec in self._shared.functions.values()})
         _log.info("worker %d runs %s", lease.worker_id, ", ".join(names))
-        self._worker.started()
+        self._worker._has_started()  # noqa: SLF001
         try:
             await asyncio.wait([*duties, writing, stopping, over], return_when=asyncio.FIRST_COMPLETED)
             holding.stopping = True

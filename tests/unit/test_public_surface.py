@@ -1,5 +1,6 @@
 """The public surface: the package against a frozen copy of the stubs that pin it."""
 
+import ast
 import importlib
 import importlib.util
 import re
@@ -107,6 +108,7 @@ ADDED = {
     "Retry.max": _ATTRIBUTES,
     "Retry.retries": _ATTRIBUTES,
     "Retry.retry_on": _ATTRIBUTES,
+    "Worker.exit_when_wedged": _ATTRIBUTES,
     "WorkerConfig.heartbeat_interval": _ATTRIBUTES,
     "WorkerConfig.max_concurrent_tasks": _ATTRIBUTES,
     "WorkerConfig.max_inflight_steps": _ATTRIBUTES,
@@ -188,6 +190,14 @@ def test_the_public_names_are_sorted_and_exist():
     """`__all__` is sorted, without doubles, and every name in it can be imported."""
     assert zart.__all__ == sorted(set(zart.__all__))
     assert [name for name in zart.__all__ if not hasattr(zart, name)] == []
+
+
+def test_the_types_of_everything_public_are_proved():
+    """Each public name, but for base classes of errors that nobody names, is used in tests/typing/api.py."""
+    tree = ast.parse((ROOT / "tests" / "typing" / "api.py").read_text())
+    used = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    used |= {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    assert sorted(set(zart.__all__) - used) == []
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in FROZEN.iterdir()))
