@@ -18,6 +18,9 @@ The tests for trouble look at the bytes first, since that costs some nanoseconds
 `null` is, a NUL where a `\\u` is, deep nesting where there are many bytes.
 """
 
+# Trees of anything are walked here: what isinstance finds in them has members of unknown types.
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false, reportUnknownMemberType=false
+
 import math
 import re
 import types
@@ -85,7 +88,7 @@ class Codec:
         prefix = "" if what is None else f"{what}: "
         if _is_open(annotation):
             annotation = ANY
-        self.annotation = annotation
+        self.annotation: Any = annotation
         self._name = type_name(annotation)
         try:
             target = Any if annotation is ANY else annotation

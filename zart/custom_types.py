@@ -5,6 +5,9 @@ pydantic is never imported here: where there is a model, it is loaded. A model i
 aliases: so its validators run, its strictness holds, and input that a person wrote with aliases fits too.
 """
 
+# Trees of anything are walked here: what isinstance finds in them has members of unknown types.
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false, reportUnknownMemberType=false
+
 import functools
 import inspect
 import sys
@@ -67,7 +70,7 @@ def registered_encoder(kind: type) -> Callable[[Any], object] | None:
     return None
 
 
-def is_storable(kind: object) -> bool:
+def is_storable(kind: Any) -> bool:
     """Whether `decode_custom` makes instances of `kind`."""
     return kind is object or kind in _registered or is_model(kind)
 
@@ -83,7 +86,7 @@ def encode_custom(value: Any) -> object:
 
     Raises UsageError for what nobody has taught.
     """
-    kind = type(value)
+    kind: Any = type(value)
     if (encode := registered_encoder(kind)) is not None:
         return encode(value)
     if is_model(kind):
@@ -139,9 +142,10 @@ _MASK: Final = "**********"
 def _dump_model(value: Any) -> object:
     # By field name: what a model writes under a serialization alias it does not always read again.
     dumped = value.model_dump(mode="json", round_trip=True, by_alias=not _reads_by_name())
-    if _has_secrets(cast("Any", type(value))) and _MASK in repr(dumped):
+    kind: Any = type(value)
+    if _has_secrets(kind) and _MASK in repr(dumped):
         raise UsageError(
-            f"{type_name(type(value))} has a secret, of which pydantic writes asterisks only. "
+            f"{type_name(kind)} has a secret, of which pydantic writes asterisks only. "
             "Leave it out and fetch it where it is needed, or give the field a serializer that tells it"
         )
     return dumped

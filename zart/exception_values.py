@@ -5,6 +5,9 @@ theirs; the rest of an exception's arguments becomes text, and the rest of its a
 never raises, whatever a value's own methods do.
 """
 
+# Trees of anything are walked here: what isinstance finds in them has members of unknown types.
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false, reportUnknownMemberType=false
+
 import base64
 import datetime as dt
 import decimal
@@ -79,15 +82,17 @@ def _sized(value: Any) -> tuple[Any, float]:
 
 def _pack(value: Any, depth: int) -> Any:
     """A tree of JSON from which `unpack` makes `value` again."""
-    kind = type(value)
+    kind: Any = type(value)
     if value is None or kind is bool:
         return value
     if isinstance(value, str):
         return _pack_text(str(value.value) if isinstance(value, enum.Enum) else str.__str__(value))
     if isinstance(value, int):
         return int.__int__(value)
-    if isinstance(value, float) and math.isfinite(value):
-        return float.__float__(value)
+    if isinstance(value, float):
+        if math.isfinite(value):
+            return float.__float__(value)
+        raise _Unpackable
     if depth >= MAX_DEPTH:
         raise _Unpackable
     if kind is list:
@@ -97,11 +102,11 @@ def _pack(value: Any, depth: int) -> Any:
         if any(key == _KIND or _UNSTORABLE.search(key) for key in members):
             return {_KIND: "dict", _VALUE: [[_pack_text(key), member] for key, member in members.items()]}
         return members
-    if kind.__name__ in _MULTIPLE and kind in (tuple, set, frozenset):
-        items = [_pack(item, depth + 1) for item in value]
-        return {_KIND: kind.__name__, _VALUE: items}
-    if _TEXTUAL.get(kind.__name__) is kind:
-        return {_KIND: kind.__name__, _VALUE: msgspec.to_builtins(value)}
+    name: str = kind.__name__
+    if kind in (tuple, set, frozenset):
+        return {_KIND: name, _VALUE: [_pack(item, depth + 1) for item in value]}
+    if _TEXTUAL.get(name) is kind:
+        return {_KIND: name, _VALUE: msgspec.to_builtins(value)}
     raise _Unpackable
 
 

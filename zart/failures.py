@@ -17,6 +17,9 @@ Encoding never raises and is bounded: whatever an exception carries that cannot 
 left out.
 """
 
+# Trees of anything are walked here: what isinstance finds in them has members of unknown types.
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false, reportUnknownMemberType=false
+
 import builtins
 import contextlib
 import traceback

@@ -4,6 +4,9 @@ A comparison answers None, or the first place where the two differ, in value or 
 whole tree, or only of places within containers whose annotation leaves them open.
 """
 
+# Trees of anything are walked here: what isinstance finds in them has members of unknown types.
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false, reportUnknownMemberType=false
+
 import reprlib
 from collections.abc import Callable, Iterable
 from typing import Any, Final, final
@@ -21,9 +24,9 @@ class Difference:
     __slots__ = ("path", "twin", "value")
 
     def __init__(self, value: object, twin: object, link: Link = None) -> None:
-        self.value = value
-        self.twin = twin
-        self.path = ""
+        self.value: object = value
+        self.twin: object = twin
+        self.path: str = ""
         while link is not None:
             key, link = link
             self.below(key)
@@ -69,7 +72,7 @@ def compare_trees(value: Any, twin: Any) -> Difference | None:
     waiting: list[tuple[Any, Any, Link]] = [(value, twin, None)]
     while waiting:
         one, other, link = waiting.pop()
-        kind = type(one)
+        kind: Any = type(one)
         if kind is not type(other):
             return Difference(one, other, link)
         if kind is dict:
