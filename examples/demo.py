@@ -1,8 +1,9 @@
 """Kill -9 a worker in the middle of its work and watch another one finish it: `make demo`.
 
-The steps are those of `onboarding.py`. Each of them makes one call to the world outside, and the world notes
-every call in a file (see `world.py`). That file, not Zart, is the witness: whatever was recorded when the worker
-died must stand in it exactly once at the end. Exit code 0 says that it does; 1 comes with what does not.
+The steps are those of `onboarding.py`. Each of them makes one call to the world outside, and the world
+notes every call in a file (see `world.py`). That file, not Zart, is the witness: whatever was recorded
+when the worker died must stand in it exactly once at the end. Exit code 0 says that it does; 1 comes with
+what does not.
 """
 
 import asyncio

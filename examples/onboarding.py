@@ -1,7 +1,7 @@
 """A new customer comes aboard: four steps, and in their midst a wait of up to two days for a click in a mail.
 
-Run it with `make example-onboarding`. Kill the process wherever you like (`make demo` does): what was recorded
-is not done again, the rest follows.
+Run it with `make example-onboarding`. Kill the process wherever you like (`make demo` does): what was
+recorded is not done again, the rest follows.
 """
 
 import asyncio
@@ -10,7 +10,7 @@ import msgspec
 
 import zart
 from examples import world
-from examples.stage import reached, stage
+from examples.stage import stage, waits_for
 from zart import durable, step
 
 
@@ -72,7 +72,7 @@ async def main() -> None:
         signup = Signup(user="ann", email="ann@example.com")
         handle = await client.start(onboarding, signup, id="onboarding-ann")
 
-        waiting = await reached(handle, "waiting")
+        waiting = await waits_for(handle, "email-verified")
         print(f"onboarding-ann is {waiting.status}: it holds a row in Postgres and nothing else")
 
         print("ann clicks the link in the mail")

@@ -7,7 +7,7 @@ import asyncio
 
 import zart
 from examples import world
-from examples.stage import reached, stage
+from examples.stage import stage, waits_for
 from zart import durable, step
 
 
@@ -39,7 +39,7 @@ async def main() -> None:
         async with zart.Worker(client, registry):
             print("one worker begins")
             handle = await client.start(tea_time, "assam", id="tea-time-1")
-            waiting = await reached(handle, "waiting")
+            waiting = await waits_for(handle, "sleep")
         print(f"the worker is gone, the execution is {waiting.status}")
         async with zart.Worker(client, registry):
             print("another worker goes on")

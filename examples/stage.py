@@ -38,10 +38,12 @@ def database() -> Iterator[str]:
             server.stop()
 
 
-async def reached(handle: zart.ExecutionHandle[Any], status: str) -> zart.Execution:
-    """Look at an execution until it has this status."""
-    while (execution := await handle.status()).status != status:
+async def waits_for(handle: zart.ExecutionHandle[Any], what: str) -> zart.Execution:
+    """Look at an execution until it waits for this, and nothing else."""
+    while True:
+        execution = await handle.status()
+        if execution.status == "waiting" and what in (execution.waiting_for or ""):
+            return execution
         if execution.finished_at is not None:
-            raise RuntimeError(f"{execution.id} is {execution.status}, and was never {status}")
+            raise RuntimeError(f"{execution.id} is {execution.status}, and never waited for {what}")
         await asyncio.sleep(0.05)
-    return execution
