@@ -108,7 +108,7 @@ class Durable(CoroutineFunction, Generic[P, R_co]):
     ) -> Self:
         """The same function with other options for one start; what is not given stays.
 
-        Work of a higher `priority` is claimed first (default 0). Raises UsageError for what the decorator
+        Work of a lower `priority` is claimed first (default 0). Raises UsageError for what the decorator
         would refuse, too.
         """
         old = self._definition

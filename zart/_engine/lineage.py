@@ -26,14 +26,13 @@ from typing import Any
 
 from anyio._backends import _asyncio as anyio_asyncio
 
-import zart
 from zart._engine.branch import Branch
 from zart.context import place
 from zart.errors import UsageError
 
 TaskFactory = Callable[..., "asyncio.Task[Any]"]
 
-_ZART = str(Path(zart.__file__).parent) + "/"
+_ZART = str(Path(__file__).parents[1]) + "/"
 _ASYNCIO = str(Path(asyncio.__file__).parent) + "/"
 _ANYIO_BACKEND = anyio_asyncio.__file__
 _SITES = tuple(
