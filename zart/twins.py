@@ -7,7 +7,6 @@ whole tree, or only of places within containers whose annotation leaves them ope
 # Trees of anything are walked here: what isinstance finds in them has members of unknown types.
 # pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false, reportUnknownMemberType=false
 
-import reprlib
 from collections.abc import Callable, Iterable
 from typing import Any, Final, final
 
@@ -23,10 +22,10 @@ class Difference:
 
     __slots__ = ("path", "twin", "value")
 
-    def __init__(self, value: object, twin: object, link: Link = None) -> None:
+    def __init__(self, value: object, twin: object, link: Link = None, end: str = "") -> None:
         self.value: object = value
         self.twin: object = twin
-        self.path: str = ""
+        self.path: str = end
         while link is not None:
             key, link = link
             self.below(key)
@@ -37,32 +36,24 @@ class Difference:
         return self
 
     def told(self, annotation: str) -> str:
-        """What would change, and what to do about it; `annotation` is what left the type open."""
+        """What would change, and what to do about it; `annotation` is what left the type open.
+
+        The value itself is not told: errors are stored and logged, and what people store is nobody's business.
+        """
         kind = type(self.value)
         if isinstance(self.value, (set, frozenset)):
             remedy = "return a sorted list"
         elif annotation == "Any":
-            remedy = "annotate the return type, so that zart knows what to read back"
+            remedy = "annotate its type, so that zart knows what to read back"
         else:
             remedy = f"name the type in the annotation, where {annotation} leaves it open"
-        if kind is type(self.twin):
-            changed = f"{_shortened(self.value)} would come back as {_shortened(self.twin)}"
-        else:
-            twin = type_name(type(self.twin))
-            changed = f"the {type_name(kind)} {_shortened(self.value)} would come back as {twin}"
-        return f"at ${self.path} {changed}. To mend it, {remedy}"
+        twin = "changed" if kind is type(self.twin) else f"as {type_name(type(self.twin))}"
+        return f"at ${self.path} a {type_name(kind)} would come back {twin}. To mend it, {remedy}"
 
 
 Comparison = Callable[[Any, Any], Difference | None]
 
-
-def _shortened(value: object) -> str:
-    try:
-        return shown if len(shown := reprlib.repr(value)) <= 60 else shown[:57] + "..."
-    except Exception:  # noqa: BLE001 (a method of the user's own, in the middle of telling an error)
-        return "..."
-
-
+_A_KEY: Final = " (a key)"
 _STEADY: Final = frozenset({str, int, bool, type(None)})
 """What JSON cannot change: when the type is the same, so is the value."""
 
@@ -81,7 +72,7 @@ def compare_trees(value: Any, twin: Any) -> Difference | None:
             members = zip(one.items(), other.values(), strict=True)
             for (key, member), twin_member in members:
                 if type(key) is not str or key not in other:
-                    return Difference(key, str(key), ("key", link))
+                    return Difference(key, str(key), link, _A_KEY)
                 if type(member) not in _STEADY or type(member) is not type(twin_member):
                     waiting.append((member, twin_member, (key, link)))
         elif kind is list:
@@ -103,7 +94,7 @@ def compare_members(inner: Comparison) -> Comparison:
             return None
         for key, twin_key in zip(value, twin, strict=False):
             if key != twin_key:
-                return Difference(key, twin_key).below("key")
+                return Difference(key, twin_key, None, _A_KEY)
         return _compare_each(twin, value.values(), twin.values(), inner)
 
     return compare

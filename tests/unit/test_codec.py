@@ -213,12 +213,27 @@ def test_the_text_says_where_it_is_and_what_to_do() -> None:
     with pytest.raises(SerializationError) as caught:
         Codec(ANY).store({"user": {"seen": [None, NOW.date()]}}, WHAT)
     assert str(caught.value) == (
-        "the result of step 'charge' would not be the same after a replay: at $.user.seen[1] the datetime.date "
-        "datetime.date(2030, 5, 6) would come back as str. To mend it, annotate the return type, so that zart "
-        "knows what to read back"
+        "the result of step 'charge' would not be the same after a replay: at $.user.seen[1] a datetime.date would "
+        "come back as str. To mend it, annotate its type, so that zart knows what to read back"
     )
     with pytest.raises(SerializationError, match="return a sorted list"):
         Codec(ANY).store({"a": {1, 2}}, WHAT)
+
+
+@pytest.mark.parametrize(
+    ("annotation", "value"),
+    [
+        (ANY, {"card": b"4242424242"}),
+        (int, "4242424242"),
+        (Item, {"price": "4242424242x"}),
+        (ANY, "4242424242\0"),
+    ],
+)
+def test_errors_do_not_tell_the_value(annotation: Any, value: Any) -> None:
+    """Errors are logged and stored; what people store is not to be read there."""
+    with pytest.raises(SerializationError) as caught:
+        Codec(annotation).store(value, WHAT)
+    assert "4242" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
