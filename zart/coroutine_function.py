@@ -33,7 +33,7 @@ class CoroutineFunction:
         self.__qualname__: str = getattr(fn, "__qualname__", self.__name__)
         self.__module__ = getattr(fn, "__module__", None) or __name__
         self.__doc__ = getattr(fn, "__doc__", None)
-        self.__annotations__ = getattr(fn, "__annotations__", {})
+        self.__annotations__: dict[str, Any] = getattr(fn, "__annotations__", {})
         self.__defaults__: tuple[Any, ...] | None = getattr(fn, "__defaults__", None)
         self.__kwdefaults__: dict[str, Any] | None = getattr(fn, "__kwdefaults__", None)
         self.__globals__: dict[str, Any] = getattr(fn, "__globals__", {})
@@ -43,4 +43,4 @@ class CoroutineFunction:
             self.__wrapped__ = fn
         else:
             self.__code__ = CODE
-            self.__signature__ = signature or signature_of(fn)
+            self.__signature__: inspect.Signature = signature or signature_of(fn)

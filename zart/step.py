@@ -66,8 +66,8 @@ class _Function:
         self.name = name
         self.fn = fn
         self.what = what
-        self.threaded = not is_coroutine_function(fn)
-        self.signature = signature_of(fn)
+        self.threaded: bool = not is_coroutine_function(fn)
+        self.signature: inspect.Signature = signature_of(fn)
 
     @functools.cached_property
     def arguments(self) -> Arguments:
@@ -84,8 +84,8 @@ class _Definition:
     __slots__ = ("_spec", "function", "options")
 
     def __init__(self, function: _Function, options: _Options) -> None:
-        self.function = function
-        self.options = options
+        self.function: _Function = function
+        self.options: _Options = options
         self._spec: StepSpec | None = None
 
     def spec(self) -> StepSpec:

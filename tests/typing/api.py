@@ -4,15 +4,17 @@ import asyncio
 import datetime as dt
 import random
 import uuid
+import warnings
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar, assert_type
 
 import msgspec
+import psycopg
 
 import zart
-from zart import durable, step
+from zart import durable, step, testing
 
 E = TypeVar("E", bound=Exception)
 
@@ -88,6 +90,14 @@ async def plain(number: int) -> int:
 
 async def steps() -> None:
     order = Order(id="o-1", amount=100)
+    of_async_def: zart.AsyncStep[[], None] = nothing
+    of_def: zart.SyncStep[[Order], bytes] = render
+    either: list[zart.Step[..., Any]] = [of_async_def, of_def]
+    bound: zart.BoundStep[[Order], int] = Shop().print_label
+    assert_type(await of_async_def(), None)
+    assert_type(await of_def(order), bytes)
+    assert_type(await bound(order), int)
+    assert_type(either[0].name, str)
 
     assert_type(await charge(order), float)
     assert_type(await charge(order, currency="USD"), float)
@@ -122,11 +132,11 @@ async def steps() -> None:
     assert_type(task.result(), float)
 
 
-wrong_argument = charge(1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-missing_argument = render()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
-no_name = step(plain)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-no_such_scope = step("x", timeout_scope="both")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-read_only = charge.fn(1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+wrong_argument = charge(1)  # type: ignore[arg-type]
+missing_argument = render()  # type: ignore[call-arg]
+no_name = step(plain)  # type: ignore[arg-type]
+no_such_scope = step("x", timeout_scope="both")  # type: ignore[arg-type]
+read_only = charge.fn(1)  # type: ignore[arg-type]
 
 # ---------------------------------------------------------------- durable functions
 
@@ -215,14 +225,14 @@ async def durables() -> None:
     assert_type(sell.name, str)
 
 
-wrong_payload = sell("o-1")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+wrong_payload = sell("o-1")  # type: ignore[arg-type]
 
 
 def not_async(order: Order) -> str:
     return order.id
 
 
-not_durable = durable("x")(not_async)  # type: ignore[arg-type, var-annotated]  # pyright: ignore[reportArgumentType]
+not_durable = durable("x")(not_async)  # type: ignore[arg-type, var-annotated]
 
 # ---------------------------------------------------------------- registry, settings, errors
 
@@ -236,6 +246,8 @@ registry = zart.Registry(sell, tick, charge, render, lifespan=lifespan)
 registry.register(retried, nothing)
 registry.include(zart.Registry(sell))
 registry.include(asyncio)
+
+limit: zart.Duration = "1h30m"
 
 config = zart.WorkerConfig(
     poll_interval="200ms",
@@ -276,9 +288,9 @@ def is_one(error: E, kind: type[E]) -> E:
 
 def errors(error: Exception) -> None:
     match error:
-        case zart.StepFailed() | zart.ExecutionFailed() | zart.ExecutionBlocked():
+        case zart.StepFailed() | zart.ExecutionFailed() | zart.ExecutionTimeout() | zart.ExecutionBlocked():
             assert_type(error.failure, zart.Failure)
-        case zart.StepTimeout() | zart.EventTimeout() | zart.ResultTimeout():
+        case zart.StepTimeout() | zart.StepStuck() | zart.EventTimeout() | zart.ResultTimeout():
             is_one(error, TimeoutError)
         case zart.PayloadError():
             is_one(error, ValueError)
@@ -286,5 +298,101 @@ def errors(error: Exception) -> None:
             is_one(error, TypeError)
         case zart.ExecutionNotFound():
             is_one(error, LookupError)
+        case (
+            zart.SerializationError()
+            | zart.NonDeterminismError()
+            | zart.ExecutionConflict()
+            | zart.ExecutionFinished()
+            | zart.ExecutionCancelled()
+            | zart.SchemaError()
+        ):
+            is_one(error, zart.ZartError)
         case _:
+            warnings.warn("not recorded", zart.NotDurableWarning, stacklevel=2)
             raise zart.NonRetryable("no such card") from zart.RetryAfter("30s", "busy")
+
+
+# ---------------------------------------------------------------- from outside
+
+
+async def client(rows: psycopg.AsyncConnection[Any]) -> None:
+    order = Order(id="o-1", amount=1)
+    await zart.migrate()
+    await zart.migrate("postgresql:///shop", schema="jobs")
+
+    async with zart.Client("postgresql:///shop", schema="jobs", author="ann") as shop:
+        handle = await shop.start(
+            sell, order, id="o-1", delay="1h", queue="slow", priority=3, on_conflict="return"
+        )
+        assert_type(handle, zart.ExecutionHandle[str])
+        assert_type(handle.id, str)
+        assert_type(handle.created, bool)
+        assert_type(await handle.result(timeout="5s"), str)
+        assert_type(await shop.start(tick, at=dt.datetime.now(dt.UTC)), zart.ExecutionHandle[None])
+        assert_type(await shop.start("sell", {"id": "o-1"}, version=None), zart.ExecutionHandle[Any])
+        assert_type(await shop.start(sell, order, connection=rows), zart.ExecutionHandle[str])
+        assert_type(await shop.start_many(sell, {"o-1": order}), list[zart.ExecutionHandle[str]])
+        assert_type(await shop.start_and_wait(sell, order, id="o-1", timeout=5), str)
+        assert_type(await shop.start_and_wait(tick), None)
+        assert_type(shop.handle(sell, "o-1"), zart.ExecutionHandle[str])
+        assert_type(await shop.wait_completion("o-1", timeout="1m"), Any)
+        assert_type(await shop.wait_completion("o-1", type=list[int]), list[int])
+        assert_type(await shop.offer_event("o-1", Approved, Decision(approved=True), dedup="once"), bool)
+        assert_type(await shop.offer_event("o-1", "approved", {"approved": True}, connection=rows), bool)
+
+        execution = await handle.status()
+        assert_type(execution, zart.Execution)
+        assert_type(await shop.status("o-1"), zart.Execution)
+        assert_type(execution.waiting_for, str | None)
+        assert_type(execution.failure, zart.Failure | None)
+        assert_type(execution.finished_at, dt.datetime | None)
+        async for found in shop.executions(name="sell", status="waiting", id_prefix="o-", limit=10):
+            assert_type(found, zart.Execution)
+
+        history = await shop.history("o-1")
+        assert_type(history, zart.History)
+        assert_type(history.records, list[zart.Record])
+        assert_type(history.notes, list[str])
+        stats = await shop.stats()
+        assert_type(stats, zart.Stats)
+        assert_type(stats.workers, int)
+
+        assert_type(await shop.cancel("o-1", reason="asked to", force=True), bool)
+        assert_type(await shop.resume("o-1", accept_arguments=True), bool)
+
+    assert_type(await zart.start(sell, order, id="o-1", connection=rows, schema="jobs"), str)
+    assert_type(await zart.start(tick), str)
+    assert_type(await zart.offer_event("o-1", Approved, Decision(approved=True), connection=rows), bool)
+    assert_type(await zart.offer_event("o-1", "approved", None, dedup="once"), bool)
+
+    await shop.start(sell)  # type: ignore[arg-type]
+    await shop.start(sell, 7)  # type: ignore[arg-type]
+    await shop.start(tick, 7)  # type: ignore[arg-type]
+    await shop.offer_event("o-1", Approved, "yes")  # type: ignore[misc]
+
+
+async def worker(given: zart.Client) -> None:
+    await zart.Worker("postgresql:///shop", registry, config).run()
+    async with zart.Worker(given, registry) as running:
+        assert_type(running, zart.Worker)
+        running.stop()
+    zart.Worker(None, registry)
+
+
+# ---------------------------------------------------------------- without a database
+
+
+async def unit_test() -> None:
+    outcome = await testing.run(
+        sell,
+        Order(id="o-1", amount=1),
+        steps={"charge-{order.id}": 5.0, "render": ValueError("no")},
+        events={"approved": [Decision(approved=True)]},
+        id="o-1",
+    )
+    assert_type(outcome, testing.Outcome[str])
+    assert_type(outcome.result, str)
+    assert_type(outcome.error, BaseException | None)
+    assert_type(outcome.steps, list[str])
+    assert_type(outcome.slept, float)
+    assert_type((await testing.run(tick)).result, None)

@@ -37,7 +37,7 @@ class Database:
     """The pool of one client, and the statements that it sends."""
 
     def __init__(self, dsn: str | None, schema: str) -> None:
-        self.schema = check_schema(schema)
+        self.schema: str = check_schema(schema)
         self._dsn = dsn
         self._address: str | None = None
         self._pool: AsyncConnectionPool[Connection] | None = None
