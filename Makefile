@@ -31,7 +31,7 @@ type: $(VENV)/installed-dev ## Check types: mypy and pyright, both strict, and t
 	$(BIN)/mypy
 	$(BIN)/mypy $(wildcard tests/typing/*.py)
 	$(BIN)/pyright
-	$(BIN)/pyright --verifytypes zart --ignoreexternal
+	PATH="$(CURDIR)/$(BIN):$$PATH" pyright --verifytypes zart --ignoreexternal
 
 ci: lint type test ## Everything that must pass before a change is kept
 
