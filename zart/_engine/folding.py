@@ -288,9 +288,8 @@ def _ending_row(change: Change, *, clears: bool) -> TaskRow:
 def _attempt_columns(batch: Batch) -> dict[str, Array]:
     rows: list[tuple[int, UUID, FailedAttempt]] = []
     for entry in batch.entries:
-        for told in (*batch.earlier.get(entry.token, ()), entry) if batch.earlier else (entry,):
-            if told.failed_attempt is not None:
-                rows.append((entry.token, entry.run_id, told.failed_attempt))
+        all_told = (*batch.earlier.get(entry.token, ()), entry) if batch.earlier else (entry,)
+        rows += [(entry.token, entry.run_id, told.failed_attempt) for told in all_told if told.failed_attempt]
     for change in batch.changes:
         if isinstance(change.ending, BodyRetry):
             rows.extend((change.token, change.run_id, attempt) for attempt in change.ending.afresh)

@@ -107,8 +107,9 @@ WITH fence AS MATERIALIZED (
         started_at = m.claimed_at,
         finished_at = CASE WHEN m.ending <> 'blocked' THEN {schema}.zart_now() END,
         token = CASE WHEN m.ending = 'blocked' THEN e.token ELSE m.token END
-    FROM concerned c JOIN mine m ON m.execution_id = c.id
-    WHERE e.id = c.id
+    FROM mine m
+    WHERE e.id = m.execution_id AND m.ending IN ('completed', 'failed', 'cancelled', 'blocked')
+        AND (SELECT count(*) FROM concerned) > 0
     RETURNING e.id, e.awaited
 ), consumed AS (
     UPDATE {schema}.zart_events v SET consumed_at = {schema}.zart_now()
