@@ -91,6 +91,7 @@ WITH fence AS MATERIALIZED (
         token = coalesce(m.token, t.token)
     FROM mine m
     WHERE t.id = m.task_id AND m.ending NOT IN ('completed', 'failed', 'cancelled')
+        AND (m.ending <> 'none' OR (m.clears AND t.recoveries > 0))
     RETURNING m.token, m.ending <> 'none' AND t.state = 'ready' AS claimable
 ), concerned AS MATERIALIZED (
     SELECT e.id FROM {schema}.zart_executions e
