@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import datetime as dt
 import hashlib
+import inspect
 import random
 from collections import deque
 from collections.abc import Callable
@@ -228,9 +229,11 @@ class Steps:
         scope = asyncio.timeout(limit)
         try:
             async with scope:
-                return await anyio.to_thread.run_sync(
+                result = await anyio.to_thread.run_sync(
                     work, limiter=self._host.threads, abandon_on_cancel=True
                 )
+                # `step("fetch")(lambda: fetch(url))` is a plain function, too, that returns a coroutine.
+                return await result if inspect.isawaitable(result) else result
         except TimeoutError:
             if not scope.expired():
                 raise
