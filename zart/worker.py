@@ -261,7 +261,7 @@ class _Registration:
             for task in (*duties, stopping, over):
                 await _cancel(task)
             await journal.close()
-            await asyncio.wait([writing])  # it ends by itself, and must not be cut off from closing its connections
+            await asyncio.wait([writing])  # not cancelled: it still closes its connections
             await claimer.close()
             await connection.close()
             await self._leave(lease)
