@@ -6,7 +6,7 @@ import socket
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack
 from types import TracebackType
-from typing import Any, Final, Literal, Self, TypeVar, cast, overload
+from typing import Any, Final, Literal, Self, TypeVar, overload
 
 import psycopg
 from typing_extensions import TypeForm
@@ -15,40 +15,27 @@ from zart._postgres.listener import work_channel
 from zart.annotations import codec_for
 from zart.client.database import Database
 from zart.client.handle import ExecutionHandle, read_outcome, result_timeout
+from zart.client.lookout import Lookout
 from zart.client.offering import Answer, make_offer, not_found, read_answer
 from zart.client.outcomes import Outcomes
 from zart.client.outside import refuse_in_body
-from zart.client.reading import read_execution, read_notes, read_record
-from zart.client.starting import (
-    NOT_GIVEN,
-    OnConflict,
-    Start,
-    Target,
-    chunks,
-    conflict,
-    is_equal,
-    make_start,
-    read_target,
-    sort_items,
-)
+from zart.client.starter import Starter
+from zart.client.starting import NOT_GIVEN, OnConflict, make_start, read_target
 from zart.client.steering import Steering
 from zart.client.transactions import offer_within, start_within
 from zart.codec import ANY, Codec
 from zart.durable import Durable
 from zart.durations import Duration, parse_duration
-from zart.errors import ExecutionConflict, ExecutionNotFound, UsageError
+from zart.errors import UsageError
 from zart.outside import opened
 from zart.primitives import Event
-from zart.state import FINAL_STATUSES, Execution, ExecutionStatus, History, Stats
+from zart.state import Execution, History, Stats
 
 D = TypeVar("D")
 R = TypeVar("R")
 T = TypeVar("T")
 
-_PAGE: Final = 200
 _TRIES: Final = 3
-_MANY: Final = 1000
-_MANY_BYTES: Final = 16 * 1024 * 1024
 _ANYTHING: Final = Codec(ANY)
 
 
@@ -69,11 +56,11 @@ class Client:
         self, dsn: str | None = None, /, *, schema: str = "public", author: str | None = None
     ) -> None:
         self._database = Database(dsn, schema)
-        self._author = author if author is not None else _who()
-        self._lanes: dict[tuple[str, str, str | None], int] = {}
         self._open: AsyncExitStack | None = None
         self._outcomes_: Outcomes | None = None
-        self._steering = Steering(self._database, self._author)
+        self._starter = Starter(self._database)
+        self._lookout = Lookout(self._database)
+        self._steering = Steering(self._database, author if author is not None else _who())
 
     async def __aenter__(self) -> Self:
         if self._open is not None:
@@ -96,7 +83,9 @@ class Client:
 
     @property
     def address(self) -> str:
-        """Where the database is, as libpq reads it, passwords included. Raises UsageError when none is named."""
+        """Where the database is, as libpq reads it, passwords included. Raises UsageError when none is
+        named.
+        """
         return self._database.address
 
     @property
@@ -183,7 +172,7 @@ class Client:
         if connection is not None:
             created = await start_within(connection, self._database.schema, wanted, on_conflict)
         else:
-            created = await self._start(wanted, on_conflict)
+            created = await self._starter.start(wanted, on_conflict)
         return ExecutionHandle(self, wanted.id, target.result, created=created)
 
     async def start_many(self, fn: Durable[[D], R], items: Mapping[str, D], /) -> list[ExecutionHandle[R]]:
@@ -196,10 +185,7 @@ class Client:
         """
         refuse_in_body("Client.start_many")
         target = read_target(fn)
-        starts = [make_start(target, items[key], id=key) for key in sort_items(items)]
-        created: set[str] = set()
-        for group in chunks(starts, most=_MANY, most_bytes=_MANY_BYTES):
-            created |= await self._start_group(target, group)
+        created = await self._starter.start_many(target, items)
         return [ExecutionHandle(self, key, target.result, created=key in created) for key in items]
 
     @overload
@@ -225,55 +211,8 @@ class Client:
         refuse_in_body("Client.start_and_wait")
         target = read_target(fn)
         wanted = make_start(target, data, id=_own_id(fn, id))
-        await self._start(wanted, "raise", awaited=True)
+        await self._starter.start(wanted, "raise", awaited=True)
         return await self._result(wanted.id, target.result, timeout)
-
-    async def _start(self, wanted: Start, on_conflict: OnConflict, *, awaited: bool = False) -> bool:
-        lane = wanted.target.lane
-        known = self._lanes.get(lane)
-        rows = await self._database.query("start", wanted.parameters(known, awaited=awaited))
-        if rows:
-            self._lanes[lane] = rows[0][0]
-            return True
-        found = await self._database.query("compare", wanted.compare_parameters())
-        if not found:
-            raise _vanished(wanted.id)
-        if found[0][2] == str(wanted.run_id):
-            return True  # started by a statement of ours whose answer was lost
-        if on_conflict == "raise" and not is_equal(wanted, found[0]):
-            raise conflict(wanted, found[0])
-        return False
-
-    async def _start_group(self, target: Target, group: list[Start]) -> set[str]:
-        by_id = {start.id: start for start in group}
-        parameters = {
-            "ids": list(by_id),
-            "run_ids": [start.run_id for start in group],
-            "payloads": [start.input.payload for start in group],
-            "digests": [start.input.digest for start in group],
-            "name": target.name,
-            "version": target.version,
-            "queue": target.queue,
-            "priority": target.priority,
-        }
-        created = {row[0] for row in await self._database.query("start_many", parameters)}
-        rest = [start for start in group if start.id not in created]
-        if rest:
-            found = await self._database.query(
-                "compare",
-                {
-                    "ids": [start.id for start in rest],
-                    "payloads": [start.input.payload for start in rest],
-                    "digests": [start.input.digest for start in rest],
-                },
-            )
-            for row in found:
-                wanted = by_id[row[0]]
-                if row[2] == str(wanted.run_id):
-                    created.add(wanted.id)
-                elif not is_equal(wanted, row):
-                    raise conflict(wanted, row)
-        return created
 
     # ------------------------------------------------------------ waiting
 
@@ -373,10 +312,7 @@ class Client:
     async def status(self, id: str, /) -> Execution:
         """How an execution stands now. Raises ExecutionNotFound."""
         refuse_in_body("Client.status")
-        rows = await self._database.query("status", {"id": _check_text_id(id)})
-        if not rows:
-            raise not_found(id)
-        return read_execution(rows[0])
+        return await self._lookout.status(_check_text_id(id))
 
     async def executions(
         self,
@@ -394,27 +330,11 @@ class Client:
         on later, give the last id as `after`. At most `limit` of them (default: all).
         """
         refuse_in_body("Client.executions")
-        _check_filters(status, since, until, limit)
-        live = status is not None and status not in FINAL_STATUSES
-        left = limit
-        while left is None or left > 0:
-            size = _PAGE if left is None else min(left, _PAGE)
-            parameters = {
-                "name": name,
-                "status": status,
-                "id_prefix": id_prefix,
-                "since": since,
-                "until": until,
-                "after": after,
-                "limit": size,
-            }
-            rows = await self._database.query("live_page" if live else "page", parameters)
-            for row in rows:
-                yield read_execution(row)
-            if len(rows) < size:
-                return
-            after = rows[-1][0]
-            left = None if left is None else left - len(rows)
+        found = self._lookout.executions(
+            name=name, status=status, id_prefix=id_prefix, since=since, until=until, after=after, limit=limit
+        )
+        async for execution in found:
+            yield execution
 
     async def history(self, id: str, /, *, run_id: str | None = None) -> History:
         """What an execution did: its records in order, what is under way last, and notes on what else
@@ -422,30 +342,15 @@ class Client:
 
         Raises ExecutionNotFound for an unknown id or run.
         """
-        execution = await self.status(id)
-        if run_id is not None and run_id != execution.run_id:
-            raise ExecutionNotFound(f"execution {id!r} has no run {run_id!r}", execution_id=id)
-        run = {"run_id": execution.run_id}
-        records = await self._database.query("records", run)
-        attempts = await self._database.query("attempts", run)
-        notes = await self._database.query("notes", {"id": id})
-        return History(
-            execution=execution,
-            run_id=execution.run_id,
-            runs=[execution.run_id],
-            records=[read_record(row) for row in records],
-            notes=read_notes(notes, attempts),
-        )
+        refuse_in_body("Client.history")
+        return await self._lookout.history(_check_text_id(id), run_id)
 
     async def stats(self) -> Stats:
         """How many executions there are by status, ready ones that no live worker serves, and live
         workers.
         """
         refuse_in_body("Client.stats")
-        statuses = dict(cast("list[tuple[str, int]]", await self._database.query("count_by_status", {})))
-        unserved = dict(cast("list[tuple[str, int]]", await self._database.query("count_unserved", {})))
-        ((workers,),) = await self._database.query("count_workers", {})
-        return Stats(by_status=statuses, unserved=unserved, workers=workers)
+        return await self._lookout.stats()
 
     # ------------------------------------------------------------ steering
 
@@ -500,24 +405,3 @@ def _check_text_id(id: object) -> str:
 def _check_on_conflict(on_conflict: Literal["raise", "return"]) -> None:
     if on_conflict not in ("raise", "return"):
         raise UsageError(f'on_conflict is {on_conflict!r}: use "raise" or "return"')
-
-
-def _check_filters(
-    status: str | None, since: dt.datetime | None, until: dt.datetime | None, limit: int | None
-) -> None:
-    if status is not None and status not in tuple(ExecutionStatus):
-        raise UsageError(f"status is {status!r}: use one of {', '.join(ExecutionStatus)}")
-    for name, value in (("since", since), ("until", until)):
-        if value is not None and value.utcoffset() is None:
-            raise UsageError(
-                f"{name} is {value.isoformat()}, which has no time zone: use datetime(..., tzinfo=UTC)"
-            )
-    if limit is not None and (isinstance(limit, bool) or limit < 0):
-        raise UsageError(f"limit is {limit!r}: use a whole number, or None for all")
-
-
-def _vanished(id: str) -> ExecutionConflict:
-    return ExecutionConflict(
-        f"execution {id!r} existed a moment ago and is gone now: somebody deleted it. Start it again",
-        execution_id=id,
-    )

@@ -1,0 +1,107 @@
+"""What a client sees: how executions stand, what they did, how many there are."""
+
+import datetime as dt
+from collections.abc import AsyncIterator
+from typing import Final, cast
+
+from zart.client.database import Database
+from zart.client.offering import not_found
+from zart.client.reading import read_execution, read_notes, read_record
+from zart.errors import ExecutionNotFound, UsageError
+from zart.state import FINAL_STATUSES, Execution, ExecutionStatus, History, Stats
+
+_PAGE: Final = 200
+
+
+class Lookout:
+    """Reads only. Each statement has a snapshot of its own, so what goes on meanwhile may show in a later
+    one.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def status(self, id: str) -> Execution:
+        """How an execution stands. Raises ExecutionNotFound."""
+        rows = await self._database.query("status", {"id": id})
+        if not rows:
+            raise not_found(id)
+        return read_execution(rows[0])
+
+    async def executions(
+        self,
+        *,
+        name: str | None,
+        status: str | None,
+        id_prefix: str | None,
+        since: dt.datetime | None,
+        until: dt.datetime | None,
+        after: str | None,
+        limit: int | None,
+    ) -> AsyncIterator[Execution]:
+        """The newest first, page by page: a page goes on behind the last one's id, whatever was added
+        meanwhile.
+        """
+        _check_filters(status, since, until, limit)
+        live = status is not None and status not in FINAL_STATUSES
+        left = limit
+        while left is None or left > 0:
+            size = _PAGE if left is None else min(left, _PAGE)
+            parameters = {
+                "name": name,
+                "status": status,
+                "id_prefix": id_prefix,
+                "since": since,
+                "until": until,
+                "after": after,
+                "limit": size,
+            }
+            rows = await self._database.query("live_page" if live else "page", parameters)
+            for row in rows:
+                yield read_execution(row)
+            if len(rows) < size:
+                return
+            after = rows[-1][0]
+            left = None if left is None else left - len(rows)
+
+    async def history(self, id: str, run_id: str | None) -> History:
+        """What an execution did. Raises ExecutionNotFound for an unknown id or run."""
+        execution = await self.status(id)
+        if run_id is not None and run_id != execution.run_id:
+            raise ExecutionNotFound(f"execution {id!r} has no run {run_id!r}", execution_id=id)
+        run = {"run_id": execution.run_id}
+        records = await self._database.query("records", run)
+        attempts = await self._database.query("attempts", run)
+        notes = await self._database.query("notes", {"id": id})
+        return History(
+            execution=execution,
+            run_id=execution.run_id,
+            runs=[execution.run_id],
+            records=[read_record(row) for row in records],
+            notes=read_notes(notes, attempts),
+        )
+
+    async def stats(self) -> Stats:
+        """How much there is of what."""
+        statuses = await self._database.query("count_by_status", {})
+        unserved = await self._database.query("count_unserved", {})
+        ((workers,),) = await self._database.query("count_workers", {})
+        return Stats(
+            by_status=dict(cast("list[tuple[str, int]]", statuses)),
+            unserved=dict(cast("list[tuple[str, int]]", unserved)),
+            workers=workers,
+        )
+
+
+def _check_filters(
+    status: str | None, since: dt.datetime | None, until: dt.datetime | None, limit: int | None
+) -> None:
+    if status is not None and status not in tuple(ExecutionStatus):
+        raise UsageError(f"status is {status!r}: use one of {', '.join(ExecutionStatus)}")
+    for name, value in (("since", since), ("until", until)):
+        if value is not None and value.utcoffset() is None:
+            raise UsageError(
+                f"{name} is {value.isoformat()}, which has no time zone: use datetime(..., tzinfo=UTC)"
+            )
+    if limit is not None and (isinstance(limit, bool) or limit < 0):
+        raise UsageError(f"limit is {limit!r}: use a whole number, or None for all")

@@ -1,0 +1,85 @@
+"""The starts of one client: each in one round trip, many in one statement for a thousand."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from zart.client.database import Database
+from zart.client.starting import (
+    OnConflict,
+    Start,
+    Target,
+    chunks,
+    conflict,
+    is_equal,
+    make_start,
+    sort_items,
+)
+from zart.errors import ExecutionConflict
+
+_MANY: Final = 1000
+_MANY_BYTES: Final = 16 * 1024 * 1024
+
+
+class Starter:
+    """Starts executions, and remembers the lanes of the functions that it has started."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._lanes: dict[tuple[str, str, str | None], int] = {}
+
+    async def start(self, wanted: Start, on_conflict: OnConflict, *, awaited: bool = False) -> bool:
+        """Whether the execution is new. Raises ExecutionConflict."""
+        lane = wanted.target.lane
+        parameters = wanted.parameters(self._lanes.get(lane), awaited=awaited)
+        rows = await self._database.query("start", parameters)
+        if rows:
+            self._lanes[lane] = rows[0][0]
+            return True
+        found = await self._database.query("compare", wanted.compare_parameters())
+        if not found:
+            raise ExecutionConflict(
+                f"execution {wanted.id!r} existed a moment ago and is gone now: somebody deleted it. "
+                "Start it again",
+                execution_id=wanted.id,
+            )
+        if found[0][2] == str(wanted.run_id):
+            return True  # started by a statement of ours whose answer was lost
+        if on_conflict == "raise" and not is_equal(wanted, found[0]):
+            raise conflict(wanted, found[0])
+        return False
+
+    async def start_many(self, target: Target, items: Mapping[str, Any]) -> set[str]:
+        """The ids that are new. All is checked before anything is sent. Raises ExecutionConflict."""
+        starts = [make_start(target, items[key], id=key) for key in sort_items(items)]
+        created: set[str] = set()
+        for group in chunks(starts, most=_MANY, most_bytes=_MANY_BYTES):
+            created |= await self._start_group(target, group)
+        return created
+
+    async def _start_group(self, target: Target, group: list[Start]) -> set[str]:
+        by_id = {start.id: start for start in group}
+        parameters = _columns(group) | {
+            "run_ids": [start.run_id for start in group],
+            "name": target.name,
+            "version": target.version,
+            "queue": target.queue,
+            "priority": target.priority,
+        }
+        created = {row[0] for row in await self._database.query("start_many", parameters)}
+        rest = [start for start in group if start.id not in created]
+        found = await self._database.query("compare", _columns(rest)) if rest else []
+        for row in found:
+            wanted = by_id[row[0]]
+            if row[2] == str(wanted.run_id):
+                created.add(wanted.id)
+            elif not is_equal(wanted, row):
+                raise conflict(wanted, row)
+        return created
+
+
+def _columns(starts: list[Start]) -> dict[str, Any]:
+    return {
+        "ids": [start.id for start in starts],
+        "payloads": [start.input.payload for start in starts],
+        "digests": [start.input.digest for start in starts],
+    }
