@@ -66,7 +66,7 @@ _IMMUTABLE: Final = (type(None), bool, int, str, float)
 _UNCHECKED_BYTES: Final = 2 * MAX_DEPTH
 """Nesting deeper than MAX_DEPTH takes more bytes than this."""
 _UNICODE_ESCAPE = re.compile(rb"(?<!\\)(?:\\\\)*\\u(0000|[dD][89a-fA-F])")
-_TEXT = re.compile(rb'"(?:[^"\\]|\\.)*"')
+_TEXT = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"')
 _NO_BRACKET: Final = bytes(set(range(256)) - set(b"[]{}"))
 _AT = re.compile(r" - at `(?P<path>.*)`\Z", re.DOTALL)
 
