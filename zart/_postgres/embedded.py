@@ -7,6 +7,7 @@ Layout of the directory that a server lives in:
     starting    held while a server is started or stopped
     users       held, shared, for each process that uses the server (see caretaker.py)
     keep        there while the server shall outlive its users
+    .gitignore  says that nothing here belongs in git
 
 `start` from many processes at once makes one server: all of them get it, and it stops when the last of them has ended,
 by whatever death. As root, which PostgreSQL refuses to run as, the server runs as another user; if that user cannot
@@ -126,6 +127,7 @@ def start(
     directory = directory.resolve()
     directory.mkdir(parents=True, exist_ok=True)
     with _starting(directory):
+        _keep_out_of_git(directory)
         watcher = None if keep else _engage_caretaker(directory)
         if keep:
             (directory / "keep").touch()
@@ -149,6 +151,12 @@ def start(
             port=server.port,
             _caretaker=watcher,
         )
+
+
+def _keep_out_of_git(directory: Path) -> None:
+    ignored = directory / ".gitignore"
+    if not ignored.exists():
+        ignored.write_text("*\n")
 
 
 def _start(directory: Path, settings: Mapping[str, str], binaries: Path) -> None:

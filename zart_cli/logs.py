@@ -1,0 +1,37 @@
+"""The log of `zart worker` and `zart dev`: one readable line per entry, on stderr.
+
+    14:02:11.352 INFO    ann waits for event 'email-verified' until Tue 24 Nov 14:02:11 UTC
+    14:02:12.014 WARNING myapp.mail: the server asks for patience
+
+Entries of zart's own loggers stand without a name; others carry theirs.
+"""
+
+import datetime as dt
+import logging
+import sys
+from typing import Final
+
+LEVELS: Final = ("debug", "info", "warning", "error")
+
+
+class _Line(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        own = record.name == "zart" or record.name.startswith("zart.")
+        message = record.getMessage()
+        if own:
+            message = " ".join(message.split("\n"))
+        if record.exc_info:
+            message += f"\n{self.formatException(record.exc_info)}"
+        at = dt.datetime.fromtimestamp(record.created, dt.UTC).astimezone()
+        name = "" if own else f"{record.name}: "
+        return f"{at:%H:%M:%S}.{at.microsecond // 1000:03d} {record.levelname:<7} {name}{message}"
+
+
+def log_to_stderr(level: str) -> None:
+    """Send every logger's entries of `level` and above to stderr. Before the app is imported: its own set-up wins."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Line())
+    logging.basicConfig(level=level.upper(), handlers=[handler])
+    logging.captureWarnings(capture=True)
+    # The pool reports each connection that it makes and loses; what matters of that is said by zart.
+    logging.getLogger("psycopg.pool").setLevel(max(logging.WARNING, logging.getLogger().level))

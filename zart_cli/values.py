@@ -1,0 +1,44 @@
+"""JSON given on the command line, and written by it."""
+
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+import click
+import msgspec
+
+import zart
+
+NO_DATA: Final = msgspec.UNSET
+
+data_option = click.option(
+    "--data",
+    metavar="JSON|@FILE|-",
+    help="The payload: JSON, @FILE for a file's content, - for standard input.",
+)
+
+
+def read_data(given: str | None) -> Any:
+    """The value of --data; NO_DATA when it was not given. Raises UsageError for what is no JSON."""
+    if given is None:
+        return NO_DATA
+    if given == "-":
+        text, what = sys.stdin.buffer.read(), "standard input"
+    elif given.startswith("@"):
+        what = given[1:]
+        try:
+            text = Path(what).read_bytes()
+        except OSError as error:
+            raise zart.UsageError(f"--data {given}: {what} cannot be read: {error.strerror}") from None
+    else:
+        text, what = given.encode("utf-8", "surrogateescape"), "--data"
+    try:
+        return msgspec.json.decode(text)
+    except msgspec.DecodeError as error:
+        hint = "" if text.lstrip()[:1] in (b"{", b"[", b'"') else """; text needs its quotes: '"like this"'"""
+        raise zart.UsageError(f"{what} is no JSON: {error}{hint}") from None
+
+
+def write_json(value: object) -> None:
+    """One value as one line of JSON on stdout."""
+    click.echo(msgspec.json.encode(value).decode())

@@ -1,0 +1,138 @@
+"""`zart worker`, and what `zart dev` shares with it: a worker that runs until it is told to stop."""
+
+import asyncio
+import inspect
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+import click
+
+import zart
+from zart_cli.app import app_option, load_registry
+from zart_cli.database import Database, database_options
+from zart_cli.logs import LEVELS, log_to_stderr
+
+_log = logging.getLogger("zart.cli")
+
+_HELP: Final = {
+    "poll_interval": "How often to look for work where no notification can come.",
+    "max_tasks_per_poll": "How many executions to claim in one go.",
+    "max_concurrent_tasks": "How many executions may run at once.",
+    "max_threads": "Threads for plain def steps.",
+    "shutdown_timeout": "How long a shutdown waits for running steps.",
+    "orphan_timeout": "A worker not heard of for so long is taken for dead.",
+    "heartbeat_interval": "How often this worker says that it lives.",
+    "wedge_timeout": "An event loop blocked for so long ends the process; 10 x orphan-timeout unless given.",
+    "max_recoveries": "Takeovers in a row, without progress, after which an execution is blocked.",
+    "max_inflight_steps": "Live steps of one execution.",
+    "max_parked_bodies": "Executions that may wait in memory.",
+    "queues": "Only this queue; may be repeated, or name several with commas. Default: all of the registry.",
+}
+
+
+def _fields() -> Iterator[inspect.Parameter]:
+    """The fields of WorkerConfig, in their order."""
+    yield from list(inspect.signature(zart.WorkerConfig.__init__).parameters.values())[1:]
+
+
+def worker_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add an option for each field of WorkerConfig, in kebab case; `read_config` takes them back out."""
+    for field in reversed(list(_fields())):
+        name = "--" + field.name.replace("_", "-")
+        about = _HELP[field.name]
+        if field.name == "queues":
+            option = click.option(name, multiple=True, metavar="QUEUE", help=about)
+        elif isinstance(field.default, int):
+            option = click.option(name, type=int, help=f"{about}  [default: {field.default}]")
+        else:
+            default = f"  [default: {field.default}]" if field.default is not None else ""
+            option = click.option(name, metavar="DURATION", help=about + default)
+        command = option(command)
+    return command
+
+
+def read_config(options: dict[str, Any]) -> zart.WorkerConfig:
+    """The config that the options say; those not given keep their default. Raises UsageError as WorkerConfig does."""
+    given = {field.name: options[field.name] for field in _fields() if options[field.name] is not None}
+    queues = tuple(queue for names in given.pop("queues", ()) for queue in names.split(",") if queue)
+    return zart.WorkerConfig(**given, queues=queues)
+
+
+log_level_option = click.option(
+    "--log-level",
+    type=click.Choice(LEVELS),
+    default="info",
+    show_default=True,
+    help="The least level to log.",
+)
+
+
+@click.command()
+@app_option
+@worker_options
+@log_level_option
+@database_options
+def worker(database: Database, app: str | None, log_level: str, **options: Any) -> None:
+    """Claim executions of an app's durable functions and run them.
+
+    Stops on SIGTERM or Ctrl-C: it claims no more, lets running steps end within --shutdown-timeout and hands the rest
+    over at once. A second signal ends the process where it stands.
+    """
+    config = read_config(options)
+    log_to_stderr(log_level)
+    registry = load_registry(app)
+    work(database.open().dsn, database.schema, registry, config)
+
+
+def work(
+    dsn: str,
+    schema: str,
+    registry: zart.Registry,
+    config: zart.WorkerConfig,
+    on_start: Callable[[], None] | None = None,
+) -> None:
+    """Run a worker in this process until a signal stops it; on uvloop where that is installed."""
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(_work(dsn, schema, registry, config, on_start))
+
+
+async def _work(
+    dsn: str,
+    schema: str,
+    registry: zart.Registry,
+    config: zart.WorkerConfig,
+    on_start: Callable[[], None] | None,
+) -> None:
+    running = zart.Worker(zart.Client(dsn, schema=schema), registry, config)
+    running.exit_when_wedged = True
+    loop = asyncio.get_running_loop()
+    stopping = False
+
+    def stop(number: signal.Signals) -> None:
+        nonlocal stopping
+        if stopping:
+            _log.warning("%s again: this process ends where it stands, others take over", number.name)
+            sys.stderr.flush()
+            os._exit(128 + number)
+        stopping = True
+        _log.info("%s: stopping, once running steps have ended; again to stop at once", number.name)
+        running.stop()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop, number)
+    if on_start is not None:
+        on_start()
+    await running.run()
+    _log.info("stopped")
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop  # noqa: PLC0415 (the extra `fast` brings it)
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
