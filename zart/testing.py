@@ -23,6 +23,7 @@ from typing import Any, Generic, TypeVar, cast, overload
 import anyio
 import msgspec
 
+from zart._engine import parking
 from zart._engine.activation import Activation
 from zart._engine.alarms import Cancellable
 from zart._engine.entries import (
@@ -317,7 +318,9 @@ class _Memory:
         return False
 
     def rests(self, activation: Activation, resting: bool, /) -> None:  # noqa: FBT001
-        pass
+        """What waits for a queue or a lock of its own waits for time to move, too."""
+        if resting and all(parking.only_in_memory(task, activation.tasks) for task in activation.tasks):
+            self.suspends(activation, activation.alarms.due)
 
     def ended(self, activation: Activation, /) -> None:
         pass

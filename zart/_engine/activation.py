@@ -507,7 +507,7 @@ class Activation:
             self.loop.call_soon(self._look, context=self.host.base_context)
 
     def _look(self) -> None:
-        if self.closed:
+        if self.closed or self._nothing_to_look_for:
             self._settling = False
             return
         if self._activity != self._activity_seen:
@@ -522,6 +522,12 @@ class Activation:
         self._settling = False
         self._at_rest()
 
+    @property
+    def _nothing_to_look_for(self) -> bool:
+        """A step or a commit is under way and nothing waits for its turn: what comes of it will stir again."""
+        under_way = self._inflight or self.steps.tasks
+        return bool(under_way) and not (self.replaying or self._outbox or self._late)
+
     def _all_blocked(self) -> bool:
         in_steps = self.steps.tasks
         return all(parking.is_blocked(task) or task in in_steps for task in self.tasks)
@@ -534,9 +540,10 @@ class Activation:
             self._replay()
         elif self._outbox:
             record, hand_over = self._outbox.popleft()
+            self.busy()
             hand_over(record)
             self.stir()
-        elif not self._inflight and not self.steps.tasks:
+        else:
             self._consider_parking()
 
     def _give_turn(self, record: StoredEntry) -> None:
@@ -609,7 +616,7 @@ class Activation:
                 waiting = str(self.waits) or ", ".join(self.phase.pauses)
                 self.end(SuspendedEnding(seen=self.signal, wake_at=due, waiting_for=waiting or None))
                 return
-        if not self.resting and not self.closed:
+        if not self.resting and not self.closed and not self._nothing_to_look_for:
             self.resting = True
             self.host.rests(self, True)
 

@@ -24,7 +24,7 @@ from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
 
-from anyio._backends import _asyncio as anyio_asyncio
+import anyio
 
 from zart._engine.branch import Branch
 from zart.context import place
@@ -34,7 +34,7 @@ TaskFactory = Callable[..., "asyncio.Task[Any]"]
 
 _ZART = str(Path(__file__).parents[1]) + "/"
 _ASYNCIO = str(Path(asyncio.__file__).parent) + "/"
-_ANYIO_BACKEND = anyio_asyncio.__file__
+_ANYIO = str(Path(anyio.__file__).parent) + "/"
 _SITES = tuple(
     sorted(
         {
@@ -84,11 +84,11 @@ def is_users(code: CodeType | None, own: str | None) -> bool:
 
 
 def starter(frame: FrameType | None) -> tuple[FrameType | None, set[str]]:
-    """Who starts a task or sets a timer: the first frame outside asyncio and anyio's backend, and what lies between."""
+    """Who starts a task or sets a timer: the first frame outside asyncio and anyio, and what lies between."""
     passed = set[str]()
     while frame is not None:
         code = frame.f_code
-        if not code.co_filename.startswith(_ASYNCIO) and code.co_filename != _ANYIO_BACKEND:
+        if not code.co_filename.startswith((_ASYNCIO, _ANYIO)):
             return frame, passed
         passed.add(code.co_qualname)
         frame = frame.f_back

@@ -151,7 +151,9 @@ class Sender:
             except _FAILURES as error:
                 trouble = classify(error)
                 if trouble is Trouble.SCHEMA:
-                    raise Unwritable(str(error)) from error
+                    raise Unwritable(
+                        f"the journal cannot be written: {_said(error)}; `zart migrate --check` compares the tables"
+                    ) from error
                 if trouble is Trouble.DATA:
                     return error
                 if not breaks_off(error) or (suspicion and type(suspicion[0]) is not type(error)):
@@ -296,7 +298,7 @@ async def _pause(tries: int, error: Exception) -> None:
         log.warning(
             "the journal could not write (%s: %s); it tries again until it can, and executions wait",
             type(error).__name__,
-            str(error).strip() or "no answer in time",
+            _said(error),
         )
     longest = min(_LONGEST_DELAY, _SHORTEST_DELAY * 2.0 ** min(tries, 10))
     await asyncio.sleep(longest * random.uniform(0.5, 1.0))  # noqa: S311 (spreads retries)
@@ -314,14 +316,19 @@ def _lost(record: Record) -> Lost:
     return Lost(f"execution {record.execution_id!r} is held by another activation, which goes on with it")
 
 
+def _said(error: Exception) -> str:
+    """The message without details, which may quote what a user stored."""
+    primary = error.diag.message_primary if isinstance(error, psycopg.Error) else None
+    return primary or str(error).strip() or "no answer"
+
+
 def _refusal(record: Record, error: Exception) -> SerializationError:
     if isinstance(record, Entry):
         what = f"record of {record.key.kind} '{record.key}'"
     else:
         what = f"outcome of execution {record.execution_id!r}"
-    said = (error.diag.message_primary if isinstance(error, psycopg.Error) else None) or str(error).strip()
     refused = SerializationError(
-        f"the {what} cannot be stored: {said}. Everything else was stored; return a value that JSON text in "
+        f"the {what} cannot be stored: {_said(error)}. Everything else was stored; return a value that JSON text in "
         "PostgreSQL can hold (valid UTF-8, no NUL character, within its limits of size and depth).",
         what=what,
     )

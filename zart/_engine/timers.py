@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import Context
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from anyio._backends import _asyncio as anyio_asyncio
 
@@ -23,20 +23,22 @@ from zart._engine.lineage import is_users, starter
 from zart.context import place
 from zart.errors import NotDurableWarning
 
-if TYPE_CHECKING:
-    from zart._engine.waits import Wait
-
 _TIMEOUT: Any = getattr(asyncio.Timeout, "_on_timeout")  # noqa: B009 (private, and checkers do not know it)
 _RELEASE: Any = getattr(asyncio.tasks, "_release_waiter", None)
 _ANYIO: Any = anyio_asyncio.CancelScope._timeout  # noqa: SLF001
 
 
-class BodyTimer(asyncio.TimerHandle):
-    """A time limit of a body, in the hands of the engine instead of the loop."""
+class BodyTimer(asyncio.Handle):
+    """A time limit of a body, in the hands of the engine instead of the loop.
 
-    wait: "Wait | None" = None
-    branch: Branch
+    It stands for a TimerHandle, which would report its cancellation to a loop that does not know it.
+    """
+
+    at = 0.0
     let_go: Callable[[], None] | None = None
+
+    def when(self) -> float:
+        return self.at
 
     def cancel(self) -> None:
         if not self.cancelled() and self.let_go is not None:
@@ -84,7 +86,8 @@ def _intercepted(
                 frame.f_lineno,
             )
         return None
-    timer = BodyTimer(loop.time() + delay, callback, args, loop, context)
+    timer = BodyTimer(callback, args, loop, context)
+    timer.at = loop.time() + delay
     branch.activation.set_timer(branch, max(delay, 0), timer)
     return timer
 
@@ -103,13 +106,13 @@ def body_timers(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
 
     def call_at(
         when: float, callback: Callable[..., object], *args: Any, context: Context | None = None
-    ) -> asyncio.TimerHandle:
+    ) -> Any:
         timer = _intercepted(loop, when - loop.time(), callback, args, context)
         return timer if timer is not None else plain_at(when, callback, *args, context=context)
 
     def call_later(
         delay: float, callback: Callable[..., object], *args: Any, context: Context | None = None
-    ) -> asyncio.TimerHandle:
+    ) -> Any:
         timer = _intercepted(loop, delay, callback, args, context)
         if timer is not None:
             return timer

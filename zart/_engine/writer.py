@@ -168,7 +168,7 @@ class Journal:
                 return
             except Unwritable as error:
                 first = self._stopped is None
-                self._stop(f"the journal cannot be written: {error}", (*error.unsettled, *folded.refused))
+                self._stop(str(error), (*error.unsettled, *folded.refused))
                 if first:
                     self._on_schema_error(error)
                 return
@@ -201,7 +201,8 @@ class Journal:
             try:
                 done(record, error)  # type: ignore[arg-type]
             except Exception:
-                log.exception("the receiver of a verdict failed: %r", record)
+                what = record.key if isinstance(record, Entry) else record.execution_id
+                log.exception("the receiver of the verdict on '%s' failed", what)
         self._unsettled -= 1
         if not self._unsettled:
             self._release()
