@@ -31,6 +31,11 @@ def where(fn: object) -> str:
     return f"{module}.{name}" if module else name
 
 
+def module_globals(fn: object) -> dict[str, Any]:
+    """The names of the module that `fn` was defined in; empty for functions written in C."""
+    return getattr(_underlying(fn), "__globals__", {})
+
+
 def is_coroutine_function(fn: Callable[..., Any]) -> bool:
     """Whether a call of `fn` returns a coroutine; decorators that keep `__wrapped__` are looked through."""
     return (

@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Self, TypeVar, cast
 
 import msgspec
 
-from zart.annotations import is_coroutine_function, parameter_codec, result_codec, signature_of, where
+from zart.annotations import (
+    is_coroutine_function,
+    module_globals,
+    parameter_codec,
+    result_codec,
+    signature_of,
+    where,
+)
 from zart.calls import DurableSpec
 from zart.codec import ANY, Codec
 from zart.context import place
@@ -148,7 +155,7 @@ class Durable(CoroutineFunction, Generic[P, R_co]):
                 timeout=definition.timeout,
                 on_failure=definition.on_failure,
                 known=KnownExceptions(
-                    module_globals=getattr(inspect.unwrap(definition.fn), "__globals__", {}),
+                    module_globals=module_globals(definition.fn),
                     classes=(*definition.retry.retry_on, *definition.retry.give_up_on),
                 ),
             )

@@ -25,7 +25,7 @@ from typing import (
 
 import msgspec
 
-from zart.annotations import is_coroutine_function, result_codec, signature_of, where
+from zart.annotations import is_coroutine_function, module_globals, result_codec, signature_of, where
 from zart.calls import CheckArgs, StepCall, StepSpec, TimeoutScope
 from zart.codec import Codec
 from zart.context import place
@@ -102,7 +102,7 @@ class _Definition:
                 result=function.result,
                 arguments=function.arguments,
                 known=KnownExceptions(
-                    module_globals=getattr(inspect.unwrap(function.fn), "__globals__", {}),
+                    module_globals=module_globals(function.fn),
                     classes=(*options.raises, *options.retry.retry_on, *options.retry.give_up_on),
                 ),
             )
