@@ -161,6 +161,19 @@ async def test_six_claimers_never_see_half_a_history_nor_a_deadlock(dsn, server_
         assert "deadlock" not in server_log()
 
 
+async def test_a_claim_passes_over_what_is_locked(dsn):
+    """It waits for nobody, and takes what comes next."""
+    async with Floor(dsn) as floor:
+        await floor.start("locked", "free")
+        hand = await floor.hand()
+        holder = await floor.connect()
+        async with holder.transaction():
+            await holder.execute("SELECT FROM zart_tasks WHERE execution_id = 'locked' FOR UPDATE")
+            async with asyncio.timeout(5):
+                assert [claim.execution_id for claim in (await hand.tick(1)).claims] == ["free"]
+        assert [claim.execution_id for claim in (await hand.tick(1)).claims] == ["locked"]
+
+
 async def test_a_fenced_worker_claims_nothing(dsn):
     """Its row is gone: the tick says so, takes nothing, and calls what it held lost."""
     async with Floor(dsn) as floor:
@@ -214,23 +227,46 @@ async def test_a_claim_whose_answer_was_lost_is_given_back(dsn):
 
 
 async def test_a_load_that_fails_is_gone_on_with(dsn):
-    """The connection is lost between the claim and the history: the next tick hands out the same claim."""
+    """The connection is lost between the claim and the history: the next tick hands out the same claim, which
+    counts against its limit.
+    """
     async with Floor(dsn) as floor:
-        await floor.start("e")
+        await floor.start("e", "another")
         hand = await floor.hand()
         await hand.claimer.peek()
         backend = (await hand.claimer._connected()).info.backend_pid
         holder = await floor.connect()
         async with holder.transaction():
             await holder.execute("LOCK TABLE zart_events")
-            waiting = asyncio.create_task(hand.tick())
+            waiting = asyncio.create_task(hand.tick(1))
             await floor.until_locked_out(backend)
             await floor.database.execute("SELECT pg_terminate_backend(%s)", (backend,))
             with pytest.raises(psycopg.OperationalError):
                 await waiting
         assert hand.claimer.pending == 1
-        (claim,) = (await hand.tick()).claims
-        assert claim.epoch == 1
+        (claim,) = (await hand.tick(1)).claims
+        assert (claim.execution_id, claim.epoch) == ("e", 1)
+
+
+async def test_claims_are_not_lost_with_what_a_tick_does_after_them(dsn):
+    """The connection is lost while wake-ups are applied, after the histories were read: the claims come again."""
+    async with Floor(dsn) as floor:
+        await floor.start("claimed", "told")
+        hand = await floor.hand()
+        await hand.claimer.peek()
+        await floor.offer("told", "n")
+        backend = (await hand.claimer._connected()).info.backend_pid
+        holder = await floor.connect()
+        async with holder.transaction():
+            await holder.execute("LOCK TABLE zart_history")
+            waiting = asyncio.create_task(hand.tick(1))
+            await floor.until_locked_out(backend)
+            await floor.database.execute("SELECT pg_terminate_backend(%s)", (backend,))
+            with pytest.raises(psycopg.OperationalError):
+                await waiting
+        assert hand.claimer.pending == 1
+        claims = await hand.claim_all()
+        assert [(claim.execution_id, claim.epoch) for claim in claims] == [("claimed", 1), ("told", 1)]
 
 
 async def test_release_gives_back_what_was_not_handed_out(dsn):
