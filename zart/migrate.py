@@ -205,7 +205,7 @@ def _refuse_strange(status: Status, schema: str) -> None:
 
 def _statement(text: str, schema: str) -> sql.Composed:
     # The texts are the library's own; a schema's name enters them quoted.
-    return sql.SQL(text).format(schema=sql.Identifier(schema))
+    return sql.SQL(text).format(schema=sql.Identifier(schema))  # pyright: ignore[reportArgumentType]
 
 
 def _with_parameters(text: str, schema: str) -> bytes:

@@ -204,7 +204,7 @@ async def check_settings(connection: Connection, dsn: str) -> list[str]:
     if standby or read_only == "on":
         what = "a standby" if standby else "read-only (default_transaction_read_only = on)"
         raise UsageError(f"{where} is {what}: give the address of the database that takes writes")
-    warnings = []
+    warnings: list[str] = []
     if synchronous == "off":
         warnings.append(
             f"{where} has synchronous_commit = off: after a crash of the server, steps that were recorded "

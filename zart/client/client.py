@@ -173,7 +173,7 @@ class Client:
             created = await start_within(connection, self._database.schema, wanted, on_conflict)
         else:
             created = await self._starter.start(wanted, on_conflict)
-        return ExecutionHandle(self, wanted.id, target.result, created=created)
+        return ExecutionHandle(self, self._result, wanted.id, target.result, created=created)
 
     async def start_many(self, fn: Durable[[D], R], items: Mapping[str, D], /) -> list[ExecutionHandle[R]]:
         """Start one execution for each id of `items`, which maps ids to inputs; the handles come in its
@@ -186,7 +186,9 @@ class Client:
         refuse_in_body("Client.start_many")
         target = read_target(fn)
         created = await self._starter.start_many(target, items)
-        return [ExecutionHandle(self, key, target.result, created=key in created) for key in items]
+        return [
+            ExecutionHandle(self, self._result, key, target.result, created=key in created) for key in items
+        ]
 
     @overload
     async def start_and_wait(
@@ -219,7 +221,7 @@ class Client:
     def handle(self, fn: Durable[..., R], id: str, /) -> ExecutionHandle[R]:
         """The handle of an execution of `fn` that exists or will; nothing is asked of the database."""
         target = read_target(fn)
-        return ExecutionHandle(self, _check_text_id(id), target.result, created=False)
+        return ExecutionHandle(self, self._result, _check_text_id(id), target.result, created=False)
 
     @overload
     async def wait_completion(self, id: str, /, *, timeout: Duration | None = None) -> Any: ...

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import psycopg
 from psycopg import errors
+from psycopg.rows import tuple_row
 from psycopg_pool import AsyncConnectionPool
 
 from zart._postgres import connections
@@ -132,7 +133,7 @@ async def query_within(
             "zart.sync takes synchronous ones"
         )
     try:
-        async with connection.cursor(row_factory=psycopg.rows.tuple_row) as cursor:
+        async with connection.cursor(row_factory=tuple_row) as cursor:
             await cursor.execute(load("client", check_schema(schema))[statement], parameters)
             return await cursor.fetchall()
     except psycopg.Error as error:

@@ -1,5 +1,6 @@
 """The handle of an execution, and what its end means to whoever asks for the result."""
 
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, TypeVar, cast
 
 from zart import errors
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 
 R_co = TypeVar("R_co", covariant=True)
 
+Wait = Callable[[str, Codec, Duration | None], Awaitable[Any]]
+"""Waits for the end of an execution, and gives its result."""
+
 _OURS: Final = KnownExceptions(module_globals=vars(errors))
 
 
@@ -35,10 +39,11 @@ class ExecutionHandle(Generic[R_co]):
     looked.
     """
 
-    def __init__(self, client: "Client", id: str, codec: Codec, *, created: bool) -> None:
+    def __init__(self, client: "Client", wait: Wait, id: str, codec: Codec, *, created: bool) -> None:
         self.id = id
         self.created = created
         self._client = client
+        self._wait = wait
         self._codec = codec
 
     async def result(self, *, timeout: Duration | None = None) -> R_co:
@@ -48,7 +53,7 @@ class ExecutionHandle(Generic[R_co]):
         ExecutionBlocked as soon as it is blocked, and ResultTimeout after `timeout`: then it goes on, and you
         may ask again. ExecutionNotFound when there is none.
         """
-        return cast("R_co", await self._client._result(self.id, self._codec, timeout))  # noqa: SLF001
+        return cast("R_co", await self._wait(self.id, self._codec, timeout))
 
     async def status(self) -> Execution:
         """How the execution stands now. Raises ExecutionNotFound."""
