@@ -190,7 +190,9 @@ class Holding:
         self._journal.end(change)
 
     def suspends(self, activation: Activation, due: dt.datetime | None, /) -> bool:  # noqa: ARG002
-        return due is None or due - self._clock.now() > STAYS_FOR or self._shared.always_suspend
+        # What is due now is never suspended, in any mode: it would be claimed again and again without a new record.
+        stays_for = dt.timedelta() if self._shared.always_suspend else STAYS_FOR
+        return due is None or due - self._clock.now() > stays_for
 
     def holds_back(self, activation: Activation, /) -> bool:  # noqa: ARG002
         return self.stopping or self._shared.always_suspend
