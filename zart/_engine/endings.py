@@ -193,7 +193,8 @@ class Phase:
         activation = self._activation
         what = f"the result of execution {activation.claim.execution_id!r} ({activation.spec.name})"
         try:
-            activation.end(Completed(result=activation.spec.result.encode(value, what)))
+            stored, _ = activation.spec.result.store(value, what)
+            activation.end(Completed(result=stored))
         except SerializationError as error:
             self._fail(error)
 
