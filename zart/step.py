@@ -6,22 +6,10 @@ the function, its types, its retry policy, the exceptions that a replay may rebu
 first needed.
 """
 
-import datetime as dt
 import functools
 import inspect
 from collections.abc import Callable, Coroutine, Mapping
-from typing import (
-    TYPE_CHECKING,
-    Any,
-    Concatenate,
-    Generic,
-    ParamSpec,
-    Self,
-    TypeVar,
-    cast,
-    get_args,
-    overload,
-)
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Self, TypeVar, cast, overload
 
 import msgspec
 
@@ -31,12 +19,13 @@ from zart.codec import Codec
 from zart.context import place
 from zart.coroutine_function import CODE, CoroutineFunction
 from zart.digest import Arguments
-from zart.durations import Duration, parse_duration
+from zart.durations import Duration
 from zart.errors import UsageError
 from zart.failures import KnownExceptions
 from zart.names import shorten_name
 from zart.outside import run_plainly, warn_step
 from zart.retry import Retry
+from zart.step_options import StepOptions, read_options
 from zart.template import NameTemplate
 
 P = ParamSpec("P")
@@ -47,16 +36,6 @@ S = TypeVar("S")
 T = TypeVar("T")
 
 _KEEP: Any = msgspec.UNSET
-
-
-class _Options(msgspec.Struct, frozen=True, kw_only=True):
-    """What the decorator was given, checked."""
-
-    retry: Retry
-    timeout: dt.timedelta | None
-    timeout_scope: TimeoutScope
-    check_args: CheckArgs
-    raises: tuple[type[Exception], ...]
 
 
 class _Function:
@@ -83,9 +62,9 @@ class _Definition:
 
     __slots__ = ("_spec", "function", "options")
 
-    def __init__(self, function: _Function, options: _Options) -> None:
+    def __init__(self, function: _Function, options: StepOptions) -> None:
         self.function: _Function = function
-        self.options: _Options = options
+        self.options: StepOptions = options
         self._spec: StepSpec | None = None
 
     def spec(self) -> StepSpec:
@@ -167,7 +146,7 @@ class Step(CoroutineFunction, Generic[P, R_co]):
         Raises UsageError for what the decorator would refuse, too.
         """
         options = self._definition.options
-        changed = _check_options(
+        changed = read_options(
             self._function.what,
             retry=options.retry if retry is _KEEP else retry,
             timeout=options.timeout if timeout is _KEEP else timeout,
@@ -289,7 +268,7 @@ class _StepDecorator:
         what = f"@step on {where(fn)}"
         _check_function(fn, what)
         function = _Function(self._name, fn, what)
-        definition = _Definition(function, _check_options(what, **self._options))
+        definition = _Definition(function, read_options(what, **self._options))
         return SyncStep(definition) if function.threaded else AsyncStep(definition)
 
 
@@ -365,52 +344,3 @@ def _check_function(fn: Any, what: str) -> None:
             "each piece "
             "a step of its own"
         )
-
-
-def _check_options(
-    what: str,
-    *,
-    retry: str | Retry | None,
-    timeout: Duration | None,
-    timeout_scope: TimeoutScope,
-    check_args: CheckArgs,
-    raises: tuple[type[Exception], ...],
-) -> _Options:
-    _check_choice(what, "timeout_scope", timeout_scope, get_args(TimeoutScope))
-    _check_choice(what, "check_args", check_args, get_args(CheckArgs))
-    if not (
-        isinstance(cast("object", raises), tuple)
-        and all(isinstance(member, type) and issubclass(member, Exception) for member in cast("Any", raises))
-    ):
-        raise UsageError(
-            f"{what}: raises is {raises!r}, but it must be a tuple of Exception classes: (OSError,)"
-        )
-    limit = None
-    if timeout is not None:
-        limit = parse_duration(timeout, what=f"{what}: timeout")
-        if not limit:
-            raise UsageError(f"{what}: timeout is zero, so that it could never finish; None means no limit")
-    return _Options(
-        retry=_read_retry(retry, what),
-        timeout=limit,
-        timeout_scope=timeout_scope,
-        check_args=check_args,
-        raises=raises,
-    )
-
-
-def _read_retry(retry: object, what: str) -> Retry:
-    if retry is None:
-        return Retry.none()
-    if isinstance(retry, Retry):
-        return retry
-    try:
-        return Retry.parse(cast("str", retry))
-    except UsageError as error:
-        raise UsageError(f"{what}: {error}") from None
-
-
-def _check_choice(what: str, option: str, value: object, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        known = ", ".join(repr(choice) for choice in choices)
-        raise UsageError(f"{what}: {option} is {value!r}, but it must be one of {known}")
