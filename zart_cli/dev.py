@@ -34,7 +34,7 @@ class Plan:
     log_level: str
 
 
-@click.command()
+@click.command(short_help="Run an app here: server, tables, worker.")
 @app_option
 @click.option("--reload", is_flag=True, help="Start the worker anew when a .py file below here changes.")
 @click.option(
@@ -68,7 +68,7 @@ def _start_database(dsn: str | None, schema: str) -> tuple[str, str]:
         address = Database(dsn=dsn, schema=schema).find()
         return address.dsn, mask_dsn(address.dsn)
     server = embedded.start(Path(DIRECTORY))
-    return server.dsn(), f"{DIRECTORY}/, also for psql: {server.dsn()}"
+    return server.dsn(), f'{DIRECTORY}/ (psql "$(zart dsn)")'
 
 
 def _run(plan: Plan) -> None:

@@ -9,7 +9,7 @@ from zart_cli.database import Database, database_options
 from zart_cli.values import NO_DATA, data_option, read_data, write_json
 
 
-@click.command()
+@click.command(short_help="Start an execution of NAME and print its id.")
 @click.argument("name")
 @click.option("--id", "execution_id", metavar="ID", help="Your own id: starting it twice is harmless.")
 @data_option
@@ -40,7 +40,7 @@ def start(database: Database, name: str, execution_id: str | None, data: str | N
     asyncio.run(run())
 
 
-@click.command()
+@click.command(short_help="Offer the event NAME to execution ID.")
 @click.argument("execution_id", metavar="ID")
 @click.argument("name")
 @data_option
@@ -63,7 +63,7 @@ def event(database: Database, execution_id: str, name: str, data: str | None, de
     asyncio.run(run())
 
 
-@click.command()
+@click.command(short_help="Wait for execution ID and print its result.")
 @click.argument("execution_id", metavar="ID")
 @click.option(
     "--timeout", metavar="DURATION", help='How long to wait, such as "30s"; exit code 4 after that.'

@@ -8,7 +8,7 @@ from zart_cli.database import Database, database_options
 from zart_cli.exits import FAILED, Ended
 
 
-@click.command()
+@click.command(short_help="Cancel execution ID.")
 @click.argument("execution_id", metavar="ID")
 @click.option("--reason", help="Kept in the history.")
 @click.option("--force", is_flag=True, help="End it here and now, without its cleanup.")
@@ -32,7 +32,7 @@ def cancel(database: Database, execution_id: str, reason: str | None, force: boo
     asyncio.run(run())
 
 
-@click.command()
+@click.command(short_help="Let the blocked execution ID go on.")
 @click.argument("execution_id", metavar="ID")
 @click.option("--reason", help="Kept in the history.")
 @click.option(

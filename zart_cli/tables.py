@@ -3,7 +3,6 @@
 import sys
 from typing import Final
 
-from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -32,9 +31,7 @@ def console() -> Console:
 
 
 def plain_table(*headings: str, header: bool = True) -> Table:
-    table = Table(
-        box=box.SIMPLE_HEAD if header else None, show_header=header, pad_edge=False, header_style="bold"
-    )
+    table = Table(box=None, show_header=header, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for heading in headings:
         table.add_column(heading, overflow="fold")
     return table

@@ -1,13 +1,13 @@
 """`zart show`: what an execution did, in the order of time.
 
-    onboarding-ann   onboarding   completed in 14.2s
-    started Thu 14:02:11, run 0198c1f2-…
+    onboarding-ann   onboarding   completed in 12.5s
+    created 14:02:11, run 0198c1f2-...
 
-        +0ms  ✓ send-welcome-mail          412ms  ━
-      +412ms  ✓ create-customer             6.8s   ━━━━━━━━━   3 attempts
-      +540ms  · attempt 1 of 'create-customer' failed: ConnectionError: …
-       +7.2s  ✓ email-verified  (event)     6.9s            ┄┄┄┄┄┄┄┄┄
-      +14.1s  ✓ activate                    88ms                     ━
+       +44ms  ✓ create-customer          607ms  ━                         3 attempts
+       +44ms  · attempt 1 of 'create-customer' failed: ConnectionError: refused; the next one is due at 14:02:12
+      +651ms  ✓ provision                 1.9s   ━━━━
+       +2.6s  ✓ email-verified (event)    9.9s      ┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄
+      +12.5s  ✓ activate                   8ms                         ━
 
 Each line begins with the time since the execution was created; the bar shows when and how long, on one scale, waits
 dotted. Notes that carry a time stand where they belong.
@@ -19,7 +19,6 @@ from typing import Final, NamedTuple
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from zart import Execution, History, Record
 from zart_cli.tables import console, describe, function, styled_status
@@ -35,6 +34,10 @@ _MARKS: Final = {
     "running": ("blue", "▶", "running"),
     "waiting": ("yellow", "…", "waiting"),
 }
+_KINDS: Final = {"wait": "event"}
+_LONGEST_NAME: Final = 40
+_ASCII: Final = str.maketrans({"·": "-"})
+_TIME: Final = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?:\.\d+)?)Z")
 _NOTE: Final = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?:\.\d+)?)Z (.*)", re.DOTALL)
 
 
@@ -47,95 +50,123 @@ class _Line(NamedTuple):
 def print_history(history: History) -> None:
     out = console()
     now = dt.datetime.now(dt.UTC)
-    execution = history.execution
     _print_heading(out, history, now)
     lines = _lines(history)
-    if not lines:
-        out.print("  it has done nothing so far")
-    else:
+    if lines:
         out.print()
-        out.print(_table(lines, execution, now, signs=_can_draw(out)))
+    else:
+        out.print("  it has done nothing so far")
+    execution = history.execution
+    span = _Span(
+        begin=execution.created_at,
+        end=execution.finished_at or max([now, *(line.at for line in lines)]),
+        now=now,
+    )
+    widths = _Widths(lines, span)
+    draw = out.encoding.lower().startswith("utf")
+    for line in lines:
+        offset = f"[dim]{f'+{short_duration(line.at - span.begin)}':>{widths.offset}}[/]"
+        told = (
+            _note_line(line.note, now)
+            if line.record is None
+            else _record_line(line, line.record, span, widths, draw)
+        )
+        out.print(
+            f"  {offset}  {told}".rstrip() if draw else f"  {offset}  {told}".translate(_ASCII),
+            soft_wrap=True,
+        )
     for note in history.notes:
         if _NOTE.fullmatch(note) is None:
-            out.print(f"  {escape(note)}")
+            out.print(f"  {escape(note)}", soft_wrap=True)
     _print_failure(out, execution)
 
 
 def _print_heading(out: Console, history: History, now: dt.datetime) -> None:
     execution = history.execution
     lasted = short_duration((execution.finished_at or now) - execution.created_at)
-    told = f"{styled_status(execution)} {'in' if execution.finished_at is not None else 'since'} {lasted}"
-    if execution.finished_at is None:
-        told = f"{styled_status(execution)}, created {lasted} ago"
-    out.print(f"[bold]{escape(execution.id)}[/]   {escape(function(execution))}   {told}")
+    told = f"in {lasted}" if execution.finished_at is not None else f"for {lasted} so far"
+    out.print(
+        f"[bold]{escape(execution.id)}[/]   {escape(function(execution))}   {styled_status(execution)} {told}",
+        soft_wrap=True,
+    )
     runs = (
         f" ({history.runs.index(history.run_id) + 1} of {len(history.runs)})" if len(history.runs) > 1 else ""
     )
-    out.print(f"[dim]created {clock(execution.created_at, now)}, run {history.run_id}{runs}[/]")
+    out.print(
+        f"[dim]created {clock(execution.created_at, now)}, run {history.run_id}{runs}[/]", soft_wrap=True
+    )
     if execution.waiting_for is not None and execution.finished_at is None:
-        out.print(f"waits for {escape(execution.waiting_for)}")
+        out.print(f"waits for {escape(execution.waiting_for)}", soft_wrap=True)
 
 
 def _lines(history: History) -> list[_Line]:
-    """Records and dated notes in the order of time; a note that came with a record's start follows it."""
-    created = history.execution.created_at
-    latest = created
+    """Records and dated notes in the order of time; what is told of a record stands after it."""
+    latest = history.execution.created_at
     lines: list[_Line] = []
     for record in history.records:
         # What has no time of its own came after what is before it in the log.
         latest = record.started_at or record.finished_at or latest
         lines.append(_Line(latest, record, ""))
-    for note in history.notes:
-        if (match := _NOTE.fullmatch(note)) is not None:
-            at = dt.datetime.fromisoformat(match[1]).replace(tzinfo=dt.UTC)
-            lines.append(_Line(at, None, match[2]))
-    lines.sort(key=lambda line: line.at)
+    dated = filter(None, map(_NOTE.fullmatch, history.notes))
+    lines += [_Line(_read_time(match[1]), None, match[2]) for match in dated]
+    # Notes have milliseconds, records microseconds.
+    lines.sort(
+        key=lambda line: (line.at.replace(microsecond=line.at.microsecond // 1000 * 1000), not line.record)
+    )
     return lines
 
 
-def _table(lines: list[_Line], execution: Execution, now: dt.datetime, *, signs: bool) -> Table:
-    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column(justify="right", style="dim", no_wrap=True)
-    table.add_column(overflow="fold")
-    table.add_column(justify="right", no_wrap=True)
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
-    begin = execution.created_at
-    end = execution.finished_at or max(now, *(line.at for line in lines))
-    for line in lines:
-        offset = f"  +{short_duration(line.at - begin)}"
-        if line.record is None:
-            table.add_row(offset, f"[dim]{'·' if signs else '-'} {escape(line.note)}[/]", "", "", "")
-            continue
-        record = line.record
-        style, sign, word = _MARKS[record.state]
-        what = escape(record.key) + (f" [dim]({_kind(record)})[/]" if record.kind != "step" else "")
-        took = short_duration((record.finished_at or now) - line.at)
-        bar = (
-            _bar(line.at, record.finished_at or now, begin, end, waits=record.kind in _WAITS) if signs else ""
+def _read_time(text: str) -> dt.datetime:
+    return dt.datetime.fromisoformat(text).replace(tzinfo=dt.UTC)
+
+
+class _Span(NamedTuple):
+    """What the bars stand for."""
+
+    begin: dt.datetime
+    end: dt.datetime
+    now: dt.datetime
+
+
+class _Widths:
+    """How wide the columns are; a long name pushes its own line only."""
+
+    def __init__(self, lines: list[_Line], span: _Span) -> None:
+        self.offset = max([len(f"+{short_duration(line.at - span.begin)}") for line in lines], default=0)
+        self.name = min(
+            max([len(_name(line.record)) for line in lines if line.record], default=0), _LONGEST_NAME
         )
-        table.add_row(
-            offset,
-            f"[{style}]{sign if signs else word}[/] {what}",
-            took if record.finished_at is not None else f"[dim]{took}[/]",
-            f"[{style}]{bar}[/]",
-            escape(_remark(record, now)),
-        )
-    return table
 
 
-def _kind(record: Record) -> str:
-    if record.kind == "wait":
-        return "event"
-    if record.kind == "timer":
-        return "timer"
-    return record.kind
+def _name(record: Record) -> str:
+    return record.key if record.kind == "step" else f"{record.key} ({_KINDS.get(record.kind, record.kind)})"
 
 
-def _bar(start: dt.datetime, end: dt.datetime, begin: dt.datetime, last: dt.datetime, *, waits: bool) -> str:
-    whole = max((last - begin).total_seconds(), 1e-6)
-    left = min(max((start - begin).total_seconds(), 0.0) / whole, 1.0)
-    right = min(max((end - begin).total_seconds(), 0.0) / whole, 1.0)
+def _note_line(note: str, now: dt.datetime) -> str:
+    readable = _TIME.sub(lambda found: clock(_read_time(found[1]), now), note)
+    return f"[dim]· {escape(readable)}[/]"
+
+
+def _record_line(line: _Line, record: Record, span: _Span, widths: _Widths, draw: bool) -> str:
+    style, sign, word = _MARKS[record.state]
+    name = _name(record)
+    padding = " " * max(widths.name - len(name), 0)
+    end = record.finished_at or max(span.now, line.at)
+    took = f"{short_duration(end - line.at):>7}"
+    if record.finished_at is None:
+        took = f"[dim]{took}[/]"
+    bar = f"  [{style}]{_bar(line.at, end, span, waits=record.kind in _WAITS)}[/]" if draw else ""
+    remark = _remark(record, span.now)
+    told = f"  {escape(remark)}" if remark else ""
+    return (
+        f"[{style}]{sign if draw else word:<{1 if draw else 9}}[/] {escape(name)}{padding}  {took}{bar}{told}"
+    )
+
+
+def _bar(start: dt.datetime, end: dt.datetime, span: _Span, *, waits: bool) -> str:
+    whole = max((span.end - span.begin).total_seconds(), 1e-6)
+    left = min(max((start - span.begin).total_seconds(), 0.0) / whole, 1.0)
+    right = min(max((end - span.begin).total_seconds(), 0.0) / whole, 1.0)
     first = min(int(left * _BAR), _BAR - 1)
     length = max(round(right * _BAR) - first, 1)
     return " " * first + ("┄" if waits else "━") * length + " " * (_BAR - first - length)
@@ -160,13 +191,9 @@ def _print_failure(out: Console, execution: Execution) -> None:
         return
     out.print()
     tries = f", {failure.attempts} attempts" if failure.attempts > 1 else ""
-    out.print(f"[red]{escape(describe(failure))}{tries}[/]")
+    out.print(f"[red]{escape(describe(failure))}{tries}[/]", soft_wrap=True)
     rest = failure.message.strip().splitlines()[1:]
     for line in (*rest, *failure.traceback.strip().splitlines()):
-        out.print(f"    [dim]{escape(line)}[/]")
+        out.print(f"    [dim]{escape(line)}[/]", soft_wrap=True)
     if execution.status == "blocked":
         out.print(f"mend the cause, then: zart resume {escape(execution.id)}")
-
-
-def _can_draw(out: Console) -> bool:
-    return out.encoding.lower().startswith("utf")

@@ -16,6 +16,9 @@ from zart_cli.app import app_option, load_registry
 from zart_cli.database import Database, database_options
 from zart_cli.logs import LEVELS, log_to_stderr
 
+_ONE_SIGNAL_SECONDS: Final = 0.5
+"""Two signals so close are one: supervisors and shells tell the process, and its group."""
+
 _log = logging.getLogger("zart.cli")
 
 _HELP: Final = {
@@ -71,7 +74,7 @@ log_level_option = click.option(
 )
 
 
-@click.command()
+@click.command(short_help="Run executions of an app's durable functions.")
 @app_option
 @worker_options
 @log_level_option
@@ -110,15 +113,17 @@ async def _work(
     running = zart.Worker(zart.Client(dsn, schema=schema), registry, config)
     running.exit_when_wedged = True
     loop = asyncio.get_running_loop()
-    stopping = False
+    stopping_since: float | None = None
 
     def stop(number: signal.Signals) -> None:
-        nonlocal stopping
-        if stopping:
+        nonlocal stopping_since
+        if stopping_since is not None and loop.time() - stopping_since < _ONE_SIGNAL_SECONDS:
+            return
+        if stopping_since is not None:
             _log.warning("%s again: this process ends where it stands, others take over", number.name)
             sys.stderr.flush()
             os._exit(128 + number)
-        stopping = True
+        stopping_since = loop.time()
         _log.info("%s: stopping, once running steps have ended; again to stop at once", number.name)
         running.stop()
 
