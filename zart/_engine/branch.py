@@ -7,6 +7,7 @@ durable calls: each asks the log first, and only what has no record runs.
 
 import asyncio
 import datetime as dt
+import functools
 import hashlib
 import inspect
 import math
@@ -33,6 +34,14 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+
+@functools.cache
+def _codec_of(kind: type[Any]) -> Codec:
+    """How a value without an annotation is stored: by its own type where that has a form of its own."""
+    return Codec(ANY if kind in _PLAIN else kind, allow_sets=True)
+
+
+_PLAIN = frozenset((type(None), bool, int, float, str, list, dict, tuple))
 _NO_ARGUMENTS = Arguments(inspect.Signature())
 _ZART_ONLY = KnownExceptions()
 
@@ -194,8 +203,9 @@ class Branch:
             until = stored.until if stored is not None else None
             if until is None and timeout is not None:
                 until = self.activation.host.now() + timeout
-            failure = exception_to_json(self._too_late(key, timeout), step=None)
-            record = await self.activation.waits.event(self, key, until, failure)
+            record = await self.activation.waits.event(
+                self, key, until, lambda: exception_to_json(self._too_late(key, timeout))
+            )
             self.heard(record)
         try:
             if record.state == "failed":
@@ -223,9 +233,7 @@ class Branch:
         return default if stored is None else codec.load(stored, "the data of the execution")
 
     def set_data(self, value: object, /) -> None:
-        self.activation.data = Codec(ANY if value is None else type(value)).encode(
-            value, "the data of the execution"
-        )
+        self.activation.data, _ = _codec_of(type(value)).store(value, "the data of the execution")
 
     def now(self) -> dt.datetime:
         return self.heard_at

@@ -28,7 +28,7 @@ class Wait(msgspec.Struct, eq=False):
     until: dt.datetime | None
     future: "DurableFuture | None" = None
     alarm: Alarm | None = None
-    too_late: bytes | None = None
+    too_late: Callable[[], bytes] | None = None
     """What an event wait raises when `until` comes first."""
 
     def __str__(self) -> str:
@@ -57,7 +57,7 @@ class Waits:
         return await self._wait(branch, wait, lambda: self._resolve(wait))
 
     async def event(
-        self, branch: Branch, key: Key, until: dt.datetime | None, too_late: bytes
+        self, branch: Branch, key: Key, until: dt.datetime | None, too_late: Callable[[], bytes]
     ) -> StoredEntry:
         wait = Wait(key, until, too_late=too_late)
         queue = self._by_event.setdefault(key.name, deque())
@@ -76,9 +76,10 @@ class Waits:
             self._match(wait.key.name)
         activation.stir()
         try:
-            return await branch.parked(wait.future)
+            record: StoredEntry = await branch.parked(wait.future)
         finally:
             self._disarm(wait)
+        return record
 
     def timer(self, key: Key, until: dt.datetime, deliver: Callable[[], None]) -> Wait:
         """A time limit that a branch has set; `deliver` is called when its entry has its turn."""
@@ -145,7 +146,7 @@ class Waits:
             state=state,
             done=None,
             result=payload if event is None else (payload or b"null"),
-            failure=wait.too_late if state == "failed" else None,
+            failure=wait.too_late() if state == "failed" and wait.too_late is not None else None,
             started_at=started or activation.host.now(),
             finished_at=activation.host.now(),
             until=wait.until,
