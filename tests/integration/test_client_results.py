@@ -51,14 +51,19 @@ def awaited(dsn: str, id: str) -> bool:
 
 async def test_result_comes_by_notification(client: Client, dsn: str) -> None:
     """A result that takes its time is delivered within 50 ms of the end, by a notification."""
-    handle = await client.start(ship, Order(1), id="a")
-    waiting = asyncio.create_task(handle.result(timeout=30))
-    await until(lambda: listening(dsn) and awaited(dsn, "a"))
-    await asyncio.sleep(1.5)  # by now its polls are up to a second apart
-    await asyncio.to_thread(finish, dsn, "a", '"shipped 1"')
-    begin = time.perf_counter()
-    assert await waiting == "shipped 1"
-    assert time.perf_counter() - begin < 0.05
+    waiting = []
+    for name in ("a", "b", "c", "d"):
+        handle = await client.start(ship, Order(1), id=name)
+        waiting.append((name, asyncio.create_task(handle.result(timeout=30))))
+        await until(lambda name=name: listening(dsn) and awaited(dsn, name))
+    await asyncio.sleep(1.5)  # by now their polls are up to a second apart
+    took = []
+    for name, result in waiting:
+        await asyncio.to_thread(finish, dsn, name, '"shipped"')
+        begin = time.perf_counter()
+        assert await result == "shipped"
+        took.append(time.perf_counter() - begin)
+    assert sorted(took)[1] < 0.05  # of four, since others may use this machine too
 
 
 async def test_result_comes_by_polling(client: Client, dsn: str) -> None:
