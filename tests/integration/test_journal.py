@@ -200,6 +200,32 @@ async def test_a_batch_has_at_most_a_thousand_records(dsn):
         assert largest == 1000
 
 
+async def test_plans_for_small_tables_are_made_anew(dsn):
+    """A plan made while a table was tiny reads all of it; it must not stay when the table has grown."""
+    async with Bench(dsn) as bench:
+        (first,) = await bench.hold([1_000_000])
+        await bench.database.execute("VACUUM ANALYZE")
+        for n in range(20):
+            assert await bench.write(first, f"step-{n}", clears_recoveries=True) is None
+        await bench.database.execute(
+            "WITH many AS (SELECT n, gen_random_uuid() run FROM generate_series(1000, 20999) n), started AS ("
+            " INSERT INTO zart_executions (id, name, queue, priority, run_id, task_id)"
+            " SELECT 'filler-' || n, 'f', 'default', 0, run, n FROM many)"
+            " INSERT INTO zart_tasks (id, execution_id, run_id, lane, priority, state, due_at)"
+            " SELECT n, 'filler-' || n, run, 1, 0, 'ready', zart_now() FROM many"
+        )
+        for each in await bench.hold(range(1, 301)):
+            assert await bench.end(each, Completed(result=b"1")) is None
+    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as database:
+        tables = "zart_tasks", "zart_executions", "zart_steps"
+        cursor = await database.execute(
+            "SELECT relname, seq_tup_read FROM pg_stat_user_tables WHERE relname = ANY (%s)", (list(tables),)
+        )
+        read = dict(await cursor.fetchall())
+    # 320 statements; each that reads a whole table reads 20,000 rows.
+    assert all(read[table] < 320 * 20_000 / 4 for table in tables), read
+
+
 # ---------------------------------------------------------------- endings
 
 

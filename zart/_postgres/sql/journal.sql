@@ -1,8 +1,8 @@
 -- The journal writer's statements. Each is sent alone, in autocommit: one round trip and one commit for a batch.
 --
 -- Both writing statements take the fence first (the writer's row in zart_workers, KEY SHARE) and write nothing once it
--- is gone. Then they lock in the order in which everybody locks: tasks by id, executions by id, events, steps by key;
--- a sub-statement that must come later reads the count of the one before it. They decide from columns of rows that
+-- is gone. Then they lock in the order in which everybody locks: tasks by id, their executions, events, steps by key; a
+-- sub-statement that must come later reads the count of the one before it. They decide from columns of rows that
 -- they lock or change themselves, never from others, since a snapshot is older than any lock that was waited for.
 --
 -- A token is a writer's prefix (39 bits) and its counter (24 bits): a row is not changed by a token that is not newer
@@ -93,13 +93,6 @@ WITH fence AS MATERIALIZED (
     WHERE t.id = m.task_id AND m.ending NOT IN ('completed', 'failed', 'cancelled')
         AND (m.ending <> 'none' OR (m.clears AND t.recoveries > 0))
     RETURNING m.token, m.ending <> 'none' AND t.state = 'ready' AS claimable
-), concerned AS MATERIALIZED (
-    SELECT e.id FROM {schema}.zart_executions e
-    WHERE (SELECT count(*) FROM gone) + (SELECT count(*) FROM kept) > 0
-        AND e.id = ANY (ARRAY(SELECT m.execution_id FROM mine m
-            WHERE m.ending IN ('completed', 'failed', 'cancelled', 'blocked')))
-    ORDER BY e.id
-    FOR NO KEY UPDATE
 ), finished AS (
     UPDATE {schema}.zart_executions e SET
         status = CASE WHEN m.ending = 'blocked' THEN e.status ELSE m.ending END,
@@ -110,7 +103,7 @@ WITH fence AS MATERIALIZED (
         token = CASE WHEN m.ending = 'blocked' THEN e.token ELSE m.token END
     FROM mine m
     WHERE e.id = m.execution_id AND m.ending IN ('completed', 'failed', 'cancelled', 'blocked')
-        AND (SELECT count(*) FROM concerned) > 0
+        AND (SELECT count(*) FROM gone) + (SELECT count(*) FROM kept) > 0
     RETURNING e.id, e.awaited
 ), consumed AS (
     UPDATE {schema}.zart_events v SET consumed_at = {schema}.zart_now()
