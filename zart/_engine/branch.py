@@ -13,7 +13,7 @@ import inspect
 import math
 import random
 import uuid
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Hashable
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -36,7 +36,7 @@ T = TypeVar("T")
 
 
 @functools.cache
-def _codec_of(kind: type[Any]) -> Codec:
+def _codec_of(kind: Hashable) -> Codec:
     """How a value without an annotation is stored: by its own type where that has a form of its own."""
     return Codec(ANY if kind in _PLAIN else kind, allow_sets=True)
 
@@ -152,7 +152,11 @@ class Branch:
         return spec.result.load(record.result or "null", f"the recorded result of step {record.key}")
 
     def call_durable(
-        self, name: str, fn: Callable[..., Any], args: tuple[Any, ...], /
+        self,
+        name: str,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],  # noqa: ARG002
+        /,
     ) -> Coroutine[Any, Any, Any]:
         raise UsageError(
             f"execution {self.activation.claim.execution_id!r} calls the durable function {name!r}: child executions "
@@ -232,7 +236,7 @@ class Branch:
         stored = self.activation.data
         return default if stored is None else codec.load(stored, "the data of the execution")
 
-    def set_data(self, value: object, /) -> None:
+    def set_data(self, value: Any, /) -> None:
         self.activation.data, _ = _codec_of(type(value)).store(value, "the data of the execution")
 
     def now(self) -> dt.datetime:
@@ -300,8 +304,10 @@ class DurableTimeout(AbstractAsyncContextManager[None]):
     async def _enter(self) -> None:
         await self._timeout.__aenter__()
 
-    async def __aexit__(self, *error: object) -> None:
-        await self._timeout.__aexit__(*error)
+    async def __aexit__(
+        self, t: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None, /
+    ) -> None:
+        await self._timeout.__aexit__(t, e, tb)
 
 
 def _name(kind: type[Any]) -> str:
