@@ -326,10 +326,10 @@ def _note_columns(changes: Sequence[Change]) -> dict[str, Array]:
 
 def size(record: Record) -> int:
     """The bytes of a record that are a user's; the rest is small."""
-    if type(record) is Entry:
+    if isinstance(record, Entry):
         told = len(record.result or b"") + len(record.failure or b"")
         return told + len(record.failed_attempt.failure) if record.failed_attempt is not None else told
-    ending = record.ending  # type: ignore[union-attr]
+    ending = record.ending
     match ending:
         case Completed():
             return len(ending.result)

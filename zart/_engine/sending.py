@@ -15,7 +15,7 @@ import logging
 import random
 import socket
 import struct
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
@@ -240,7 +240,7 @@ class Sender:
         self._record_and_end = head + self._statements["record_and_end"]
 
     @contextmanager
-    def _patiently(self, connection: AsyncConnection[Any]) -> Iterator[None]:
+    def _patiently(self, connection: AsyncConnection[Any]) -> Generator[None, None, None]:
         """Hangs up when an answer takes too long: the statement then fails as if the server had done so.
 
         Cancelling it would mean to ask the server for that, on another connection that may be as dead.
