@@ -13,8 +13,9 @@ import inspect
 import math
 import random
 import uuid
-from collections.abc import Awaitable, Callable, Coroutine, Hashable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
@@ -36,7 +37,7 @@ T = TypeVar("T")
 
 
 @functools.cache
-def _codec_of(kind: Hashable) -> Codec:
+def _codec_of(kind: type[Any]) -> Codec:
     """How a value without an annotation is stored: by its own type where that has a form of its own."""
     return Codec(ANY if kind in _PLAIN else kind, allow_sets=True)
 
@@ -237,7 +238,8 @@ class Branch:
         return default if stored is None else codec.load(stored, "the data of the execution")
 
     def set_data(self, value: Any, /) -> None:
-        self.activation.data, _ = _codec_of(type(value)).store(value, "the data of the execution")
+        kind: Any = type(value)
+        self.activation.data, _ = _codec_of(kind).store(value, "the data of the execution")
 
     def now(self) -> dt.datetime:
         return self.heard_at
