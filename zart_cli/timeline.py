@@ -36,7 +36,6 @@ _MARKS: Final = {
 }
 _KINDS: Final = {"wait": "event"}
 _LONGEST_NAME: Final = 40
-_ASCII: Final = str.maketrans({"·": "-"})
 _TIME: Final = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?:\.\d+)?)Z")
 _NOTE: Final = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?:\.\d+)?)Z (.*)", re.DOTALL)
 
@@ -66,15 +65,10 @@ def print_history(history: History) -> None:
     draw = out.encoding.lower().startswith("utf")
     for line in lines:
         offset = f"[dim]{f'+{short_duration(line.at - span.begin)}':>{widths.offset}}[/]"
-        told = (
-            _note_line(line.note, now)
-            if line.record is None
-            else _record_line(line, line.record, span, widths, draw)
-        )
-        out.print(
-            f"  {offset}  {told}".rstrip() if draw else f"  {offset}  {told}".translate(_ASCII),
-            soft_wrap=True,
-        )
+        told = _note_line(line.note, span.now, draw)
+        if line.record is not None:
+            told = _record_line(line, line.record, span, widths, draw)
+        out.print(f"  {offset}  {told}", soft_wrap=True)
     for note in history.notes:
         if _NOTE.fullmatch(note) is None:
             out.print(f"  {escape(note)}", soft_wrap=True)
@@ -142,25 +136,27 @@ def _name(record: Record) -> str:
     return record.key if record.kind == "step" else f"{record.key} ({_KINDS.get(record.kind, record.kind)})"
 
 
-def _note_line(note: str, now: dt.datetime) -> str:
+def _note_line(note: str, now: dt.datetime, draw: bool) -> str:
     readable = _TIME.sub(lambda found: clock(_read_time(found[1]), now), note)
-    return f"[dim]· {escape(readable)}[/]"
+    return f"[dim]{'·' if draw else '-'} {escape(readable)}[/]"
 
 
 def _record_line(line: _Line, record: Record, span: _Span, widths: _Widths, draw: bool) -> str:
     style, sign, word = _MARKS[record.state]
     name = _name(record)
-    padding = " " * max(widths.name - len(name), 0)
     end = record.finished_at or max(span.now, line.at)
     took = f"{short_duration(end - line.at):>7}"
-    if record.finished_at is None:
-        took = f"[dim]{took}[/]"
-    bar = f"  [{style}]{_bar(line.at, end, span, waits=record.kind in _WAITS)}[/]" if draw else ""
+    parts = [
+        f"[{style}]{sign if draw else f'{word:<9}'}[/] {escape(name)}{' ' * max(widths.name - len(name), 0)}",
+        took if record.finished_at is not None else f"[dim]{took}[/]",
+    ]
     remark = _remark(record, span.now)
-    told = f"  {escape(remark)}" if remark else ""
-    return (
-        f"[{style}]{sign if draw else word:<{1 if draw else 9}}[/] {escape(name)}{padding}  {took}{bar}{told}"
-    )
+    if draw:
+        bar = _bar(line.at, end, span, waits=record.kind in _WAITS)
+        parts.append(f"[{style}]{bar if remark else bar.rstrip()}[/]")
+    if remark:
+        parts.append(escape(remark))
+    return "  ".join(parts)
 
 
 def _bar(start: dt.datetime, end: dt.datetime, span: _Span, *, waits: bool) -> str:
