@@ -39,7 +39,11 @@ def status(database: Database, execution_id: str, as_json: bool) -> None:
 
 
 @click.command("list")
-@click.option("--status", type=click.Choice(list(ExecutionStatus)), help="Only those in this status.")
+@click.option(
+    "--status",
+    type=click.Choice([status.value for status in ExecutionStatus]),
+    help="Only those in this status.",
+)
 @click.option("--name", metavar="NAME", help="Only those of this function.")
 @click.option("--id-prefix", metavar="TEXT", help="Only those whose ids begin so.")
 @click.option(
