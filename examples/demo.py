@@ -9,6 +9,7 @@ what does not.
 import asyncio
 import contextlib
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -226,7 +227,7 @@ def worker(dsn: str, ledger: Ledger, log: Path) -> Iterator[subprocess.Popen[byt
 
 def command(on: Stage, *arguments: str) -> None:
     """Run a `zart` command as anyone would, and show it."""
-    say(f"$ zart {' '.join(arguments)}")
+    say(f"$ zart {shlex.join(arguments)}")
     subprocess.run(
         [ZART, *arguments],
         check=True,

@@ -3,6 +3,7 @@
 import ast
 import inspect
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from tests.support.documents import DOCUMENTS, ROOT, blocks, module_of, name, ru
 from zart.config import WorkerConfig
 from zart.durations import format_duration
 from zart.state import FINAL_STATUSES, TRANSITIONS, ExecutionStatus
+from zart_cli.main import cli
 
 every_document = pytest.mark.parametrize("document", DOCUMENTS, ids=name)
 
@@ -81,3 +83,36 @@ def test_ten_times_the_orphan_timeout() -> None:
     """The one default that depends on another one is what the table says."""
     config = WorkerConfig(orphan_timeout="7s", heartbeat_interval="1s")
     assert format_duration(config.wedge_timeout) == "1m10s"
+
+
+def shown_commands(document: Path) -> list[list[str]]:
+    """The `zart …` lines of a document's shell blocks."""
+    lines = [line for block in blocks(document) if block.mark == "sh" for line in block.code.splitlines()]
+    return [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("zart ")]
+
+
+@every_document
+def test_shown_commands_are_accepted(document: Path) -> None:
+    """Every `zart` command in a document has options and arguments that the command line knows."""
+    for name_of_command, *arguments in shown_commands(document):
+        cli.commands[name_of_command].make_context(name_of_command, arguments)
+
+
+def test_the_command_reference_has_every_command() -> None:
+    """The table of commands is the command line's own list."""
+    text = (ROOT / "docs/reference/cli.md").read_text()
+    table = text.partition("\n## ")[0]
+    assert sorted(re.findall(r"^\| `zart (\w+)", table, re.MULTILINE)) == sorted(cli.commands)
+
+
+def test_the_command_reference_has_no_invented_options() -> None:
+    """Each option that the reference names belongs to some command, and those of a line to that line's command."""
+    text = (ROOT / "docs/reference/cli.md").read_text()
+    known = {
+        name_of_command: {option for parameter in command.params for option in parameter.opts}
+        for name_of_command, command in cli.commands.items()
+    }
+    for line in text.splitlines():
+        of_command = re.match(r"\| `zart (\w+)", line)
+        accepted = known[of_command[1]] if of_command else set().union(*known.values(), {"--help"})
+        assert set(re.findall(r"--[a-z][a-z-]+", line)) <= accepted, line
