@@ -21,10 +21,11 @@ the body is unwound the same way and nothing more is written.
 
 import asyncio
 import datetime as dt
+import logging
 from collections import deque
 from collections.abc import Callable
 from contextvars import Context
-from typing import Any, Protocol, TypeVar
+from typing import Any, NoReturn, Protocol, TypeVar
 
 import anyio
 import msgspec
@@ -56,6 +57,8 @@ from zart.context import place
 from zart.errors import NonDeterminismError, PayloadError, SerializationError, Suspended
 
 E = TypeVar("E", bound=BaseException)
+
+_log = logging.getLogger("zart.worker")
 
 RESTING_TURNS = 8
 """Turns of the loop without anything happening, after which a body is at rest."""
@@ -324,7 +327,7 @@ class Activation:
         if policy == "warn" or self.claim.accept_arguments:
             self.notes.append(("warning", told))
             return
-        self._block(
+        self._contradict(
             f"{told} than the code gives it now; make the code give the recorded ones, or accept the new ones with "
             "`resume --accept-arguments`",
             record.key,
@@ -334,18 +337,22 @@ class Activation:
     def refuse_contradiction(self, key: Key, digest: bytes | None) -> None:
         record = self.log.contradiction(key, digest)
         if record is not None:
-            self._block(
+            self._contradict(
                 f"the code asks for {key.kind} {key}, where {record.key.kind} {record.key} is recorded as number "
                 f"{record.seq} and is not asked for; nothing was run. Mend the code, then resume the execution",
                 record.key,
                 key,
             )
 
-    def _block(self, told: str, recorded: Key, requested: Key) -> None:
+    def block(self, error: Exception, what: str = "error") -> None:
+        """Hold the execution until somebody has looked at it: nothing is lost."""
+        self.end(endings.blocked(error, what))
+
+    def _contradict(self, told: str, recorded: Key, requested: Key) -> NoReturn:
         error = NonDeterminismError(
             f"execution {self.claim.execution_id!r}: {told}", recorded=str(recorded), requested=str(requested)
         )
-        self.end(endings.blocked(error, "non-determinism"))
+        self.block(error, "non-determinism")
         raise Suspended
 
     def raised(self, error: E, record: StoredEntry) -> E:
@@ -400,9 +407,11 @@ class Activation:
             self._first_write = False
             entry.clears_recoveries = True
 
-    def _written(self, _entry: Entry, error: Exception | None) -> None:
+    def _written(self, entry: Entry, error: Exception | None) -> None:
         if isinstance(error, Lost):
-            self.lose()
+            self.release()
+        elif error is not None:
+            _log.warning("execution %s: what is under way at %s is not shown: %s", self.claim.execution_id, entry.key, error)
 
     def _committed(self, entry: Entry, error: Exception | None) -> None:
         self._inflight -= 1
@@ -410,7 +419,8 @@ class Activation:
             return
         future, deliver = entry.deliver
         if isinstance(error, Lost):
-            self.lose()
+            # Somebody else has recorded this call. If the execution is still ours, a replay adopts that record.
+            self.release()
             return
         if error is not None:
             if not future.done():
@@ -520,7 +530,11 @@ class Activation:
             self.loop.call_soon(self._look, context=self.host.base_context)
             return
         self._settling = False
-        self._at_rest()
+        try:
+            self._at_rest()
+        except Exception as error:
+            _log.exception("execution %s cannot go on", self.claim.execution_id)
+            self.block(error)
 
     @property
     def _nothing_to_look_for(self) -> bool:
@@ -630,28 +644,28 @@ class Activation:
         self.alarms.close()
         if self._patience is not None:
             self._patience.cancel()
-        current = asyncio.current_task() if _in_task() else None
-        futures = [(task, parking.recognised(task, self.tasks)) for task in self.tasks if task is not current]
-        for _task, future in futures:
+        held_up = [
+            (task, parking.waits_for(task))
+            for task in self.tasks
+            if parking.is_blocked(task) and not parking.is_parked(task, self.tasks)
+        ]
+        for future in [parking.recognised(task, self.tasks) for task in self.tasks]:
             if future is not None and not future.done():
                 future.set_exception(Suspended())
                 future.exception()  # a gather's children may never ask for it
-        if self.tasks:
-            self.loop.call_soon(self._unwind, RESTING_TURNS, context=self.host.base_context)
+        if held_up:
+            self.loop.call_soon(self._unwind, held_up, RESTING_TURNS, context=self.host.base_context)
 
-    def _unwind(self, turns: int) -> None:
-        """What does not unwind by itself is cancelled; its durable calls make a suspension of that."""
-        if not self.tasks:
-            return
+    def _unwind(
+        self, held_up: "list[tuple[asyncio.Task[Any], asyncio.Future[Any] | None]]", turns: int
+    ) -> None:
+        """What is held up by something that is not ours is cancelled; its durable calls make a suspension of that.
+
+        A task that unwinds already is left alone: its cleanup may take its time.
+        """
         if turns:
-            self.loop.call_soon(self._unwind, turns - 1, context=self.host.base_context)
+            self.loop.call_soon(self._unwind, held_up, turns - 1, context=self.host.base_context)
             return
-        for task in list(self.tasks):
-            task.cancel()
-
-
-def _in_task() -> bool:
-    try:
-        return asyncio.current_task() is not None
-    except RuntimeError:
-        return False
+        for task, future in held_up:
+            if parking.waits_for(task) is future:
+                task.cancel()

@@ -25,7 +25,7 @@ from zart.calls import StepCall, StepSpec
 from zart.codec import ANY, Codec
 from zart.digest import Arguments
 from zart.durations import format_duration
-from zart.errors import EventTimeout, Suspended, UsageError
+from zart.errors import EventTimeout, PayloadError, Suspended, UsageError
 from zart.failures import KnownExceptions, exception_from_json, exception_to_json
 from zart.retry import Retry
 from zart.state import Context, StepContext
@@ -150,7 +150,12 @@ class Branch:
         """What a recorded step returned; raises what it raised."""
         if record.state == "failed":
             raise self.activation.raised(exception_from_json(record.failure or "", spec.known), record)
-        return spec.result.load(record.result or "null", f"the recorded result of step {record.key}")
+        try:
+            return spec.result.load(record.result or "null", f"the recorded result of step {record.key}")
+        except PayloadError as error:
+            # The step's annotation has changed, or somebody has edited the row: not the body's failure.
+            self.activation.block(error, "misfit")
+            raise Suspended from None
 
     def call_durable(
         self,

@@ -225,7 +225,7 @@ class Phase:
     def _fail(self, error: BaseException) -> None:
         """The body has failed for good: `on_failure` if there is one, else the end."""
         activation = self._activation
-        failure = exception_to_json(error, attempts=activation.claim.attempt)
+        failure = self._told(error)
         if activation.spec.on_failure is None:
             activation.end(Failed(failure=failure))
             return
@@ -255,6 +255,13 @@ class Phase:
         original = exception_from_json(self._failure, KnownExceptions())
         both = BaseExceptionGroup("the body failed, and so did its on_failure handler", [original, error])
         return Failed(failure=exception_to_json(both, attempts=self._activation.claim.attempt))
+
+    def _told(self, error: BaseException) -> bytes:
+        """The failure of the execution: of the step whose exception left the body, or of the body itself."""
+        blamed = self._activation.blamed.get(id(error))
+        if blamed is None:
+            return exception_to_json(error, attempts=self._activation.claim.attempt)
+        return exception_to_json(error, step=str(blamed[1].key), attempts=blamed[1].attempts)
 
     # ------------------------------------------------------------ what is tried afresh
 

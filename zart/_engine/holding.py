@@ -89,7 +89,11 @@ class Holding:
         activation = Activation(claim, spec, self)
         self._held[claim.task_id] = activation
         self._empty.clear()
-        activation.start()
+        try:
+            activation.start()
+        except Exception as error:
+            _log.exception("execution %s cannot be run", claim.execution_id)
+            activation.block(error)
 
     def tell(self, news: News) -> None:
         activation = self._held.get(news.task_id)
