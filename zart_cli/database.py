@@ -81,12 +81,15 @@ def running_dev(start: Path) -> embedded.EmbeddedServer | None:
 
 def _refuse_unreadable(dsn: str) -> None:
     try:
-        conninfo.conninfo_to_dict(dsn)
+        port = str(conninfo.conninfo_to_dict(dsn).get("port") or "")
     except psycopg.Error:  # its text may quote the password
+        port = None
+    # A bare sign in a password shifts the parts, and an error of libpq would then quote a piece of it as the port.
+    if port is None or (not port.replace(",", "0").isdecimal() and port):
         raise zart.UsageError(
             f"the DSN {mask_dsn(dsn)} cannot be read: special signs in a password are written %40 for @, %2F for /, "
             "%3A for :"
-        ) from None
+        )
 
 
 def database_options(command: Callable[..., Any]) -> _Command:

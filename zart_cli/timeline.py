@@ -15,6 +15,7 @@ dotted. Notes that carry a time stand where they belong.
 
 import datetime as dt
 import re
+import shlex
 from typing import Final, NamedTuple
 
 from rich.console import Console
@@ -192,4 +193,4 @@ def _print_failure(out: Console, execution: Execution) -> None:
     for line in (*rest, *failure.traceback.strip().splitlines()):
         out.print(f"    [dim]{escape(line)}[/]", soft_wrap=True)
     if execution.status == "blocked":
-        out.print(f"mend the cause, then: zart resume {escape(execution.id)}")
+        out.print(f"mend the cause, then: zart resume {escape(shlex.quote(execution.id))}", soft_wrap=True)
