@@ -232,6 +232,7 @@ async def test_a_load_that_fails_is_gone_on_with(dsn):
     """
     async with Floor(dsn) as floor:
         await floor.start("e", "another")
+        await floor.claimed_before()
         hand = await floor.hand()
         await hand.claimer.peek()
         backend = (await hand.claimer._connected()).info.backend_pid
@@ -245,7 +246,7 @@ async def test_a_load_that_fails_is_gone_on_with(dsn):
                 await waiting
         assert hand.claimer.pending == 1
         (claim,) = (await hand.tick(1)).claims
-        assert (claim.execution_id, claim.epoch) == ("e", 1)
+        assert (claim.execution_id, claim.epoch) == ("e", 2)
 
 
 async def test_claims_are_not_lost_with_what_a_tick_does_after_them(dsn):
@@ -273,6 +274,7 @@ async def test_release_gives_back_what_was_not_handed_out(dsn):
     """A worker that stops in the middle of a load leaves nothing behind."""
     async with Floor(dsn) as floor:
         await floor.start_many(3)
+        await floor.claimed_before()
         hand = await floor.hand()
         await hand.claimer.peek()
         holder = await floor.connect()
@@ -421,6 +423,7 @@ async def test_nothing_that_a_tick_locks_outlives_its_statement(dsn):
         (_, waits) = await hand.claim_all()
         await floor.park(waits)
         await floor.start("next")
+        await floor.claimed_before()
         holder = await floor.connect()
         stopped = await floor.hand()
         await stopped.claimer.peek()

@@ -26,10 +26,10 @@ from typing import Any
 
 import msgspec
 import psycopg
-from psycopg import AsyncConnection, AsyncCursor
+from psycopg import AsyncConnection
 
 from zart._engine.entries import CancelRequest, Claim, StoredEvent
-from zart._engine.histories import HISTORY_BYTES, Histories, by_task
+from zart._engine.histories import HISTORY_BYTES, SHORT_INPUT, Histories, Statement, by_task
 from zart._postgres.listener import done_channel, work_channel
 from zart._postgres.queries import load
 from zart.errors import ExecutionCancelled
@@ -140,22 +140,17 @@ class Claimer:
         room = limit - len(self._histories)
         standing, more = await self._claim(connection, room, suspect=suspect) if room > 0 else (True, False)
 
-        async with connection.pipeline():
-            loaded = [
-                await self._execute(connection, *statement) for statement in self._histories.statements()
-            ]
-            inbox = await self._execute(connection, *self._inbox(watching)) if watching else None
-            looked = await self._execute(connection, self._claims["look"], {"worker": self._worker})
-            cancels = await self._execute(connection, self._wakeups["read_cancels"], {"batch": _BATCH})
-        answers = [await cursor.fetchall() for cursor in loaded]
-        look = _look(await looked.fetchall())
-        news = await self._news(connection, await inbox.fetchall()) if inbox is not None else []
+        questions = list(self._histories.statements())
+        if watching:
+            questions.append(self._inbox(watching))
+        questions.append((self._claims["look"], {"worker": self._worker}))
+        answers = await self._ask(connection, questions)
+        look = _look(answers.pop())
+        news = await self._news(connection, answers.pop()) if watching else []
 
         next_due = look.next_due
         if look.wakeups:
-            done, left = await self._apply(
-                connection, await cancels.fetchall(), free=limit - len(self._histories)
-            )
+            done, left = await self._apply(connection, free=limit - len(self._histories))
             more = more or done
             if left:
                 next_due = min(next_due or look.now + _RETRY, look.now + _RETRY)
@@ -182,8 +177,9 @@ class Claimer:
         """Whether a tick would find anything; `suspect` as there."""
         connection = await self._connected()
         parameters = {"lanes": self._lanes, "suspect": suspect}
-        cursor = await self._execute(connection, self._claims["peek"], parameters)
-        ((ready, suspects, wakeups, next_due, now),) = await cursor.fetchall()
+        (((ready, suspects, wakeups, next_due, now),),) = await self._ask(
+            connection, [(self._claims["peek"], parameters)]
+        )
         due = next_due is not None and next_due <= now
         return Peek(work=ready or suspects or wakeups or due, next_due=next_due, now=now)
 
@@ -217,11 +213,11 @@ class Claimer:
             "lanes": self._lanes,
             "limit": room,
             "suspects": int(suspect),
+            "short": SHORT_INPUT,
             "batch": batch,
         }
         self._doubtful[batch] = time.monotonic() + _DOUBT
-        cursor = await self._execute(connection, self._claims["claim"], parameters)
-        rows = await cursor.fetchall()
+        (rows,) = await self._ask(connection, [(self._claims["claim"], parameters)])
         del self._doubtful[batch]
         standing, candidates, now = rows[0][:3]
         taken = 0
@@ -246,7 +242,7 @@ class Claimer:
 
     # -- news
 
-    def _inbox(self, watching: Sequence[Watched]) -> tuple[bytes, dict[str, object]]:
+    def _inbox(self, watching: Sequence[Watched]) -> Statement:
         tasks, epochs, signals = (list(column) for column in zip(*watching, strict=True))
         return self._claims["read_inbox"], {
             "worker": self._worker,
@@ -259,9 +255,8 @@ class Claimer:
         told = [(row[0], row[3]) for row in rows if not row[1]]
         events: dict[int, list[StoredEvent]] = {}
         if told:
-            events = by_task(
-                await (await self._execute(connection, *self._histories.events(told))).fetchall()
-            )
+            (rows_of_events,) = await self._ask(connection, [self._histories.events(told)])
+            events = by_task(rows_of_events)
         return [
             News(
                 task_id=task,
@@ -275,17 +270,17 @@ class Claimer:
 
     # -- what a tick does for everybody
 
-    async def _apply(
-        self, connection: Connection, cancels: list[tuple[Any, ...]], *, free: int
-    ) -> tuple[bool, bool]:
+    async def _apply(self, connection: Connection, *, free: int) -> tuple[bool, bool]:
         """Whether wake-ups were applied, and whether some are left."""
+        (cancels,) = await self._ask(connection, [(self._wakeups["read_cancels"], {"batch": _BATCH})])
         parameters = {
             "batch": _BATCH,
             "cancels": [wakeup for wakeup, _, _ in cancels],
             "failures": [cancelled_before_start(execution, reason) for _, execution, reason in cancels],
         }
-        cursor = await self._execute(connection, self._wakeups["apply_wakeups"], parameters)
-        ((applied, ready, left, ended),) = await cursor.fetchall()
+        (((applied, ready, left, ended),),) = await self._ask(
+            connection, [(self._wakeups["apply_wakeups"], parameters)]
+        )
         if ended:
             await self._notify(connection, "notify", {"channel": self._done_channel, "notes": ended})
         await self._share(connection, ready, free)
@@ -319,10 +314,16 @@ class Claimer:
             self._connection = await self._connect()
         return self._connection
 
-    async def _execute(
-        self, connection: Connection, statement: bytes, parameters: dict[str, Any]
-    ) -> AsyncCursor[Any]:
-        return await connection.execute(statement, parameters, binary=True)
+    async def _ask(
+        self, connection: Connection, questions: Sequence[Statement]
+    ) -> list[list[tuple[Any, ...]]]:
+        """The rows of one statement, or of several that only read, in one round trip."""
+        if len(questions) == 1:
+            cursors = [await connection.execute(*questions[0], binary=True)]
+        else:
+            async with connection.pipeline():
+                cursors = [await connection.execute(*question, binary=True) for question in questions]
+        return [await cursor.fetchall() for cursor in cursors]
 
 
 def cancelled_before_start(execution_id: str, reason: str | None) -> str:

@@ -8,6 +8,8 @@
 -- end of the index, unlocked; what is then locked is checked again in its newest version. A suspect, which was taken
 -- over without having recorded anything since, is asked for by `suspects` = 1; the one taken over least often comes
 -- first, since it is the least likely to be the culprit.
+-- A short input comes along when this is the first claim: nothing that a holder writes can have changed it. It must be
+-- short, since the rows are locked until the answer has been sent.
 -- The weight only decides how much is loaded at once, so this older snapshot will do for it; the history itself is
 -- read by later statements.
 -- name: claim
@@ -49,6 +51,8 @@ WITH fence AS MATERIALIZED (
     WHERE t.id = ANY (ARRAY(SELECT f.id FROM fit f UNION ALL SELECT s.id FROM suspect s))
     RETURNING t.id, t.execution_id, t.run_id, t.lane, t.priority, t.epoch, t.signal, t.attempt, t.floor, t.recoveries,
         t.due_at, t.started_at, t.not_before, t.cancel_at, t.cancel_reason, t.cancel_author, t.accept_arguments,
+        (SELECT e.payload::text FROM {schema}.zart_executions e
+            WHERE e.id = t.execution_id AND t.epoch = 1 AND pg_column_size(e.payload) <= %(short)s) AS input,
         (SELECT pg_column_size(e.payload) FROM {schema}.zart_executions e WHERE e.id = t.execution_id) AS payload,
         (SELECT count(*) FROM {schema}.zart_steps s WHERE s.run_id = t.run_id) AS steps,
         (SELECT sum(coalesce(pg_column_size(s.result), 0) + coalesce(pg_column_size(s.failure), 0))
@@ -57,7 +61,7 @@ WITH fence AS MATERIALIZED (
 SELECT EXISTS (SELECT FROM fence) AS fenced, (SELECT count(*) FROM candidate) AS candidates, {schema}.zart_now() AS now,
     c.id, c.execution_id, c.run_id, c.lane, c.epoch, c.signal, c.attempt, c.floor, c.recoveries,
     c.due_at, c.started_at, c.not_before, c.cancel_at, c.cancel_reason, c.cancel_author,
-    c.accept_arguments, c.steps, coalesce(c.payload, 0) + coalesce(c.results, 0)
+    c.accept_arguments, c.input, c.steps, coalesce(c.payload, 0) + coalesce(c.results, 0)
 FROM (VALUES (1)) AS always (one) LEFT JOIN claimed c ON true
 ORDER BY c.priority, c.id;
 
