@@ -314,12 +314,15 @@ class _Memory:
             item.ring()
         return False
 
-    def holds_back(self, activation: Activation, /) -> bool:
+    def holds_back(self, activation: Activation, /) -> bool:  # noqa: ARG002
         return False
 
-    def rests(self, activation: Activation, resting: bool, /) -> None:  # noqa: FBT001
+    def goes_on(self, activation: Activation, /) -> None:
+        pass
+
+    def rests(self, activation: Activation, /) -> None:
         """What waits for a queue or a lock of its own waits for time to move, too."""
-        if resting and all(parking.only_in_memory(task, activation.tasks) for task in activation.tasks):
+        if all(parking.only_in_memory(task, activation.tasks) for task in activation.tasks):
             self.suspends(activation, activation.alarms.due)
 
     def ended(self, activation: Activation, /) -> None:

@@ -41,6 +41,7 @@ from zart._engine.entries import (
     Entry,
     Key,
     Lost,
+    Record,
     Released,
     StoredEntry,
     StoredEvent,
@@ -100,8 +101,12 @@ class Host(Protocol):
         """Whether what was just committed is to be replayed instead of being delivered: a mode for tests."""
         ...
 
-    def rests(self, activation: "Activation", resting: bool, /) -> None:
-        """The body has come to rest with nothing running, or goes on: a resting one takes no slot."""
+    def rests(self, activation: "Activation", /) -> None:
+        """The body has come to rest with nothing running: it takes no slot."""
+        ...
+
+    def goes_on(self, activation: "Activation", /) -> None:
+        """The body rests no more."""
         ...
 
     def ended(self, activation: "Activation", /) -> None:
@@ -133,7 +138,7 @@ class Activation:
         self.root: asyncio.Task[Any] | None = None
         self.ending: Ending | None = None
         self.notes: list[tuple[str, str]] = []
-        self.blamed: dict[int, tuple[BaseException, StoredEntry]] = {}
+        self.blamed: dict[int, tuple[BaseException, Record]] = {}
         """Exceptions that records have raised in the body, by identity."""
         self.fired: list[Key] = []
         """Time limits that have passed."""
@@ -141,8 +146,8 @@ class Activation:
         self.phase = endings.Phase(self)
         self._seq = self.log.last_seq
         self._inflight = 0
-        self._outbox: deque[tuple[StoredEntry, Callable[[StoredEntry], None]]] = deque()
-        self._turns: dict[Key, Callable[[StoredEntry], None]] = {}
+        self._outbox: deque[tuple[Record, Callable[[Record], None]]] = deque()
+        self._turns: dict[Key, Callable[[Record], None]] = {}
         self._late: deque[StoredEntry] = deque()
         self._gate: list[tuple[Key, bytes | None, DurableFuture]] = []
         self._set_off: list[Callable[[], None]] = []
@@ -279,7 +284,7 @@ class Activation:
         self._activity += 1
         if self.resting:
             self.resting = False
-            self.host.rests(self, False)
+            self.host.goes_on(self)
 
     # ------------------------------------------------------------ asking the log
 
@@ -296,14 +301,14 @@ class Activation:
         """Wait until it is this record's turn."""
         future = self.future()
 
-        def deliver(delivered: StoredEntry) -> None:
+        def deliver(delivered: Record) -> None:
             if not future.done():
                 future.set_result(delivered)
 
         self.on_turn(record, deliver)
         return future
 
-    def on_turn(self, record: StoredEntry, deliver: Callable[[StoredEntry], None]) -> None:
+    def on_turn(self, record: StoredEntry, deliver: Callable[[Record], None]) -> None:
         upcoming = self.log.next
         if upcoming is None or (record.seq or 0) < (upcoming.seq or 0):
             self._late.append(record)
@@ -355,7 +360,7 @@ class Activation:
         self.block(error, "non-determinism")
         raise Suspended
 
-    def raised(self, error: E, record: StoredEntry) -> E:
+    def raised(self, error: E, record: Record) -> E:
         """Remember which record raised an exception in the body: if it leaves the body, that one is tried afresh."""
         self.blamed[id(error)] = (error, record)
         return error
@@ -383,7 +388,7 @@ class Activation:
         entry: Entry,
         *,
         future: DurableFuture | None = None,
-        deliver: Callable[[StoredEntry], None] | None = None,
+        deliver: Callable[[Record], None] | None = None,
     ) -> DurableFuture:
         """Write an entry and deliver it once it is committed and the body is at rest. The future gets it then."""
         future = future or self.future()
@@ -411,7 +416,8 @@ class Activation:
         if isinstance(error, Lost):
             self.release()
         elif error is not None:
-            _log.warning("execution %s: what is under way at %s is not shown: %s", self.claim.execution_id, entry.key, error)
+            told = "execution %s: what is under way at %s is not shown: %s"
+            _log.warning(told, self.claim.execution_id, entry.key, error)
 
     def _committed(self, entry: Entry, error: Exception | None) -> None:
         self._inflight -= 1
@@ -429,28 +435,17 @@ class Activation:
         if self.host.holds_back(self):
             self.release()
             return
-        record = StoredEntry(
-            key=entry.key,
-            seq=entry.seq,
-            state=entry.state,
-            result=entry.result.decode() if entry.result is not None else None,
-            failure=entry.failure.decode() if entry.failure is not None else None,
-            attempts=entry.attempts,
-            started_at=entry.started_at,
-            finished_at=entry.finished_at,
-            until=entry.until,
-        )
         if not self._outbox and deliver is None and self._only_waits_for(future):
-            future.set_result(record)
+            future.set_result(entry)
             return
 
-        def hand_over(delivered: StoredEntry) -> None:
+        def hand_over(delivered: Record) -> None:
             if deliver is not None:
                 deliver(delivered)
             elif not future.done():
                 future.set_result(delivered)
 
-        self._outbox.append((record, hand_over))
+        self._outbox.append((entry, hand_over))
         self.stir()
 
     def _only_waits_for(self, future: DurableFuture) -> bool:
@@ -532,7 +527,7 @@ class Activation:
         self._settling = False
         try:
             self._at_rest()
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 (one execution is held; the worker and all others go on)
             _log.exception("execution %s cannot go on", self.claim.execution_id)
             self.block(error)
 
@@ -553,9 +548,9 @@ class Activation:
         elif self.replaying:
             self._replay()
         elif self._outbox:
-            record, hand_over = self._outbox.popleft()
+            committed, hand_over = self._outbox.popleft()
             self.busy()
-            hand_over(record)
+            hand_over(committed)
             self.stir()
         else:
             self._consider_parking()
@@ -632,7 +627,7 @@ class Activation:
                 return
         if not self.resting and not self.closed and not self._nothing_to_look_for:
             self.resting = True
-            self.host.rests(self, True)
+            self.host.rests(self)
 
     # ------------------------------------------------------------ unwinding
 

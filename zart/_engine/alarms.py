@@ -1,4 +1,4 @@
-"""What an activation waits for by the clock: sleeps, limits, the next attempt of a step. Durable time, never the loop's."""
+"""What an activation waits for by the clock: sleeps, limits, a step's next attempt. In durable time, not the loop's."""
 
 import datetime as dt
 import heapq

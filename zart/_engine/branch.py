@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
 
-from zart._engine.entries import Key, Kind, StoredEntry
+from zart._engine.entries import Key, Kind, Record
 from zart.calls import StepCall, StepSpec
 from zart.codec import ANY, Codec
 from zart.digest import Arguments
@@ -85,7 +85,7 @@ class Branch:
 
     async def recorded(
         self, key: Key, digest: bytes | None = None, call: StepCall | None = None
-    ) -> StoredEntry | None:
+    ) -> Record | None:
         """The record of a call, once its turn has come; None when there is none and the call may run."""
         activation = self.activation
         if activation.closed:
@@ -127,7 +127,7 @@ class Branch:
                 raise Suspended from None
             raise
 
-    def heard(self, record: StoredEntry) -> None:
+    def heard(self, record: Record) -> None:
         if record.finished_at is not None:
             self.heard_at = record.finished_at
 
@@ -146,7 +146,7 @@ class Branch:
             return await self.activation.steps.run(self, key, call, digest, preview)
         return self.value_of(record, spec)
 
-    def value_of(self, record: StoredEntry, spec: StepSpec) -> Any:
+    def value_of(self, record: Record, spec: StepSpec) -> Any:
         """What a recorded step returned; raises what it raised."""
         if record.state == "failed":
             raise self.activation.raised(exception_from_json(record.failure or "", spec.known), record)

@@ -117,14 +117,14 @@ class Claiming:
             self._looks = 0
         if tick.busy and room > 0:
             if self._idle:
-                await self._say_idle(False)
+                await self._say_idle(idle=False)
             return 0.0
         if self._is_stream(len(tick.claims)):
             if self._idle:
-                await self._say_idle(False)
+                await self._say_idle(idle=False)
             return _STREAM_PAUSE
         if not self._idle and self._listens() and self._holding.free > 0:
-            await self._say_idle(True)
+            await self._say_idle(idle=True)
             return 0.0
         return self._pause(tick.next_due)
 
@@ -151,6 +151,6 @@ class Claiming:
         self._stream_at = now
         return self._stream > _STREAM
 
-    async def _say_idle(self, idle: bool) -> None:  # noqa: FBT001
+    async def _say_idle(self, *, idle: bool) -> None:
         await self._claimer.set_idle(idle)
         self._idle = idle

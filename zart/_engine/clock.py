@@ -1,4 +1,4 @@
-"""Durable time as a worker knows it: the database's, carried on by this machine's monotonic clock between statements."""
+"""Durable time as a worker knows it: the database's, carried on by a monotonic clock between statements."""
 
 import datetime as dt
 import time

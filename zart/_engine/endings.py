@@ -30,7 +30,7 @@ from zart._engine.entries import (
     Failed,
     FailedAttempt,
     Key,
-    StoredEntry,
+    Record,
 )
 from zart.durations import format_duration
 from zart.errors import (
@@ -87,7 +87,7 @@ class Cancels:
         if self._deadline is not None:
             self._deadline.cancel()
 
-    def deliver(self, record: StoredEntry) -> None:
+    def deliver(self, record: Record) -> None:
         """Its turn has come: the body is cancelled."""
         if record.key.name == "timeout":
             self.timed_out = True
@@ -209,8 +209,8 @@ class Phase:
         activation.notes.append(
             (
                 "retry",
-                f"attempt {claim.attempt} of the body failed ({type(error).__name__}: {error}); "
-                f"the next one starts in {format_duration(delay)}",
+                f"attempt {claim.attempt} of the body failed ({type(error).__name__}: {error}); the next one starts in "
+                + format_duration(delay),
             )
         )
         activation.end(
@@ -243,7 +243,7 @@ class Phase:
         self._failure = failure
         activation.submit(entry, deliver=self._begin_second)
 
-    def _begin_second(self, record: StoredEntry) -> None:
+    def _begin_second(self, record: Record) -> None:
         self.path = ON_FAILURE
         heard_at = record.finished_at or self._activation.host.now()
         self._activation.start_phase(self._second(), ON_FAILURE, heard_at)
@@ -285,14 +285,15 @@ class Phase:
             if current.__cause__ is not None:
                 pending.append(current.__cause__)
 
-    def _moved(self, key: Key, record: StoredEntry | None, error: BaseException) -> FailedAttempt:
+    def _moved(self, key: Key, record: Record | None, error: BaseException) -> FailedAttempt:
         now = self._activation.host.now()
-        stored = record.failure.encode() if record is not None and record.failure is not None else None
+        stored = record.failure if record is not None else None
         return FailedAttempt(
             key=key,
             attempt=record.attempts if record is not None else 1,
             body_attempt=self._activation.claim.attempt,
-            failure=stored or exception_to_json(error, step=key.name),
+            failure=(stored.encode() if isinstance(stored, str) else stored)
+            or exception_to_json(error, step=key.name),
             started_at=(record.started_at if record is not None else None) or now,
             finished_at=(record.finished_at if record is not None else None) or now,
             next_at=None,

@@ -136,6 +136,10 @@ class Entry(msgspec.Struct, kw_only=True, eq=False):
     """The activation's own: what to do when the entry's turn comes."""
 
 
+Record = StoredEntry | Entry
+"""What is delivered to a body: an entry of the log as a claim brought it, or as this activation has written it."""
+
+
 class Completed(msgspec.Struct, frozen=True, kw_only=True):
     """The body returned."""
 

@@ -91,7 +91,7 @@ class Holding:
         self._empty.clear()
         try:
             activation.start()
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 (one execution is held; the worker and all others go on)
             _log.exception("execution %s cannot be run", claim.execution_id)
             activation.block(error)
 
@@ -201,15 +201,16 @@ class Holding:
     def holds_back(self, activation: Activation, /) -> bool:  # noqa: ARG002
         return self.stopping or self._shared.always_suspend
 
-    def rests(self, activation: Activation, resting: bool, /) -> None:  # noqa: FBT001
+    def rests(self, activation: Activation, /) -> None:
         task = activation.claim.task_id
-        if not resting:
-            self._resting.discard(task)
-        elif self.stopping:
+        if self.stopping:
             activation.release()
         elif self._held.get(task) is activation:
             self._resting.add(task)
             self._on_free()
+
+    def goes_on(self, activation: Activation, /) -> None:
+        self._resting.discard(activation.claim.task_id)
 
     def ended(self, activation: Activation, /) -> None:
         claim = activation.claim

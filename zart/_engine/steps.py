@@ -20,7 +20,7 @@ import anyio.to_thread
 import msgspec
 
 from zart._engine.branch import Branch
-from zart._engine.entries import Entry, FailedAttempt, Key, StoredEntry
+from zart._engine.entries import Entry, FailedAttempt, Key, Record
 from zart.calls import StepCall
 from zart.context import place
 from zart.durations import format_duration
@@ -137,7 +137,7 @@ class Steps:
             started_at=first,
             finished_at=finished,
         )
-        record: StoredEntry = await branch.parked(activation.submit(entry))
+        record: Record = await branch.parked(activation.submit(entry))
         branch.heard(record)
         return branch.value_of(record, spec)
 

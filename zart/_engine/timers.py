@@ -2,8 +2,8 @@
 
 `asyncio.timeout` and (on Python 3.11) `asyncio.wait_for` put a timer on the loop. Set in a body, such a timer would be
 forgotten at a suspension, and whether it fired would be known to nobody at a replay. So the loop's `call_at` and
-`call_later` look who calls: a limit set by a body's own code becomes a durable wait with a key of its own, and its firing
-an entry of the log. Everything else, and everything set by library code, stays a plain timer.
+`call_later` look who calls: a limit set by a body's own code becomes a durable wait with a key of its own, and its
+firing an entry of the log. Everything else, and everything set by library code, stays a plain timer.
 """
 
 import asyncio

@@ -14,7 +14,7 @@ import msgspec
 
 from zart._engine.alarms import Alarm
 from zart._engine.branch import Branch
-from zart._engine.entries import Entry, Key, StoredEntry, StoredEvent
+from zart._engine.entries import Entry, Key, Record, StoredEvent
 
 if TYPE_CHECKING:
     from zart._engine.activation import Activation
@@ -52,13 +52,13 @@ class Waits:
         more = len(self._open) - len(shown)
         return ", ".join(shown) + (f" and {more} more" if more > 0 else "")
 
-    async def sleep(self, branch: Branch, key: Key, until: dt.datetime) -> StoredEntry:
+    async def sleep(self, branch: Branch, key: Key, until: dt.datetime) -> Record:
         wait = Wait(key, until)
         return await self._wait(branch, wait, lambda: self._resolve(wait))
 
     async def event(
         self, branch: Branch, key: Key, until: dt.datetime | None, too_late: Callable[[], bytes]
-    ) -> StoredEntry:
+    ) -> Record:
         wait = Wait(key, until, too_late=too_late)
         queue = self._by_event.setdefault(key.name, deque())
         queue.append(wait)
@@ -68,7 +68,7 @@ class Waits:
             if wait in queue:
                 queue.remove(wait)
 
-    async def _wait(self, branch: Branch, wait: Wait, due: Callable[[], None]) -> StoredEntry:
+    async def _wait(self, branch: Branch, wait: Wait, due: Callable[[], None]) -> Record:
         activation = self._activation
         wait.future = activation.future()
         self._arm(wait, due)
@@ -76,7 +76,7 @@ class Waits:
             self._match(wait.key.name)
         activation.stir()
         try:
-            record: StoredEntry = await branch.parked(wait.future)
+            record: Record = await branch.parked(wait.future)
         finally:
             self._disarm(wait)
         return record
@@ -128,7 +128,7 @@ class Waits:
         state: Literal["completed", "failed"],
         *,
         event: StoredEvent | None = None,
-        deliver: Callable[[StoredEntry], None] | None = None,
+        deliver: Callable[[Record], None] | None = None,
     ) -> None:
         activation = self._activation
         unsaved = self._unsaved.pop(wait.key, None)
