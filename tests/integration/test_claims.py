@@ -75,6 +75,26 @@ async def test_a_claim_brings_all_that_a_replay_needs(dsn):
         assert (second.epoch, second.signal, second.started_at) == (2, 1, first.started_at)
 
 
+async def test_a_first_claim_has_its_input_and_hears_of_early_events(dsn):
+    """Short and long inputs are the same to it; an event that was offered before is news, or comes with the claim."""
+    async with Floor(dsn) as floor:
+        long = '"' + "x" * 5000 + '"'
+        await floor.start("short", payload="7")
+        await floor.start("long", payload=long)
+        await floor.database.execute("SELECT zart_start('f', id => 'none')")
+        for execution in ("short", "long"):
+            await floor.offer(execution, "early")
+        hand = await floor.hand()
+        claims = {claim.execution_id: claim for claim in (await hand.tick()).claims}
+        assert {execution: claim.payload for execution, claim in claims.items()} == {
+            "short": "7", "long": long, "none": None,
+        }  # fmt: skip
+        seen = {claims[execution].task_id for execution in ("short", "long")}
+        news = (await hand.tick(watching=list(claims.values()))).news
+        assert {each.task_id for each in news} == seen
+        assert all([event.name for event in each.events] == ["early"] for each in news)
+
+
 NAIVE = """
 WITH fence AS MATERIALIZED (
     SELECT worker_id FROM zart_workers WHERE worker_id = %(worker)s AND writer = 0 FOR KEY SHARE
