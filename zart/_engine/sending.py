@@ -13,14 +13,15 @@ import asyncio
 import datetime as dt
 import logging
 import random
+import re
 import socket
 import struct
-from collections.abc import Awaitable, Callable, Generator, Sequence
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 import psycopg
-from psycopg import AsyncConnection, AsyncCursor
+from psycopg import AsyncConnection, AsyncCursor, AsyncRawCursor
 
 from zart._engine.entries import Change, Entry, Lost
 from zart._engine.folding import (
@@ -33,7 +34,7 @@ from zart._engine.folding import (
     task_columns,
     touches_entries,
 )
-from zart._postgres.arrays import register_arrays
+from zart._postgres.arrays import register_arrays, texts
 from zart._postgres.listener import done_channel, work_channel
 from zart._postgres.queries import load
 from zart._postgres.trouble import Trouble, breaks_off, classify, keeps_connection
@@ -48,6 +49,7 @@ _FAILURES = (psycopg.Error, OSError, TypeError, ValueError, OverflowError, struc
 _SUSPICIOUS = 3
 _SHORTEST_DELAY, _LONGEST_DELAY = 0.05, 5.0
 _NOTHING: frozenset[int] = frozenset()
+_PLACEHOLDER = re.compile(rb"%\((\w+)\)s")
 
 
 class Stopped(Exception):  # noqa: N818
@@ -62,6 +64,37 @@ class FenceGone(Stopped):
 
 class Unwritable(Stopped):
     """The tables or the role are not what this library needs; `__cause__` is the database's word."""
+
+
+class _Statement:
+    """A named statement with the server's own placeholders.
+
+    The client would otherwise translate the long ones anew each time, which takes longer than to run them.
+    """
+
+    def __init__(self, statement: bytes) -> None:
+        names: list[str] = []
+
+        def numbered(found: re.Match[bytes]) -> bytes:
+            name = found[1].decode()
+            if name not in names:
+                names.append(name)
+            return b"$%d" % (names.index(name) + 1)
+
+        self._text = _PLACEHOLDER.sub(numbered, statement).replace(b"%%", b"%")
+        self._texts = {0: self._text}
+        self._names = names
+
+    async def run(
+        self, connection: AsyncConnection[Any], parameters: Mapping[str, Any], *, plan: int = 0
+    ) -> AsyncCursor[Any]:
+        """Runs it; another number of `plan` has it prepared anew."""
+        text = self._texts.get(plan)
+        if text is None:
+            text = self._texts[plan] = b"/* %d */ " % plan + self._text
+        cursor = AsyncRawCursor(connection)
+        await cursor.execute(text, [parameters[name] for name in self._names])
+        return cursor
 
 
 class Reply(NamedTuple):
@@ -93,7 +126,12 @@ class Sender:
             "done_channel": done_channel(schema),
             "work_channel": work_channel(schema),
         }
-        self._statements = load("journal", schema)
+        statements = load("journal", schema)
+        self._record = _Statement(statements["record"])
+        self._record_and_end = _Statement(statements["record_and_end"])
+        self._read_back_statement = _Statement(statements["read_back"])
+        self._now = _Statement(statements["now"])
+        self._announcement = _Statement(statements["announce"])
         self._fence = {"worker": worker_id, "writer": writer}
         self._on_now = on_now
         self._settle = settle
@@ -101,8 +139,6 @@ class Sender:
         self._connection: AsyncConnection[Any] | None = None
         self._batches = 0
         self._plans = 0
-        self._record = self._record_and_end = b""
-        self._make_plans()
 
     async def commit(self, batch: Batch) -> None:
         """Returns when every record of the batch is settled. Raises FenceGone or Unwritable."""
@@ -168,12 +204,12 @@ class Sender:
     async def _write(self, connection: AsyncConnection[Any], part: Batch) -> Reply:
         self._batches += 1
         if self._batches >= 1 << (2 * self._plans):
-            self._make_plans()
+            self._plans += 1
         if is_plain(part):
             statement, parameters = self._record, entry_columns(part)
         else:
             statement, parameters = self._record_and_end, all_columns(part)
-        cursor = await connection.execute(statement, {**parameters, **self._fence})
+        cursor = await statement.run(connection, {**parameters, **self._fence}, plan=self._plans)
         stands, now, written, ended, awaited, claimable = await _only_row(cursor)
         if not stands:
             raise FenceGone
@@ -190,7 +226,7 @@ class Sender:
         entries = [entry for entry in part.entries if entry.token not in known]
         changes = [change for change in part.changes if change.token not in known]
         columns = {**key_columns(entries), **task_columns(Batch([], changes, {}))}
-        cursor = await connection.execute(self._statements["read_back"], columns)
+        cursor = await self._read_back_statement.run(connection, columns)
         found = {row[0] async for row in cursor}
         return ({entry.token for entry in entries} | {change.token for change in changes}) - found
 
@@ -200,7 +236,7 @@ class Sender:
         """After the same unexplained failure again and again: is it committed, or is it the data?"""
         if await self._read_back(connection, part, set()):
             return suspect
-        (now,) = await _only_row(await connection.execute(self._statements["now"]))
+        (now,) = await _only_row(await self._now.run(connection, {}))
         return Reply(now, _NOTHING, [c.execution_id for c in part.changes if _is_final(c)], claimable=True)
 
     def _deliver(self, part: Batch, reply: Reply) -> None:
@@ -222,9 +258,9 @@ class Sender:
         try:
             connection = await self._open()
             with self._patiently(connection):
-                await connection.execute(
-                    self._statements["announce"],
-                    self._channels | {"ended": reply.ended, "claimable": reply.claimable},
+                await self._announcement.run(
+                    connection,
+                    {**self._channels, "ended": texts(reply.ended), "claimable": reply.claimable},
                 )
         except (psycopg.Error, OSError) as error:
             log.debug("a notification was not sent: %s", error)
@@ -232,12 +268,6 @@ class Sender:
                 await self._drop()
 
     # ------------------------------------------------------------ the connection
-
-    def _make_plans(self) -> None:
-        self._plans += 1
-        head = b"/* %d */ " % self._plans
-        self._record = head + self._statements["record"]
-        self._record_and_end = head + self._statements["record_and_end"]
 
     @contextmanager
     def _patiently(self, connection: AsyncConnection[Any]) -> Generator[None, None, None]:
