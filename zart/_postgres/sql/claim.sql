@@ -12,6 +12,8 @@
 -- short, since the rows are locked until the answer has been sent.
 -- The weight only decides how much is loaded at once, so this older snapshot will do for it; the history itself is
 -- read by later statements.
+-- Parameters stand in subqueries, where the planner does not look at their values: a plan for these values alone would
+-- seem cheaper than the general one, and the statement be planned anew each time, which takes longer than to run it.
 -- name: claim
 WITH fence AS MATERIALIZED (
     SELECT w.worker_id FROM {schema}.zart_workers w
@@ -22,27 +24,27 @@ WITH fence AS MATERIALIZED (
     WHERE EXISTS (SELECT FROM fence) AND t.state = 'ready' AND t.recoveries > 0
         AND t.id = ANY (ARRAY(
             SELECT c.id
-            FROM unnest(%(lanes)s::int[]) AS wanted CROSS JOIN LATERAL (
+            FROM unnest((SELECT %(lanes)s::int[])) AS wanted CROSS JOIN LATERAL (
                 SELECT s.id, s.recoveries, s.priority FROM {schema}.zart_tasks s
                 WHERE s.lane = wanted AND s.recoveries > 0 AND s.state = 'ready'
-                ORDER BY s.recoveries, s.priority, s.id LIMIT %(suspects)s::int * 8
+                ORDER BY s.recoveries, s.priority, s.id LIMIT (SELECT %(suspects)s::int * 8)
             ) c
-            ORDER BY c.recoveries, c.priority, c.id LIMIT %(suspects)s::int * 8))
-    ORDER BY t.recoveries, t.priority, t.id LIMIT %(suspects)s::int
+            ORDER BY c.recoveries, c.priority, c.id LIMIT (SELECT %(suspects)s::int * 8)))
+    ORDER BY t.recoveries, t.priority, t.id LIMIT (SELECT %(suspects)s::int)
     FOR NO KEY UPDATE SKIP LOCKED
 ), candidate AS MATERIALIZED (
     SELECT c.id
-    FROM unnest(%(lanes)s::int[]) AS wanted CROSS JOIN LATERAL (
+    FROM unnest((SELECT %(lanes)s::int[])) AS wanted CROSS JOIN LATERAL (
         SELECT s.id, s.priority FROM {schema}.zart_tasks s
         WHERE s.lane = wanted AND s.recoveries = 0 AND s.state = 'ready'
-        ORDER BY s.priority, s.id LIMIT %(limit)s::int * 2
+        ORDER BY s.priority, s.id LIMIT (SELECT %(limit)s::int * 2)
     ) c
-    ORDER BY c.priority, c.id LIMIT %(limit)s::int * 2
+    ORDER BY c.priority, c.id LIMIT (SELECT %(limit)s::int * 2)
 ), fit AS MATERIALIZED (
     SELECT t.id FROM {schema}.zart_tasks t
     WHERE EXISTS (SELECT FROM fence) AND t.state = 'ready' AND t.recoveries = 0
         AND t.id = ANY (ARRAY(SELECT c.id FROM candidate c))
-    ORDER BY t.priority, t.id LIMIT %(limit)s::int - (SELECT count(*) FROM suspect)
+    ORDER BY t.priority, t.id LIMIT (SELECT %(limit)s::int - count(*) FROM suspect)
     FOR NO KEY UPDATE SKIP LOCKED
 ), claimed AS (
     UPDATE {schema}.zart_tasks t
@@ -122,12 +124,12 @@ SELECT EXISTS (SELECT FROM {schema}.zart_workers w WHERE w.worker_id = %(worker)
 -- What an idle worker asks: is there anything to claim in its lanes, and the same as above.
 -- name: peek
 SELECT EXISTS (
-        SELECT FROM unnest(%(lanes)s::int[]) AS wanted CROSS JOIN LATERAL (
+        SELECT FROM unnest((SELECT %(lanes)s::int[])) AS wanted CROSS JOIN LATERAL (
             SELECT FROM {schema}.zart_tasks t
             WHERE t.lane = wanted AND t.recoveries = 0 AND t.state = 'ready' LIMIT 1
         ) t),
     %(suspect)s AND EXISTS (
-        SELECT FROM unnest(%(lanes)s::int[]) AS wanted CROSS JOIN LATERAL (
+        SELECT FROM unnest((SELECT %(lanes)s::int[])) AS wanted CROSS JOIN LATERAL (
             SELECT FROM {schema}.zart_tasks t
             WHERE t.lane = wanted AND t.recoveries > 0 AND t.state = 'ready' LIMIT 1
         ) t),
