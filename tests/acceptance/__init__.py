@@ -1,1 +1,1 @@
-"""Zart as its users meet it: real processes, real signals, every example."""
+"""Zart as its users meet it: real processes, real signals."""
