@@ -129,10 +129,12 @@ class Claiming:
         return self._pause(tick.next_due)
 
     def _take(self, tick: Tick) -> None:
-        for claim in tick.claims:
-            self._holding.take(claim)
+        # News first: they are about what was held when the tick began. One that was suspended meanwhile may be among
+        # the claims again, and that its old hold is lost must not be taken for news of the new one.
         for news in tick.news:
             self._holding.tell(news)
+        for claim in tick.claims:
+            self._holding.take(claim)
 
     def _pause(self, next_due: dt.datetime | None) -> float:
         if self._looks < len(_AFTER_WORK):

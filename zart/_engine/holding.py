@@ -88,6 +88,7 @@ class Holding:
             return
         activation = Activation(claim, spec, self)
         self._held[claim.task_id] = activation
+        self._resting.discard(claim.task_id)  # of a hold that has ended and has not heard of it yet
         self._empty.clear()
         try:
             activation.start()
