@@ -70,6 +70,10 @@ class Outcome(Generic[R_co]):
         self._result: Any = None
         self._error: BaseException | None = None
 
+    def end(self, result: Any, error: BaseException | None) -> None:
+        """What it came to: for the runner."""
+        self._result, self._error = result, error
+
     @property
     def result(self) -> R_co:
         if self._error is not None:
@@ -156,10 +160,10 @@ async def run(
             ending = await host.run(Activation(claim, spec, host))
             match ending:
                 case Completed():
-                    outcome._result = spec.result.load(ending.result, "the result")  # noqa: SLF001
+                    outcome.end(spec.result.load(ending.result, "the result"), None)
                     return outcome
                 case Failed() | Cancelled() | Blocked():
-                    outcome._error = host.cause or exception_from_json(ending.failure, spec.known)  # noqa: SLF001
+                    outcome.end(None, exception_from_json(ending.failure, spec.known))
                     return outcome
                 case BodyRetry():
                     for attempt in ending.afresh:
@@ -225,7 +229,7 @@ class _Replacements:
 def _replaced(replacement: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     if isinstance(replacement, BaseException):
         raise replacement
-    if isinstance(replacement, type) and issubclass(replacement, BaseException):
+    if inspect.isclass(replacement) and issubclass(replacement, BaseException):
         raise replacement
     return replacement(*args, **kwargs) if callable(replacement) else replacement
 
@@ -241,7 +245,6 @@ class _Memory:
         self.base_context: Context = copy_context()
         self.journal: dict[Key, StoredEntry] = {}
         self.consumed: set[int] = set()
-        self.cause: BaseException | None = None
         self._outcome = outcome
         self._replacements = replacements
         self._now = _START

@@ -151,10 +151,10 @@ class Activation:
         self._late: deque[StoredEntry] = deque()
         self._gate: list[tuple[Key, bytes | None, DurableFuture]] = []
         self._set_off: list[Callable[[], None]] = []
-        self._activity = 0
+        self._activity: int = 0
         self._settling = False
         self._turns_seen = 0
-        self._activity_seen = 0
+        self._activity_seen: int = 0
         self._patience: asyncio.TimerHandle | None = None
         self._out_of_patience = False
         self._first_write = claim.recoveries > 0

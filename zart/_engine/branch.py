@@ -243,8 +243,9 @@ class Branch:
         return default if stored is None else codec.load(stored, "the data of the execution")
 
     def set_data(self, value: Any, /) -> None:
-        kind: Any = type(value)
-        self.activation.data, _ = _codec_of(kind).store(value, "the data of the execution")
+        self.activation.data, _ = _codec_of(value.__class__).store(
+            value, "the data of the execution"
+        )
 
     def now(self) -> dt.datetime:
         return self.heard_at

@@ -14,7 +14,7 @@ import asyncio
 import datetime as dt
 import random
 from collections.abc import Coroutine, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
@@ -78,7 +78,7 @@ class Cancels:
     def go_live(self) -> None:
         """The log is at its end: what was asked for meanwhile becomes an entry of it."""
         activation = self._activation
-        limit = activation.spec.timeout
+        limit = self._limit()
         if limit is not None and not self.timed_out and not activation.phase.is_second:
             self._deadline = activation.alarms.set(activation.claim.due_at + limit, self._time_out)
         self.request(None)
@@ -281,7 +281,7 @@ class Phase:
             elif type(current) is TimeoutError and activation.fired:
                 yield self._moved(activation.fired[-1], None, current)
             if isinstance(current, BaseExceptionGroup):
-                pending.extend(current.exceptions)
+                pending.extend(cast("BaseExceptionGroup[BaseException]", current).exceptions)
             if current.__cause__ is not None:
                 pending.append(current.__cause__)
 
@@ -311,9 +311,14 @@ class Phase:
             told, execution_id=self._activation.claim.execution_id, reason=request.reason
         )
 
+    def _limit(self) -> dt.timedelta | None:
+        """The execution's time limit: what its start said, else the function's own."""
+        given = self._activation.claim.time_limit
+        return self._activation.spec.timeout if given is None else given or None
+
     def _timed_out(self) -> ExecutionTimeout:
         activation = self._activation
-        limit = format_duration(activation.spec.timeout or dt.timedelta())
+        limit = format_duration(self._limit() or dt.timedelta())
         failure = Failure(
             type="TimeoutError",
             message=f"{activation.spec.name} did not finish within {limit}",

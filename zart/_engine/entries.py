@@ -77,6 +77,8 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     floor: int
     recoveries: int
     due_at: dt.datetime
+    time_limit: dt.timedelta | None = None
+    """In place of the function's own; zero means none, None the function's."""
     started_at: dt.datetime
     not_before: dt.datetime | None
     cancel: CancelRequest | None

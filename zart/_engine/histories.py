@@ -44,6 +44,7 @@ class Pending(msgspec.Struct, kw_only=True, eq=False):
     floor: int
     recoveries: int
     due_at: dt.datetime
+    time_limit: dt.timedelta | None
     started_at: dt.datetime
     not_before: dt.datetime | None
     cancel: CancelRequest | None
@@ -68,6 +69,7 @@ class Pending(msgspec.Struct, kw_only=True, eq=False):
             floor=self.floor,
             recoveries=self.recoveries,
             due_at=self.due_at,
+            time_limit=self.time_limit,
             started_at=self.started_at,
             not_before=self.not_before,
             cancel=self.cancel,
@@ -211,7 +213,7 @@ def _pending(row: TupleRow, now: dt.datetime) -> Pending:
         started_at,
         not_before,
     ) = row[:12]
-    cancelled_at, reason, author, accept_arguments, payload, steps, weight = row[12:]
+    cancelled_at, reason, author, accept_arguments, time_limit, payload, steps, weight = row[12:]
     return Pending(
         task_id=task,
         execution_id=execution,
@@ -223,6 +225,7 @@ def _pending(row: TupleRow, now: dt.datetime) -> Pending:
         floor=floor,
         recoveries=recoveries,
         due_at=due_at,
+        time_limit=time_limit,
         started_at=started_at,
         not_before=not_before,
         cancel=CancelRequest(reason, author) if cancelled_at is not None else None,

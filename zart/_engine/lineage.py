@@ -14,10 +14,10 @@ is never started eagerly.
 """
 
 import asyncio
+import inspect
 import site
-import sys
 import sysconfig
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from contextvars import copy_context
 from pathlib import Path
@@ -34,7 +34,14 @@ TaskFactory = Callable[..., "asyncio.Task[Any]"]
 
 _ZART = str(Path(__file__).parents[1]) + "/"
 _ASYNCIO = str(Path(asyncio.__file__).parent) + "/"
-_ANYIO = str(Path(anyio.__file__).parent) + "/"
+_HERE = Path(__file__)
+_MACHINERY = (
+    _ASYNCIO,
+    str(Path(anyio.__file__).parent) + "/",
+    str(_HERE),
+    str(_HERE.with_name("timers.py")),
+)
+"""Who starts a task or sets a timer on behalf of another."""
 _SITES = tuple(
     sorted(
         {
@@ -88,7 +95,7 @@ def starter(frame: FrameType | None) -> tuple[FrameType | None, set[str]]:
     passed = set[str]()
     while frame is not None:
         code = frame.f_code
-        if not code.co_filename.startswith((_ASYNCIO, _ANYIO)):
+        if not code.co_filename.startswith(_MACHINERY):
             return frame, passed
         passed.add(code.co_qualname)
         frame = frame.f_back
@@ -109,7 +116,7 @@ class BodyTasks:
             if self.previous is not None:
                 return self.previous(loop, coroutine, **options)
             return asyncio.Task(coroutine, loop=loop, **options)
-        frame, passed = starter(sys._getframe(1))  # noqa: SLF001
+        frame, passed = starter(inspect.currentframe())
         code = getattr(coroutine, "cr_code", None)
         branch, tracked = self._branch(parent, code, frame, passed, coroutine)
         given = options.pop("context", None)
@@ -152,7 +159,7 @@ def is_instrumented(loop: asyncio.AbstractEventLoop) -> bool:
 
 
 @contextmanager
-def body_tasks(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
+def body_tasks(loop: asyncio.AbstractEventLoop) -> Generator[None]:
     """While it is entered, tasks of bodies get their branches on this loop. Nests."""
     previous: Any = loop.get_task_factory()
     if isinstance(previous, BodyTasks):

