@@ -145,6 +145,19 @@ def is_plain(batch: Batch) -> bool:
     return True
 
 
+def only_finishes(batch: Batch) -> bool:
+    """Whether it holds final endings and nothing else."""
+    return not batch.entries and all(
+        isinstance(change.ending, (Completed, Failed, Cancelled)) and not change.notes for change in batch.changes
+    )
+
+
+FINISHING = frozenset(
+    ("task_ids", "task_executions", "task_runs", "epochs", "endings", "task_tokens", "task_results", "task_failures")
+)
+"""The columns of tasks that a final ending needs."""
+
+
 def key_columns(entries: Sequence[Entry]) -> dict[str, Array]:
     keys = [entry.key for entry in entries]
     return {

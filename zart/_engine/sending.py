@@ -25,12 +25,14 @@ from psycopg import AsyncConnection, AsyncCursor, AsyncRawCursor
 
 from zart._engine.entries import Change, Entry, Lost
 from zart._engine.folding import (
+    FINISHING,
     Batch,
     Record,
     all_columns,
     entry_columns,
     is_plain,
     key_columns,
+    only_finishes,
     task_columns,
     touches_entries,
 )
@@ -129,6 +131,7 @@ class Sender:
         statements = load("journal", schema)
         self._record = _Statement(statements["record"])
         self._record_and_end = _Statement(statements["record_and_end"])
+        self._finish = _Statement(statements["finish"])
         self._read_back_statement = _Statement(statements["read_back"])
         self._now = _Statement(statements["now"])
         self._announcement = _Statement(statements["announce"])
@@ -207,6 +210,9 @@ class Sender:
             self._plans += 1
         if is_plain(part):
             statement, parameters = self._record, entry_columns(part)
+        elif only_finishes(part):
+            columns = task_columns(part)
+            statement, parameters = self._finish, {name: columns[name] for name in FINISHING}
         else:
             statement, parameters = self._record_and_end, all_columns(part)
         cursor = await statement.run(connection, {**parameters, **self._fence}, plan=self._plans)

@@ -41,19 +41,20 @@ SELECT EXISTS (SELECT FROM fence), {schema}.zart_now(), (SELECT array_agg(token)
 
 -- name: record_and_end
 -- Writes journal entries of every sort, and the endings of activations. An ending must match the task's owner, epoch
--- and run. The array of tasks has one row for each task, so that no row is changed twice.
+-- and run. The array of tasks has one row for each task, so that no row is changed twice. An execution that was to be
+-- cancelled before its end is cancelled, however the body ended.
 WITH fence AS MATERIALIZED (
     SELECT 1 AS stands FROM {schema}.zart_workers w
     WHERE w.worker_id = %(worker)s::bigint AND w.writer = %(writer)s::smallint
     FOR KEY SHARE
 ), held AS MATERIALIZED (
-    SELECT t.id, t.owner, t.epoch, t.run_id, t.started_at
+    SELECT t.id, t.owner, t.epoch, t.run_id, t.started_at, t.cancel_at IS NOT NULL AS cancelling
     FROM fence, {schema}.zart_tasks t
     WHERE t.id = ANY (%(task_ids)s::bigint[])
     ORDER BY t.id
     FOR NO KEY UPDATE OF t
 ), mine AS MATERIALIZED (
-    SELECT c.*, h.started_at AS claimed_at
+    SELECT c.*, h.started_at AS claimed_at, h.cancelling
     FROM held h JOIN unnest(%(task_ids)s::bigint[], %(task_executions)s::text[], %(task_runs)s::uuid[],
         %(epochs)s::int[], %(endings)s::text[], %(task_tokens)s::bigint[], %(clears)s::bool[],
         %(task_results)s::json[], %(task_failures)s::json[], %(seen)s::int[], %(wake_ats)s::timestamptz[],
@@ -95,8 +96,8 @@ WITH fence AS MATERIALIZED (
     RETURNING m.token, m.ending <> 'none' AND t.state = 'ready' AS claimable
 ), finished AS (
     UPDATE {schema}.zart_executions e SET
-        status = CASE WHEN m.ending = 'blocked' THEN e.status ELSE m.ending END,
-        result = m.result,
+        status = CASE WHEN m.ending = 'blocked' THEN e.status WHEN m.cancelling THEN 'cancelled' ELSE m.ending END,
+        result = CASE WHEN NOT m.cancelling THEN m.result END,
         failure = m.failure,
         started_at = m.claimed_at,
         finished_at = CASE WHEN m.ending <> 'blocked' THEN {schema}.zart_now() END,
@@ -173,6 +174,47 @@ SELECT EXISTS (SELECT FROM fence), {schema}.zart_now(), (SELECT array_agg(token)
         WHERE token IS NOT NULL),
     (SELECT array_agg(f.id) FROM finished f WHERE f.awaited),
     (SELECT count(*) FROM kept WHERE claimable);
+
+-- name: finish
+-- Final endings and nothing else: the same as above, with a plan that starts in a fraction of the time.
+WITH fence AS MATERIALIZED (
+    SELECT 1 AS stands FROM {schema}.zart_workers w
+    WHERE w.worker_id = %(worker)s::bigint AND w.writer = %(writer)s::smallint
+    FOR KEY SHARE
+), held AS MATERIALIZED (
+    SELECT t.id, t.owner, t.epoch, t.run_id, t.started_at, t.cancel_at IS NOT NULL AS cancelling
+    FROM fence, {schema}.zart_tasks t
+    WHERE t.id = ANY (%(task_ids)s::bigint[])
+    ORDER BY t.id
+    FOR NO KEY UPDATE OF t
+), mine AS MATERIALIZED (
+    SELECT c.*, h.started_at AS claimed_at, h.cancelling
+    FROM held h JOIN unnest(%(task_ids)s::bigint[], %(task_executions)s::text[], %(task_runs)s::uuid[],
+        %(epochs)s::int[], %(endings)s::text[], %(task_tokens)s::bigint[], %(task_results)s::json[],
+        %(task_failures)s::json[]) AS c(task_id, execution_id, run_id, epoch, ending, token, result, failure)
+        ON c.task_id = h.id
+    WHERE h.owner = %(worker)s::bigint AND h.run_id = c.run_id AND h.epoch = c.epoch
+), gone AS (
+    DELETE FROM {schema}.zart_tasks t USING mine m WHERE t.id = m.task_id RETURNING m.token
+), finished AS (
+    UPDATE {schema}.zart_executions e SET
+        status = CASE WHEN m.cancelling THEN 'cancelled' ELSE m.ending END,
+        result = CASE WHEN NOT m.cancelling THEN m.result END,
+        failure = m.failure,
+        started_at = m.claimed_at,
+        finished_at = {schema}.zart_now(),
+        token = m.token
+    FROM mine m
+    WHERE e.id = m.execution_id AND (SELECT count(*) FROM gone) > 0
+    RETURNING e.id, e.awaited
+), swept AS (
+    UPDATE {schema}.zart_steps s SET state = 'cancelled', finished_at = {schema}.zart_now()
+    FROM mine m
+    WHERE s.run_id = m.run_id AND s.state IN ('running', 'waiting') AND (SELECT count(*) FROM finished) >= 0
+    RETURNING 1
+)
+SELECT EXISTS (SELECT FROM fence), {schema}.zart_now(), NULL::bigint[], (SELECT array_agg(token) FROM gone),
+    (SELECT array_agg(f.id) FROM finished f WHERE f.awaited), 0::bigint;
 
 -- name: read_back
 -- The tokens among these writes that stand in the database, for those that the statement before did not return.
