@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncIterator
 from typing import Any
 
+import psycopg
 import pytest
 
 from tests.support.clients import Order, fail, finish, rows, ship, sweep
@@ -204,3 +205,39 @@ async def test_closing_ends_the_waits(dsn: str) -> None:
         await waiting
     with pytest.raises(UsageError, match="not open"):
         await handle.result()
+
+
+async def test_many_results_at_once(client: Client, dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever awaits thousands of results at once asks for all of them together, not for each on a connection."""
+    statements: list[str] = []
+    query = client._database.query
+
+    async def counting(statement: str, *arguments: Any) -> Any:
+        statements.append(statement)
+        return await query(statement, *arguments)
+
+    handles = await client.start_many(ship, {str(number): Order(number) for number in range(2000)})
+    monkeypatch.setattr(client._database, "query", counting)
+    results = asyncio.gather(*(handle.result(timeout=30) for handle in handles))
+    await until(lambda: rows(dsn, "SELECT count(*) FROM zart_executions WHERE NOT awaited") == [(0,)])
+    assert statements.count("await_ends") <= 5
+    await asyncio.to_thread(
+        rows,
+        dsn,
+        "WITH gone AS (DELETE FROM zart_tasks RETURNING execution_id) "
+        "UPDATE zart_executions e SET status = 'completed', result = to_json(e.id) FROM gone "
+        "WHERE gone.execution_id = e.id RETURNING e.id",
+    )
+    assert await results == [str(number) for number in range(2000)]
+
+
+async def test_marking_waits_for_no_lock(client: Client, dsn: str) -> None:
+    """An execution whose row somebody holds delays no other wait, and is marked once it is free."""
+    handles = await client.start_many(ship, {"held": Order(1), "free": Order(2)})
+    async with await psycopg.AsyncConnection.connect(dsn) as other:
+        await other.execute("UPDATE zart_executions SET priority = priority WHERE id = 'held'")
+        results = asyncio.gather(*(handle.result(timeout=30) for handle in handles))
+        await until(lambda: awaited(dsn, "free"))
+        assert not awaited(dsn, "held")
+    await until(lambda: awaited(dsn, "held"))
+    results.cancel()

@@ -213,8 +213,8 @@ class Client:
         refuse_in_body("Client.start_and_wait")
         target = read_target(fn)
         wanted = make_start(target, data, id=_own_id(fn, id))
-        await self._starter.start(wanted, "raise", awaited=True)
-        return await self._result(wanted.id, target.result, timeout)
+        created = await self._starter.start(wanted, "raise", awaited=True)
+        return await self._result(wanted.id, target.result, timeout, awaited=created)
 
     # ------------------------------------------------------------ waiting
 
@@ -236,10 +236,10 @@ class Client:
         codec = _ANYTHING if type is NOT_GIVEN else codec_for(type, "type=", allow_sets=True)
         return await self._result(_check_text_id(id), codec, timeout)
 
-    async def _result(self, id: str, codec: Codec, timeout: Duration | None) -> Any:
+    async def _result(self, id: str, codec: Codec, timeout: Duration | None, *, awaited: bool = False) -> Any:
         refuse_in_body("waiting for the result of an execution")
         limit = None if timeout is None else parse_duration(timeout, what="timeout")
-        outcome = await self._outcomes.wait(id, limit)
+        outcome = await self._outcomes.wait(id, limit, awaited=awaited)
         if outcome is None:
             raise result_timeout(id, timeout if timeout is not None else 0)
         return read_outcome(outcome, codec)

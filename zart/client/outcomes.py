@@ -1,9 +1,9 @@
 """Waiting for executions to end: notifications make it quick, polling makes it certain.
 
-All waits of a client share one LISTEN connection and one polling task. A wait is looked at when its
-notification comes, and anyway after 10 ms, then at growing intervals up to a second; all waits that are due
-are asked for in one statement. So a lost notification, or a pooler through which none comes, costs a second
-at most.
+All waits of a client share one LISTEN connection and one polling task. An execution is looked at when a wait
+for it begins, when its notification comes, and at intervals that grow from 10 ms to a second. All that are due
+are asked for in one statement, and those that are new are marked in one, so that their ends are notified at
+all. A lost notification, or a pooler through which none comes, costs a second at most.
 
 The two tasks are made in an empty context: a client may first be used in a step, and what it does from then
 on does not belong to that step's execution.
@@ -17,7 +17,7 @@ import itertools
 from typing import Final, NamedTuple
 
 from zart._postgres.listener import Listener, done_channel
-from zart.client.database import Database
+from zart.client.database import Database, Row
 from zart.client.offering import not_found
 from zart.errors import ZartError
 
@@ -38,11 +38,13 @@ class Outcome(NamedTuple):
 
 
 class _Wait:
-    __slots__ = ("ended", "interval", "waiters")
+    __slots__ = ("ended", "interval", "looked", "marked", "waiters")
 
-    def __init__(self, ended: asyncio.Future[Outcome]) -> None:
+    def __init__(self, ended: asyncio.Future[Outcome], looked: asyncio.Future[None]) -> None:
         self.ended = ended
+        self.looked = looked
         self.interval = FIRST_INTERVAL
+        self.marked = False
         self.waiters = 0
 
 
@@ -60,22 +62,25 @@ class Outcomes:
             database.connect_directly, [done_channel(database.schema)], self._heard, self._caught_up
         )
 
-    async def wait(self, execution_id: str, timeout: dt.timedelta | None) -> Outcome | None:
-        """How it ended; None when `timeout` passed first. Raises ExecutionNotFound for an unknown id."""
+    async def wait(
+        self, execution_id: str, timeout: dt.timedelta | None, *, awaited: bool = False
+    ) -> Outcome | None:
+        """How it ended; None when `timeout` passed first. Raises ExecutionNotFound for an unknown id.
+
+        `awaited`: it has only just been started, by a statement that marked it as awaited.
+        """
         loop = asyncio.get_running_loop()
         deadline = None if timeout is None else loop.time() + timeout.total_seconds()
         self._start()
-        rows = await self._database.query("await_end", {"id": execution_id})
-        if not rows:
-            raise not_found(execution_id)
-        if rows[0][1] != "scheduled":
-            return Outcome(*rows[0])
         wait = self._waits.get(execution_id)
         if wait is None:
-            wait = self._waits[execution_id] = _Wait(loop.create_future())
-            self._look_after(execution_id, FIRST_INTERVAL)
+            wait = self._waits[execution_id] = _Wait(loop.create_future(), loop.create_future())
+            wait.marked = awaited
+            self._look_after(execution_id, FIRST_INTERVAL if awaited else 0)
         wait.waiters += 1
         try:
+            if deadline is not None and not awaited:  # however short the timeout, one look is taken
+                await asyncio.wait((wait.ended, wait.looked), return_when=asyncio.FIRST_COMPLETED)
             left = None if deadline is None else max(deadline - loop.time(), 0)
             done, _ = await asyncio.wait((wait.ended,), timeout=left)
             return wait.ended.result() if done else None
@@ -151,8 +156,12 @@ class Outcomes:
         return list(taken)
 
     async def _look(self, ids: list[str]) -> None:
+        new = [execution_id for execution_id in ids if not self._waits[execution_id].marked]
+        known = [execution_id for execution_id in ids if self._waits[execution_id].marked]
         try:
-            rows = await self._database.query("ended", {"ids": ids}, _PATIENCE)
+            rows = await self._mark(new) if new else []
+            if known:
+                rows += await self._database.query("ended", {"ids": known}, _PATIENCE)
         except Exception as error:  # noqa: BLE001 (goes to those who wait)
             self._fail(error)
             return
@@ -163,8 +172,26 @@ class Outcomes:
         for execution_id in ids:
             wait = self._waits.get(execution_id)
             if wait is not None:
-                wait.interval = min(wait.interval * _GROWTH, LONGEST_INTERVAL)
+                if not wait.looked.done():
+                    wait.looked.set_result(None)
                 self._look_after(execution_id, wait.interval)
+                wait.interval = min(wait.interval * _GROWTH, LONGEST_INTERVAL)
+
+    async def _mark(self, ids: list[str]) -> list[Row]:
+        """Mark executions as awaited; those that have ended or are blocked, and an error for those unknown."""
+        rows = await self._database.query("await_ends", {"ids": ids}, _PATIENCE)
+        found = {row[0]: row for row in rows}
+        for execution_id in ids:
+            wait = self._waits.get(execution_id)
+            if wait is None:
+                continue
+            row = found.get(execution_id)
+            if row is not None:
+                wait.marked = row[4]
+            elif not wait.ended.done():
+                del self._waits[execution_id]
+                wait.ended.set_exception(not_found(execution_id))
+        return [row[:4] for row in rows if row[1] != "scheduled"]
 
     def _fail(self, error: Exception) -> None:
         waits, self._waits = self._waits, {}

@@ -55,16 +55,20 @@ SELECT e.id, e.name, e.run_id::text,
 FROM unnest(%(ids)s::text[], %(payloads)s::text[], %(digests)s::bytea[]) AS u (id, payload, digest)
     JOIN {schema}.zart_executions e ON e.id = u.id;
 
--- Marks an execution as awaited, and reads how it stands. It may have ended since this statement began; whoever waits
--- looks again.
--- name: await_end
-WITH marked AS (
-    UPDATE {schema}.zart_executions e SET awaited = true
-    WHERE e.id = %(id)s AND e.status = 'scheduled' AND NOT e.awaited
+-- Marks executions as awaited, and reads how they stand and whether they are marked. One whose row somebody changes at
+-- this moment is left for the next look: this waits for no lock, so it can be part of no deadlock.
+-- name: await_ends
+WITH free AS MATERIALIZED (
+    SELECT e.id FROM {schema}.zart_executions e
+    WHERE e.id = ANY (%(ids)s::text[]) AND e.status = 'scheduled' AND NOT e.awaited
+    FOR NO KEY UPDATE SKIP LOCKED
+), marked AS (
+    UPDATE {schema}.zart_executions e SET awaited = true FROM free f WHERE e.id = f.id RETURNING e.id
 )
-SELECT e.id, CASE WHEN t.state = 'blocked' THEN 'blocked' ELSE e.status END, e.result::text, e.failure::text
+SELECT e.id, CASE WHEN t.state = 'blocked' THEN 'blocked' ELSE e.status END, e.result::text, e.failure::text,
+    e.awaited OR EXISTS (SELECT FROM marked m WHERE m.id = e.id)
 FROM {schema}.zart_executions e LEFT JOIN {schema}.zart_tasks t ON t.id = e.task_id
-WHERE e.id = %(id)s;
+WHERE e.id = ANY (%(ids)s::text[]);
 
 -- Those of the ids that have ended or are blocked.
 -- name: ended
