@@ -16,12 +16,12 @@ async def work(name: str) -> str:
     return name.upper()
 
 
-@step("{name}")
-async def gated(name: str) -> int:
+@step("{gate}")
+async def gated(gate: str) -> int:
     """Says that it begins, waits for its gate, and returns the process that it ended in."""
-    note(f"{name} begins")
-    await through(name)
-    note(name)
+    note(f"{gate} begins")
+    await through(gate)
+    note(gate)
     return os.getpid()
 
 
