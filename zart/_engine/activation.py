@@ -367,8 +367,8 @@ class Activation:
 
     @property
     def suspect(self) -> bool:
-        """It was taken over from a worker that died, and has recorded nothing since."""
-        return self._first_write
+        """It was taken over more than once, and has recorded nothing since."""
+        return self._first_write and self.claim.recoveries > 1
 
     @property
     def last_seq(self) -> int:

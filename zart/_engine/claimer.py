@@ -131,8 +131,8 @@ class Claimer:
     async def tick(self, *, limit: int, suspect: bool, watching: Sequence[Watched] = ()) -> Tick:
         """Takes up to `limit` executions, and tells what is new about those in `watching`.
 
-        With `suspect`, one of them may be an execution that was taken over and has recorded nothing since
-        (`recoveries` > 0); a process should hold one of these at a time.
+        With `suspect`, one of them may be an execution that was taken over more than once and has recorded nothing
+        since (`recoveries` > 1); a process should hold one of these at a time.
         """
         connection = await self._connected()
         if self._doubtful:

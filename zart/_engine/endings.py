@@ -57,6 +57,12 @@ def blocked(error: Exception, what: str) -> Blocked:
     return Blocked(failure=exception_to_json(error), what=what)
 
 
+def _limit(activation: "Activation") -> dt.timedelta | None:
+    """The execution's time limit: what its start said, else the function's own."""
+    given = activation.claim.time_limit
+    return activation.spec.timeout if given is None else given or None
+
+
 class Cancels:
     """Whether the execution is to end early, and who wants it."""
 
@@ -78,7 +84,7 @@ class Cancels:
     def go_live(self) -> None:
         """The log is at its end: what was asked for meanwhile becomes an entry of it."""
         activation = self._activation
-        limit = self._limit()
+        limit = _limit(activation)
         if limit is not None and not self.timed_out and not activation.phase.is_second:
             self._deadline = activation.alarms.set(activation.claim.due_at + limit, self._time_out)
         self.request(None)
@@ -311,14 +317,9 @@ class Phase:
             told, execution_id=self._activation.claim.execution_id, reason=request.reason
         )
 
-    def _limit(self) -> dt.timedelta | None:
-        """The execution's time limit: what its start said, else the function's own."""
-        given = self._activation.claim.time_limit
-        return self._activation.spec.timeout if given is None else given or None
-
     def _timed_out(self) -> ExecutionTimeout:
         activation = self._activation
-        limit = format_duration(self._limit() or dt.timedelta())
+        limit = format_duration(_limit(activation) or dt.timedelta())
         failure = Failure(
             type="TimeoutError",
             message=f"{activation.spec.name} did not finish within {limit}",

@@ -6,7 +6,7 @@
 -- The claim. It says whether the fence stood, how many candidates it saw, and the rows that it took: the fence is
 -- locked before anything else, so a worker that is being reaped takes nothing. Candidates come from each lane's own
 -- end of the index, unlocked; what is then locked is checked again in its newest version. A suspect, which was taken
--- over without having recorded anything since, is asked for by `suspects` = 1; the one taken over least often comes
+-- over more than once without having recorded anything since, is asked for by `suspects` = 1; the one taken over least often comes
 -- first, since it is the least likely to be the culprit.
 -- A short input comes along when this is the first claim: nothing that a holder writes can have changed it. It must be
 -- short, since the rows are locked until the answer has been sent.
@@ -21,12 +21,12 @@ WITH fence AS MATERIALIZED (
     FOR KEY SHARE
 ), suspect AS MATERIALIZED (
     SELECT t.id FROM {schema}.zart_tasks t
-    WHERE EXISTS (SELECT FROM fence) AND t.state = 'ready' AND t.recoveries > 0
+    WHERE EXISTS (SELECT FROM fence) AND t.state = 'ready' AND t.recoveries > 1
         AND t.id = ANY (ARRAY(
             SELECT c.id
             FROM unnest((SELECT %(lanes)s::int[])) AS wanted CROSS JOIN LATERAL (
                 SELECT s.id, s.recoveries, s.priority FROM {schema}.zart_tasks s
-                WHERE s.lane = wanted AND s.recoveries > 0 AND s.state = 'ready'
+                WHERE s.lane = wanted AND s.recoveries > 1 AND s.state = 'ready'
                 ORDER BY s.recoveries, s.priority, s.id LIMIT (SELECT %(suspects)s::int * 8)
             ) c
             ORDER BY c.recoveries, c.priority, c.id LIMIT (SELECT %(suspects)s::int * 8)))
@@ -34,15 +34,15 @@ WITH fence AS MATERIALIZED (
     FOR NO KEY UPDATE SKIP LOCKED
 ), candidate AS MATERIALIZED (
     SELECT c.id
-    FROM unnest((SELECT %(lanes)s::int[])) AS wanted CROSS JOIN LATERAL (
+    FROM unnest((SELECT %(lanes)s::int[])) AS wanted CROSS JOIN unnest(ARRAY[0, 1]) AS times CROSS JOIN LATERAL (
         SELECT s.id, s.priority FROM {schema}.zart_tasks s
-        WHERE s.lane = wanted AND s.recoveries = 0 AND s.state = 'ready'
+        WHERE s.lane = wanted AND s.recoveries = times AND s.state = 'ready'
         ORDER BY s.priority, s.id LIMIT (SELECT %(limit)s::int * 2)
     ) c
     ORDER BY c.priority, c.id LIMIT (SELECT %(limit)s::int * 2)
 ), fit AS MATERIALIZED (
     SELECT t.id FROM {schema}.zart_tasks t
-    WHERE EXISTS (SELECT FROM fence) AND t.state = 'ready' AND t.recoveries = 0
+    WHERE EXISTS (SELECT FROM fence) AND t.state = 'ready' AND t.recoveries <= 1
         AND t.id = ANY (ARRAY(SELECT c.id FROM candidate c))
     ORDER BY t.priority, t.id LIMIT (SELECT %(limit)s::int - count(*) FROM suspect)
     FOR NO KEY UPDATE SKIP LOCKED
@@ -53,6 +53,7 @@ WITH fence AS MATERIALIZED (
     WHERE t.id = ANY (ARRAY(SELECT f.id FROM fit f UNION ALL SELECT s.id FROM suspect s))
     RETURNING t.id, t.execution_id, t.run_id, t.lane, t.priority, t.epoch, t.signal, t.attempt, t.floor, t.recoveries,
         t.due_at, t.started_at, t.not_before, t.cancel_at, t.cancel_reason, t.cancel_author, t.accept_arguments,
+        t.time_limit,
         (SELECT e.payload::text FROM {schema}.zart_executions e
             WHERE e.id = t.execution_id AND t.epoch = 1 AND pg_column_size(e.payload) <= %(short)s) AS input,
         (SELECT pg_column_size(e.payload) FROM {schema}.zart_executions e WHERE e.id = t.execution_id) AS payload,
@@ -63,7 +64,7 @@ WITH fence AS MATERIALIZED (
 SELECT EXISTS (SELECT FROM fence) AS fenced, (SELECT count(*) FROM candidate) AS candidates, {schema}.zart_now() AS now,
     c.id, c.execution_id, c.run_id, c.lane, c.epoch, c.signal, c.attempt, c.floor, c.recoveries,
     c.due_at, c.started_at, c.not_before, c.cancel_at, c.cancel_reason, c.cancel_author,
-    c.accept_arguments, c.input, c.steps, coalesce(c.payload, 0) + coalesce(c.results, 0)
+    c.accept_arguments, c.time_limit, c.input, c.steps, coalesce(c.payload, 0) + coalesce(c.results, 0)
 FROM (VALUES (1)) AS always (one) LEFT JOIN claimed c ON true
 ORDER BY c.priority, c.id;
 
@@ -126,12 +127,12 @@ SELECT EXISTS (SELECT FROM {schema}.zart_workers w WHERE w.worker_id = %(worker)
 SELECT EXISTS (
         SELECT FROM unnest((SELECT %(lanes)s::int[])) AS wanted CROSS JOIN LATERAL (
             SELECT FROM {schema}.zart_tasks t
-            WHERE t.lane = wanted AND t.recoveries = 0 AND t.state = 'ready' LIMIT 1
+            WHERE t.lane = wanted AND t.recoveries <= 1 AND t.state = 'ready' LIMIT 1
         ) t),
     %(suspect)s AND EXISTS (
         SELECT FROM unnest((SELECT %(lanes)s::int[])) AS wanted CROSS JOIN LATERAL (
             SELECT FROM {schema}.zart_tasks t
-            WHERE t.lane = wanted AND t.recoveries > 0 AND t.state = 'ready' LIMIT 1
+            WHERE t.lane = wanted AND t.recoveries > 1 AND t.state = 'ready' LIMIT 1
         ) t),
     (SELECT w.id FROM {schema}.zart_wakeups w ORDER BY w.id LIMIT 1) IS NOT NULL,
     (SELECT min(t.wake_at) FROM {schema}.zart_tasks t WHERE t.state = 'waiting' AND t.wake_at IS NOT NULL),
