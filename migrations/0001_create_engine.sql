@@ -50,6 +50,7 @@ CREATE TABLE {schema}.zart_tasks (
     state text NOT NULL CHECK (state IN ('ready', 'running', 'waiting', 'blocked')),
     wake_at timestamptz,             -- when waiting: the earliest time at which something is due
     not_before timestamptz,          -- a body's retry waits until then, whatever wakes it
+    time_limit interval,             -- in place of the function's own, zero for none; null: the function's
     due_at timestamptz NOT NULL,     -- its start, or the end of its delay: time limits count from here
     started_at timestamptz,          -- the first claim
     owner bigint,                    -- zart_workers.worker_id of the holder

@@ -53,6 +53,8 @@ class _Definition(msgspec.Struct, frozen=True, kw_only=True):
     queue: str
     priority: int = 0
     id: str | None = None
+    time_limit: dt.timedelta | None = None
+    """For the next start, in place of `timeout`; zero means none."""
 
 
 class Durable(CoroutineFunction, Generic[P, R_co]):
@@ -105,6 +107,11 @@ class Durable(CoroutineFunction, Generic[P, R_co]):
         """The id that `with_options` chose for the next start, if any."""
         return self._definition.id
 
+    @property
+    def time_limit(self) -> dt.timedelta | None:
+        """The time limit that `with_options` gave the next start; zero: none; None: the function's own holds."""
+        return self._definition.time_limit
+
     def with_options(
         self,
         *,
@@ -125,6 +132,9 @@ class Durable(CoroutineFunction, Generic[P, R_co]):
             queue=old.queue if queue is _KEEP else check_name(queue, f"{old.what}: the queue"),
             priority=old.priority if priority is _KEEP else _check_priority(priority, old.what),
             timeout=old.timeout if timeout is _KEEP else _read_timeout(timeout, old.what),
+            time_limit=(
+                old.time_limit if timeout is _KEEP else _read_timeout(timeout, old.what) or dt.timedelta()
+            ),
         )
         changed = object.__new__(type(self))
         changed.__dict__.update(self.__dict__, _definition=definition, _spec=None)

@@ -9,7 +9,16 @@ import pytest
 
 import zart
 from tests.support.clients import Approval, Approved, rows
-from zart import Client, ExecutionCancelled, ExecutionFailed, Registry, Worker, durable, step
+from zart import (
+    Client,
+    ExecutionCancelled,
+    ExecutionFailed,
+    ExecutionTimeout,
+    Registry,
+    Worker,
+    durable,
+    step,
+)
 
 
 @step("double")
@@ -27,6 +36,11 @@ async def approval(number: int) -> str:
     doubled_number = await double(number)
     approved = await zart.wait_for_event(Approved, timeout="1h")
     return f"{doubled_number} by {approved.by}"
+
+
+@durable("hasty", timeout="200ms")
+async def hasty(number: int) -> None:
+    await zart.wait_for_event("never")
 
 
 @durable("picky")
@@ -52,7 +66,7 @@ async def parent(number: int) -> int:
 @pytest.fixture
 async def client(dsn: str) -> AsyncIterator[Client]:
     global _client
-    async with Client(dsn) as _client, Worker(dsn, Registry(doubled, approval, picky, parent)):
+    async with Client(dsn) as _client, Worker(dsn, Registry(doubled, approval, hasty, picky, parent)):
         yield _client
 
 
@@ -73,6 +87,18 @@ async def test_delayed_start(client: Client) -> None:
     handle = await client.start(doubled, 1, delay="600ms")
     assert await handle.result(timeout=20) == 2
     assert time.monotonic() - begin >= 0.6
+
+
+async def test_time_limit_of_a_start(client: Client) -> None:
+    """A start may give its execution another time limit than the function has, or none."""
+    handle = await client.start(approval.with_options(timeout="300ms"), 1, id="short")
+    with pytest.raises(ExecutionTimeout, match="300ms"):
+        await handle.result(timeout=20)
+    await client.start(hasty, 1, id="hasty")
+    await client.start(hasty.with_options(timeout=None), 1, id="patient")
+    with pytest.raises(ExecutionTimeout, match="200ms"):
+        await client.handle(hasty, "hasty").result(timeout=20)
+    assert (await client.status("patient")).status in ("running", "waiting")
 
 
 async def test_all_by_sql(client: Client, dsn: str) -> None:

@@ -40,6 +40,7 @@ ADDED = {
     "Durable.id": _ATTRIBUTES,
     "Durable.queue": _ATTRIBUTES,
     "Durable.spec": _ATTRIBUTES,
+    "Durable.time_limit": _ATTRIBUTES,
     "Durable.version": _ATTRIBUTES,
     "Event.codec": _ATTRIBUTES,
     "ExecutionHandle()": _ATTRIBUTES,

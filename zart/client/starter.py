@@ -64,6 +64,7 @@ class Starter:
             "version": target.version,
             "queue": target.queue,
             "priority": target.priority,
+            "time_limit": target.time_limit,
         }
         created = {row[0] for row in await self._database.query("start_many", parameters)}
         rest = [start for start in group if start.id not in created]

@@ -43,6 +43,8 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     takes_payload: bool | None
     """None: not known."""
     result: Codec
+    time_limit: dt.timedelta | None = None
+    """Of executions started so, in place of the function's own; zero means none."""
 
     @property
     def lane(self) -> tuple[str, str, str | None]:
@@ -82,6 +84,7 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
             "at": self.at,
             "delay": self.delay,
             "lane": lane,
+            "time_limit": target.time_limit,
         }
 
     def compare_parameters(self) -> dict[str, Any]:
@@ -123,6 +126,7 @@ def read_target(
         payload=spec.payload,
         takes_payload=spec.takes_payload,
         result=spec.result,
+        time_limit=fn.time_limit,
     )
 
 

@@ -14,12 +14,12 @@ WITH made AS (
     SELECT {schema}.zart_now() AS present,
         greatest({schema}.zart_now(), %(at)s::timestamptz, {schema}.zart_now() + %(delay)s::interval) AS at
 )
-INSERT INTO {schema}.zart_tasks AS t (id, execution_id, run_id, lane, priority, state, wake_at, due_at)
+INSERT INTO {schema}.zart_tasks AS t (id, execution_id, run_id, lane, priority, state, wake_at, due_at, time_limit)
 SELECT m.task_id, m.id, m.run_id,
     coalesce(%(lane)s::int, {schema}.zart_lane(%(queue)s::text, %(name)s::text, %(version)s::text)), m.priority,
     CASE WHEN d.at > d.present THEN 'waiting' ELSE 'ready' END,
     CASE WHEN d.at > d.present THEN d.at END,
-    d.at
+    d.at, %(time_limit)s::interval
 FROM made m CROSS JOIN due d
 RETURNING t.lane;
 
@@ -40,8 +40,8 @@ WITH item AS MATERIALIZED (
 ), lane AS MATERIALIZED (
     SELECT {schema}.zart_lane(%(queue)s::text, %(name)s::text, %(version)s::text) AS id
 )
-INSERT INTO {schema}.zart_tasks AS t (id, execution_id, run_id, lane, priority, state, due_at)
-SELECT m.task_id, m.id, m.run_id, l.id, m.priority, 'ready', {schema}.zart_now()
+INSERT INTO {schema}.zart_tasks AS t (id, execution_id, run_id, lane, priority, state, due_at, time_limit)
+SELECT m.task_id, m.id, m.run_id, l.id, m.priority, 'ready', {schema}.zart_now(), %(time_limit)s::interval
 FROM made m CROSS JOIN lane l
 RETURNING t.execution_id;
 
