@@ -87,8 +87,8 @@ def _refuse_unreadable(dsn: str) -> None:
     # A bare sign in a password shifts the parts, and an error of libpq would then quote a piece of it as the port.
     if port is None or (not port.replace(",", "0").isdecimal() and port):
         raise zart.UsageError(
-            f"the DSN {mask_dsn(dsn)} cannot be read: special signs in a password are written %40 for @, %2F for /, "
-            "%3A for :"
+            f"the DSN {mask_dsn(dsn)} cannot be read: special signs in it are written %40 for @, %2F for /, "
+            "%3A for :, %3D for ="
         )
 
 

@@ -16,7 +16,7 @@ from zart_cli.app import app_option, load_registry
 from zart_cli.database import DIRECTORY, Database
 from zart_cli.exits import FAILED
 from zart_cli.logs import log_to_stderr
-from zart_cli.reloading import run_reloading
+from zart_cli.reloading import end_with_parent, run_reloading
 from zart_cli.samples import sample_data
 from zart_cli.working import log_level_option, read_config, work, worker_options
 
@@ -85,6 +85,7 @@ def _run(plan: Plan) -> None:
 
 def _run_in_child(plan: Plan) -> None:
     """The process under --reload; it sees an error as the command line would show it."""
+    end_with_parent()
     log_to_stderr(plan.log_level)
     try:
         _run(plan)

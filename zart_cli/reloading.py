@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Mapping
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -16,14 +17,18 @@ from typing import Any, Final
 import click
 
 _LOOK_EVERY_SECONDS: Final = 0.5
+_LAST_WORDS_SECONDS: Final = 10.0
 _SKIPPED: Final = frozenset({"__pycache__", "node_modules", "site-packages", "venv"})
 
 
 def run_reloading(target: Callable[..., None], arguments: tuple[Any, ...], directory: Path) -> None:
     """Run `target(*arguments)` in a new process until SIGINT or SIGTERM, anew after each change below `directory`."""
     told = threading.Event()
+    process: BaseProcess | None = None
 
     def stop(number: int, frame: object) -> None:  # noqa: ARG001 (signal's signature)
+        if told.is_set() and process is not None:
+            process.terminate()  # it sees a second signal, and does not wait any longer
         told.set()
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -33,6 +38,7 @@ def run_reloading(target: Callable[..., None], arguments: tuple[Any, ...], direc
             process = _start(target, arguments)
             changed = _watch(directory, times, process, told)
             _stop(process)
+            process = None
             if changed:
                 click.echo(f"{', '.join(changed)} changed: starting anew", err=True)
     finally:
@@ -86,4 +92,17 @@ def _stop(process: BaseProcess) -> None:
     if process.is_alive():
         process.terminate()  # SIGTERM: it stops as `zart worker` does, within its own shutdown timeout
     process.join()
-    process.close()
+
+
+def end_with_parent() -> None:
+    """Let this process, the child, end when the one that watches the files was killed: nobody else would end it."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_follow, args=(parent,), name="zart dev", daemon=True).start()
+
+
+def _follow(parent: BaseProcess) -> None:
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(_LAST_WORDS_SECONDS)
+    os._exit(1)

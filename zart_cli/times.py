@@ -6,8 +6,10 @@ _DAY = dt.timedelta(days=1)
 
 
 def short_duration(duration: dt.timedelta) -> str:
-    """Two units at most: "4ms", "1.2s", "3m12s", "2h05m", "3d4h"."""
+    """Two units at most: "<1ms", "4ms", "1.2s", "3m12s", "2h05m", "3d4h"."""
     seconds = max(duration.total_seconds(), 0.0)
+    if 0 < seconds < 0.0005:
+        return "<1ms"
     if seconds < 0.9995:
         return f"{seconds * 1000:.0f}ms"
     if seconds < 59.95:

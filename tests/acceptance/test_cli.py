@@ -1,6 +1,7 @@
 """The command line, from the first migration to a worker that is told to stop."""
 
 import json
+import os
 import shutil
 import signal
 import tempfile
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.command import Command, Running, until
+from zart._postgres import embedded
 
 APP = """\
 import asyncio
@@ -317,6 +319,37 @@ def test_dev_is_found_from_another_terminal_and_reloads(place: Path) -> None:
         assert dev.end(signal.SIGINT) == 0
     assert "Traceback" not in dev.output
     assert zart("list").returncode == 2  # the server went with it
+
+
+def test_reloading_worker_ends_with_the_process_that_watches(place: Path) -> None:
+    """kill -9 of `zart dev --reload` leaves neither a worker nor a server behind."""
+    zart = Command(place, None)
+    with zart.running("dev", "--app", "app", "--reload") as dev:
+        dev.until(" runs ")
+        server = embedded.running(place / ".zart")
+        assert server is not None
+        dev.end(signal.SIGKILL)
+        until(lambda: embedded.running(place / ".zart") is None, lambda: "the server runs on")
+        with pytest.raises(ProcessLookupError):  # the group of its processes is empty, sooner or later
+            until(lambda: os.killpg(dev.process.pid, 0) is not None, lambda: "a process is left")
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ("default_transaction_isolation=serializable", "default_transaction_isolation = 'serializable'"),
+        ("default_transaction_read_only=on", "read-only"),
+    ],
+)
+def test_settings_under_which_nothing_would_work(place: Path, dsn: str, setting: str, told: str) -> None:
+    """A database whose defaults break the engine's rules is refused by name, as wrong usage."""
+    mark = "&" if "?" in dsn else "?"
+    zart = Command(place, f"{dsn}{mark}options=-c%20{setting.replace('=', '%3D')}")
+    for arguments in (("list",), ("worker", "--app", "app")):
+        result = zart(*arguments)
+        assert result.returncode == 2, result.stderr
+        assert told in result.stderr
+        assert "Traceback" not in result.stderr
 
 
 def test_dev_takes_no_database_from_the_environment(place: Path) -> None:

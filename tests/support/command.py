@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 ZART = [sys.executable, "-m", "zart_cli"]
-PATIENCE_SECONDS = 30.0
+PATIENCE_SECONDS = 60.0
 
 
 class Running:

@@ -227,6 +227,16 @@ def test_bad_app_is_one_line(
     assert not (tmp_path / ".zart").exists()  # dev starts no server for an app that cannot run
 
 
+def test_no_server_package_is_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`zart dev` without the extra names the command that adds it."""
+    monkeypatch.setattr("zart._postgres.server_binaries.WHEELS", ("no_such_wheel",))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    app(tmp_path, "cli_app_alone", "import zart\nregistry = zart.Registry()\n")
+    result = run("dev", "--app", "cli_app_alone")
+    assert result.exit_code == 1
+    assert "pip install 'zart-durable[embedded]'" in result.stderr
+
+
 # ---------------------------------------------------------------- worker options
 
 

@@ -12,7 +12,8 @@ NOW = dt.datetime(2026, 11, 20, 14, 2, 11).astimezone()
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [
-        (0.0004, "0ms"),
+        (0, "0ms"),
+        (0.0004, "<1ms"),
         (0.412, "412ms"),
         (0.9996, "1.0s"),
         (6.84, "6.8s"),
