@@ -127,7 +127,7 @@ async def replayed(
             )
             activation = Activation(claim, (code(number) if code else durable).spec, host)
             ending = await host.run(activation)
-            while activation.tasks:
+            while activation.tasks:  # noqa: ASYNC110 (a turn of the loop is all that it takes)
                 await asyncio.sleep(0)
             match ending:
                 case Suspended():
@@ -136,8 +136,8 @@ async def replayed(
                     elif not events:
                         raise AssertionError(f"suspended for ever: {ending.waiting_for}")
                 case BodyRetry():
-                    for attempt in ending.afresh:
-                        host.journal.pop(attempt.key, None)
+                    for failed in ending.afresh:
+                        host.journal.pop(failed.key, None)
                     host.sleep_until(ending.not_before)
                     claim = msgspec.structs.replace(claim, attempt=ending.attempt, floor=ending.floor)
                 case Released():

@@ -168,7 +168,7 @@ async def siblings() -> list[str]:
 
 @durable("retries")
 async def retries() -> list[str]:
-    return list(await asyncio.gather(flaky("a"), flaky("b"))) + [await threaded("t")]
+    return [*await asyncio.gather(flaky("a"), flaky("b")), await threaded("t")]
 
 
 @durable("waits")

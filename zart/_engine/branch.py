@@ -243,9 +243,7 @@ class Branch:
         return default if stored is None else codec.load(stored, "the data of the execution")
 
     def set_data(self, value: Any, /) -> None:
-        self.activation.data, _ = _codec_of(value.__class__).store(
-            value, "the data of the execution"
-        )
+        self.activation.data, _ = _codec_of(value.__class__).store(value, "the data of the execution")
 
     def now(self) -> dt.datetime:
         return self.heard_at

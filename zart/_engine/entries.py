@@ -213,5 +213,5 @@ class Change(msgspec.Struct, kw_only=True, eq=False):
     token: int = 0
 
 
-class Lost(Exception):
+class Lost(Exception):  # noqa: N818
     """The execution is no longer this activation's: the fence is gone, or its claim was taken over."""

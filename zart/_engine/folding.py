@@ -148,12 +148,22 @@ def is_plain(batch: Batch) -> bool:
 def only_finishes(batch: Batch) -> bool:
     """Whether it holds final endings and nothing else."""
     return not batch.entries and all(
-        isinstance(change.ending, (Completed, Failed, Cancelled)) and not change.notes for change in batch.changes
+        isinstance(change.ending, (Completed, Failed, Cancelled)) and not change.notes
+        for change in batch.changes
     )
 
 
 FINISHING = frozenset(
-    ("task_ids", "task_executions", "task_runs", "epochs", "endings", "task_tokens", "task_results", "task_failures")
+    (
+        "task_ids",
+        "task_executions",
+        "task_runs",
+        "epochs",
+        "endings",
+        "task_tokens",
+        "task_results",
+        "task_failures",
+    )
 )
 """The columns of tasks that a final ending needs."""
 

@@ -7,8 +7,9 @@ lock and a socket look alike from here, so whoever waits for one of them keeps t
 
 import asyncio
 import asyncio.tasks
+import inspect
 from collections.abc import Collection, Iterable
-from types import CodeType, CoroutineType, FrameType
+from types import CodeType, FrameType
 from typing import Any
 
 from anyio._backends import _asyncio as anyio_asyncio
@@ -100,7 +101,7 @@ def innermost(task: "asyncio.Task[Any]") -> FrameType | None:
     """The frame in which a suspended task waits."""
     coroutine: Any = task.get_coro()
     while True:
-        inner = getattr(coroutine, "cr_await", None)
-        if not isinstance(inner, CoroutineType):
+        inner: Any = getattr(coroutine, "cr_await", None)
+        if not inspect.iscoroutine(inner):
             return getattr(coroutine, "cr_frame", None)
         coroutine = inner

@@ -25,7 +25,7 @@ import subprocess
 import sys
 import tempfile
 import urllib.parse
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -219,7 +219,7 @@ def _make_data(data: Path, binaries: Path) -> None:
 
 
 @contextlib.contextmanager
-def _starting(directory: Path) -> Iterator[None]:
+def _starting(directory: Path) -> Generator[None]:
     """One process at a time starts or stops the server of `directory`."""
     with (directory / "starting").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
