@@ -241,3 +241,17 @@ async def test_marking_waits_for_no_lock(client: Client, dsn: str) -> None:
         assert not awaited(dsn, "held")
     await until(lambda: awaited(dsn, "held"))
     results.cancel()
+
+
+async def test_every_call_looks_once(client: Client, dsn: str) -> None:
+    """However short its timeout, a call sees an end that nobody was notified of, also beside other waits."""
+    handle = await client.start(ship, Order(1), id="a")
+    others = [asyncio.create_task(handle.result(timeout=30)) for _ in range(3)]
+    await until(lambda: awaited(dsn, "a"))
+    for _ in range(20):
+        with pytest.raises(ResultTimeout):
+            await handle.result(timeout=0)
+    assert len(client._outcomes._due) < 40
+    await asyncio.to_thread(finish, dsn, "a", notify=False)
+    assert await handle.result(timeout=0) == "done"
+    assert await asyncio.gather(*others) == ["done"] * 3

@@ -38,14 +38,20 @@ class Outcome(NamedTuple):
 
 
 class _Wait:
-    __slots__ = ("ended", "interval", "looked", "marked", "waiters")
+    """One execution whose end somebody waits for."""
 
-    def __init__(self, ended: asyncio.Future[Outcome], looked: asyncio.Future[None]) -> None:
+    __slots__ = ("due_at", "ended", "execution_id", "interval", "looks", "marked", "waiters")
+
+    def __init__(self, execution_id: str, ended: asyncio.Future[Outcome], *, marked: bool) -> None:
+        self.execution_id = execution_id
         self.ended = ended
-        self.looked = looked
+        self.marked = marked
         self.interval = FIRST_INTERVAL
-        self.marked = False
         self.waiters = 0
+        self.due_at: float | None = None
+        """When it is looked at next, by the loop's clock; None while a look is under way."""
+        self.looks: list[asyncio.Future[None]] = []
+        """Done by a look that began after they were put here."""
 
 
 class Outcomes:
@@ -54,7 +60,7 @@ class Outcomes:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._waits: dict[str, _Wait] = {}
-        self._due: list[tuple[float, int, str]] = []
+        self._due: list[tuple[float, int, _Wait]] = []
         self._numbers = itertools.count()
         self._wake = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
@@ -74,13 +80,15 @@ class Outcomes:
         self._start()
         wait = self._waits.get(execution_id)
         if wait is None:
-            wait = self._waits[execution_id] = _Wait(loop.create_future(), loop.create_future())
-            wait.marked = awaited
-            self._look_after(execution_id, FIRST_INTERVAL if awaited else 0)
+            wait = self._waits[execution_id] = _Wait(execution_id, loop.create_future(), marked=awaited)
+            self._look_after(wait, FIRST_INTERVAL if awaited else 0)
         wait.waiters += 1
         try:
             if deadline is not None and not awaited:  # however short the timeout, one look is taken
-                await asyncio.wait((wait.ended, wait.looked), return_when=asyncio.FIRST_COMPLETED)
+                look = loop.create_future()
+                wait.looks.append(look)
+                self._look_after(wait, 0)
+                await asyncio.wait((wait.ended, look), return_when=asyncio.FIRST_COMPLETED)
             left = None if deadline is None else max(deadline - loop.time(), 0)
             done, _ = await asyncio.wait((wait.ended,), timeout=left)
             return wait.ended.result() if done else None
@@ -100,8 +108,9 @@ class Outcomes:
 
     def tell(self, execution_id: str) -> None:
         """Somebody says that it has ended."""
-        if execution_id in self._waits:
-            self._look_after(execution_id, 0)
+        wait = self._waits.get(execution_id)
+        if wait is not None:
+            self._look_after(wait, 0)
 
     # -- what runs beside
 
@@ -119,22 +128,23 @@ class Outcomes:
         self.tell(payload)
 
     def _caught_up(self) -> None:
-        for execution_id in self._waits:
-            self._look_after(execution_id, 0)
+        for wait in self._waits.values():
+            self._look_after(wait, 0)
 
-    def _look_after(self, execution_id: str, seconds: float) -> None:
-        at = asyncio.get_running_loop().time() + seconds
-        heapq.heappush(self._due, (at, next(self._numbers), execution_id))
-        if self._due[0][0] == at:
+    def _look_after(self, wait: _Wait, seconds: float) -> None:
+        """Look at it then; an entry of the queue with another time than the wait's own does not count any more."""
+        wait.due_at = asyncio.get_running_loop().time() + seconds
+        heapq.heappush(self._due, (wait.due_at, next(self._numbers), wait))
+        if self._due[0][2] is wait:
             self._wake.set()
 
     async def _poll(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
             self._wake.clear()
-            ids = self._take_due(loop.time())
-            if ids:
-                await self._look(ids)
+            waits = self._take_due(loop.time())
+            if waits:
+                await self._look(waits)
             elif self._due:
                 await self._pause(self._due[0][0] - loop.time())
             else:
@@ -147,50 +157,53 @@ class Outcomes:
         except TimeoutError:
             return
 
-    def _take_due(self, now: float) -> list[str]:
-        taken: dict[str, None] = {}
+    def _take_due(self, now: float) -> list[_Wait]:
+        taken: list[_Wait] = []
         while self._due and self._due[0][0] <= now and len(taken) < _BATCH:
-            _, _, execution_id = heapq.heappop(self._due)
-            if execution_id in self._waits:
-                taken[execution_id] = None
-        return list(taken)
+            at, _, wait = heapq.heappop(self._due)
+            if wait.due_at == at and self._waits.get(wait.execution_id) is wait:
+                wait.due_at = None
+                taken.append(wait)
+        return taken
 
-    async def _look(self, ids: list[str]) -> None:
-        new = [execution_id for execution_id in ids if not self._waits[execution_id].marked]
-        known = [execution_id for execution_id in ids if self._waits[execution_id].marked]
+    async def _look(self, waits: list[_Wait]) -> None:
+        looks = [look for wait in waits for look in wait.looks]
+        for wait in waits:
+            wait.looks.clear()
+        known = [wait.execution_id for wait in waits if wait.marked]
         try:
-            rows = await self._mark(new) if new else []
+            rows = await self._mark([wait for wait in waits if not wait.marked])
             if known:
                 rows += await self._database.query("ended", {"ids": known}, _PATIENCE)
         except Exception as error:  # noqa: BLE001 (goes to those who wait)
             self._fail(error)
             return
         for row in rows:
-            wait = self._waits.pop(row[0], None)
-            if wait is not None and not wait.ended.done():
-                wait.ended.set_result(Outcome(*row))
-        for execution_id in ids:
-            wait = self._waits.get(execution_id)
-            if wait is not None:
-                if not wait.looked.done():
-                    wait.looked.set_result(None)
-                self._look_after(execution_id, wait.interval)
-                wait.interval = min(wait.interval * _GROWTH, LONGEST_INTERVAL)
+            ended = self._waits.pop(row[0], None)
+            if ended is not None and not ended.ended.done():
+                ended.ended.set_result(Outcome(*row))
+        for wait in waits:
+            if wait.due_at is None and not wait.ended.done():  # else somebody asked for an earlier look
+                self._look_after(wait, wait.interval)
+            wait.interval = min(wait.interval * _GROWTH, LONGEST_INTERVAL)
+        for look in looks:
+            if not look.done():
+                look.set_result(None)
 
-    async def _mark(self, ids: list[str]) -> list[Row]:
+    async def _mark(self, waits: list[_Wait]) -> list[Row]:
         """Mark executions as awaited; those that have ended or are blocked, and an error for those unknown."""
+        if not waits:
+            return []
+        ids = [wait.execution_id for wait in waits]
         rows = await self._database.query("await_ends", {"ids": ids}, _PATIENCE)
         found = {row[0]: row for row in rows}
-        for execution_id in ids:
-            wait = self._waits.get(execution_id)
-            if wait is None:
-                continue
-            row = found.get(execution_id)
+        for wait in waits:
+            row = found.get(wait.execution_id)
             if row is not None:
                 wait.marked = row[4]
-            elif not wait.ended.done():
-                del self._waits[execution_id]
-                wait.ended.set_exception(not_found(execution_id))
+            elif self._waits.get(wait.execution_id) is wait:
+                del self._waits[wait.execution_id]
+                wait.ended.set_exception(not_found(wait.execution_id))
         return [row[:4] for row in rows if row[1] != "scheduled"]
 
     def _fail(self, error: Exception) -> None:
