@@ -158,6 +158,7 @@ class Activation:
         self._patience: asyncio.TimerHandle | None = None
         self._out_of_patience = False
         self._first_write = claim.recoveries > 0
+        self._suspect = claim.recoveries > 1
 
     # ------------------------------------------------------------ life
 
@@ -367,8 +368,8 @@ class Activation:
 
     @property
     def suspect(self) -> bool:
-        """It was taken over more than once, and has recorded nothing since."""
-        return self._first_write and self.claim.recoveries > 1
+        """It was taken over more than once, and neither has recorded anything since nor lived for a second."""
+        return self._suspect
 
     @property
     def last_seq(self) -> int:
@@ -408,7 +409,9 @@ class Activation:
 
     def _mark(self, entry: Entry) -> None:
         entry.task_id = self.claim.task_id
-        if self._first_write:
+        self._suspect = False
+        # That a step runs is no progress: one that ends its process only after a while would never be found out.
+        if self._first_write and entry.state != "running":
             self._first_write = False
             entry.clears_recoveries = True
 
