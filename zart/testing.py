@@ -70,8 +70,7 @@ class Outcome(Generic[R_co]):
         self._result: Any = None
         self._error: BaseException | None = None
 
-    def end(self, result: Any, error: BaseException | None) -> None:
-        """What it came to: for the runner."""
+    def _end(self, result: Any, error: BaseException | None) -> None:
         self._result, self._error = result, error
 
     @property
@@ -160,10 +159,10 @@ async def run(
             ending = await host.run(Activation(claim, spec, host))
             match ending:
                 case Completed():
-                    outcome.end(spec.result.load(ending.result, "the result"), None)
+                    outcome._end(spec.result.load(ending.result, "the result"), None)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
                     return outcome
                 case Failed() | Cancelled() | Blocked():
-                    outcome.end(None, exception_from_json(ending.failure, spec.known))
+                    outcome._end(None, exception_from_json(ending.failure, spec.known))  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
                     return outcome
                 case BodyRetry():
                     for attempt in ending.afresh:
