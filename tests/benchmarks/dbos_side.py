@@ -12,6 +12,7 @@ import json
 import os
 import sys
 
+import uvloop
 from dbos import DBOS, DBOSConfig
 
 from tests.benchmarks.rounds import STEPS, answer, closed_loop, closed_loop_of_threads
@@ -52,15 +53,19 @@ def plain_workflow(number: int) -> int:
 
 async def main() -> None:
     DBOS.launch()
-    answer(versions={name: importlib.metadata.version(name) for name in ("dbos", "psycopg", "sqlalchemy")})
+    answer(
+        versions={
+            name: importlib.metadata.version(name) for name in ("dbos", "psycopg", "sqlalchemy", "uvloop")
+        }
+    )
     while line := await asyncio.to_thread(sys.stdin.readline):
         request = json.loads(line)
         size = (request["concurrency"], request["executions"])
-        if request["mode"] == "async":
+        if request["mode"] == "coroutines":
             answer(seconds=await closed_loop(workflow, *size))
         else:
             answer(seconds=await asyncio.to_thread(closed_loop_of_threads, plain_workflow, *size))
     DBOS.destroy()
 
 
-asyncio.run(main())
+uvloop.run(main())

@@ -16,6 +16,7 @@ import sys
 import time
 
 import psycopg
+import uvloop
 
 import zart
 from tests.benchmarks.rounds import STEPS, answer, check, closed_loop
@@ -55,11 +56,12 @@ async def main() -> None:
             versions={
                 "zart": importlib.metadata.version("zart-durable"),
                 "psycopg": f"{psycopg.__version__} ({psycopg.pq.__impl__})",
+                "uvloop": importlib.metadata.version("uvloop"),
             }
         )
         while line := await asyncio.to_thread(sys.stdin.readline):
             request = json.loads(line)
-            if request["mode"] == "many":
+            if request["mode"] == "start_many":
                 answer(seconds=await started_at_once(client, request["executions"]))
                 continue
 
@@ -69,4 +71,4 @@ async def main() -> None:
             answer(seconds=await closed_loop(execute, request["concurrency"], request["executions"]))
 
 
-asyncio.run(main())
+uvloop.run(main())  # as `zart worker` does
