@@ -72,7 +72,7 @@ class Command:
 
     @contextmanager
     def running(self, *arguments: str) -> Iterator[Running]:
-        """Run a command beside the test; it is killed at the end if it still runs."""
+        """Run a command beside the test; it is killed at the end, with its children, if it still runs."""
         log = self.directory / f"zart-{arguments[0]}-{time.monotonic_ns()}.log"
         with log.open("wb") as file:
             process = subprocess.Popen(
@@ -88,7 +88,7 @@ class Command:
             yield Running(process, log)
         finally:
             if process.poll() is None:
-                process.kill()
+                os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
 
