@@ -72,17 +72,19 @@ WITH fence AS MATERIALIZED (
         recoveries = CASE WHEN m.clears THEN 0 ELSE t.recoveries END,
         state = CASE m.ending
             WHEN 'suspended' THEN CASE
-                WHEN t.not_before > {schema}.zart_now() THEN 'waiting'
+                WHEN t.not_before > {schema}.zart_now() AND NOT m.cancelling THEN 'waiting'
                 WHEN t.signal = m.seen AND (m.wake_at IS NULL OR m.wake_at > {schema}.zart_now()) THEN 'waiting'
                 ELSE 'ready' END
-            WHEN 'body-retry' THEN CASE WHEN m.not_before > {schema}.zart_now() THEN 'waiting' ELSE 'ready' END
+            WHEN 'body-retry' THEN CASE
+                WHEN m.not_before > {schema}.zart_now() AND NOT m.cancelling THEN 'waiting' ELSE 'ready' END
             WHEN 'blocked' THEN 'blocked'
             WHEN 'released' THEN 'ready'
             ELSE t.state END,
         owner = CASE WHEN m.ending = 'none' THEN t.owner END,
         batch = CASE WHEN m.ending = 'none' THEN t.batch END,
         wake_at = CASE m.ending
-            WHEN 'suspended' THEN CASE WHEN t.not_before > {schema}.zart_now() THEN t.not_before ELSE m.wake_at END
+            WHEN 'suspended' THEN CASE
+                WHEN t.not_before > {schema}.zart_now() AND NOT m.cancelling THEN t.not_before ELSE m.wake_at END
             WHEN 'body-retry' THEN m.not_before
             WHEN 'none' THEN t.wake_at END,
         waiting_for = CASE WHEN m.ending = 'none' THEN t.waiting_for ELSE m.waiting_for END,
