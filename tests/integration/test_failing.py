@@ -1,6 +1,7 @@
 """Attempts, delays, time limits, retries of the body and crash loops: counted once, whoever goes on with them."""
 
 import asyncio
+import contextlib
 import datetime as dt
 import threading
 import time
@@ -390,10 +391,8 @@ async def test_max_retries_with_causes_and_groups(dsn: str) -> None:
 
     @durable("grouped", max_retries="fixed(5, 10ms)")
     async def grouped() -> list[str]:
-        try:
+        with contextlib.suppress(OSError):
             await twice_bad("context")
-        except OSError:
-            pass
         out = await asyncio.gather(twice_bad("g1"), twice_bad("g2"), once("ok"), return_exceptions=True)
         bad = [item for item in out if isinstance(item, Exception)]
         if bad:

@@ -15,8 +15,9 @@ import pydantic
 import pytest
 
 import zart
-from tests.support.running import bury_workers, query, until, until_record, until_status, working
+from tests.support.running import bury_workers, fast, query, stir, until, until_record, until_status, working
 from zart import durable, step
+from zart._engine.claimer import Claimer
 
 effects: list[Any] = []
 
@@ -463,6 +464,50 @@ async def test_gather_over_takeovers(dsn: str) -> None:
             await bury_workers(dsn)
         assert await handle.result(timeout="10s") == list("ABCDE")
     assert sorted(effect for effect in effects if effect != "hangs") == list("abcde")
+
+
+async def test_who_was_taken_for_dead_records_nothing(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that was taken for dead in the middle of a step comes to its end: its result is refused, and the one
+    of the worker that took over is the result."""
+    ends = {1: asyncio.Event(), 2: asyncio.Event()}
+
+    @step("contested")
+    async def contested() -> int:
+        effects.append("began")
+        number = len(effects)
+        await ends[number].wait()
+        return number
+
+    @durable("contest")
+    async def contest() -> int:
+        got = await contested()
+        await zart.wait_for_event("go")
+        return got
+
+    slow = fast(heartbeat_interval="1s")  # so that it notices only when it writes
+    async with working(dsn, contest, config=slow) as client:
+        handle = await client.start(contest, id="c")
+        await until(lambda: effects)
+        ((first,),) = await query(dsn, "SELECT DISTINCT worker_id FROM zart_workers")
+        look = Claimer.tick
+
+        async def deaf_look(self: Claimer, **options: Any) -> Any:
+            if self._worker == first:
+                await asyncio.Event().wait()
+            return await look(self, **options)
+
+        monkeypatch.setattr(Claimer, "tick", deaf_look)
+        await stir(dsn)
+        async with working(dsn, contest):
+            await query(dsn, "DELETE FROM zart_workers WHERE worker_id = %s", first)
+            await until(lambda: len(effects) == 2)
+            ends[1].set()
+            await until(lambda: query(dsn, "SELECT 1 FROM zart_workers HAVING count(DISTINCT worker_id) = 2"))
+            assert await query(dsn, "SELECT 1 FROM zart_steps WHERE state = 'completed'") == []
+            ends[2].set()
+            await until_record(client, "c", "contested", "completed")
+            await client.offer_event("c", "go")
+            assert await handle.result(timeout="5s") == 2
 
 
 @durable("chains")
