@@ -381,3 +381,34 @@ async def test_start_is_quick(client: Client) -> None:
         await client.start(ship, Order(1))
         times.append(time.perf_counter() - begin)
     assert sorted(times)[len(times) // 2] < 0.005
+
+
+async def test_starts_at_once_share_statements(
+    client: Client, dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hundred callers without ids of their own need a handful of statements, and get an execution each."""
+    statements: list[str] = []
+    query = client._database.query
+
+    async def counting(statement: str, *arguments: Any) -> Any:
+        statements.append(statement)
+        return await query(statement, *arguments)
+
+    monkeypatch.setattr(client._database, "query", counting)
+    handles = await asyncio.gather(*(client.start(ship, Order(number)) for number in range(100)))
+    assert all(handle.created for handle in handles)
+    assert len(statements) <= 5
+    found = dict(rows(dsn, "SELECT id, payload ->> 'number' FROM zart_executions"))
+    assert found == {handle.id: str(number) for number, handle in enumerate(handles)}
+
+
+async def test_an_id_that_somebody_holds_delays_nobody_else(client: Client, dsn: str) -> None:
+    """A start waits for another transaction that starts the same id; other starts do not wait with it."""
+    await client.start(ship, Order(0))  # the function's lane is there
+    async with await psycopg.AsyncConnection.connect(dsn) as other:
+        await other.execute("SELECT zart_start('ship', id => 'held', payload => '{\"number\": 1}')")
+        held = asyncio.create_task(client.start(ship, Order(1), id="held"))
+        async with asyncio.timeout(10):
+            await asyncio.gather(*(client.start(ship, Order(number)) for number in range(20)))
+        assert not held.done()
+    assert not (await held).created

@@ -70,6 +70,7 @@ class Client:
             stack.push_async_callback(self._database.close)
             self._outcomes_ = Outcomes(self._database)
             stack.push_async_callback(self._outcomes_.close)
+            stack.push_async_callback(self._starter.close)
             stack.enter_context(opened("client"))
             self._open = stack.pop_all()
         return self

@@ -1,9 +1,10 @@
 """The starts of one client: each in one round trip, many in one statement for a thousand."""
 
-from collections.abc import Mapping
-from typing import Any, Final
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from zart.client.database import Database
+from zart.client.gathering import MANY, MANY_BYTES, Gathered, Gathering
 from zart.client.starting import (
     OnConflict,
     Start,
@@ -16,9 +17,6 @@ from zart.client.starting import (
 )
 from zart.errors import ExecutionConflict
 
-_MANY: Final = 1000
-_MANY_BYTES: Final = 16 * 1024 * 1024
-
 
 class Starter:
     """Starts executions, and remembers the lanes of the functions that it has started."""
@@ -26,9 +24,29 @@ class Starter:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._lanes: dict[tuple[str, str, str | None], int] = {}
+        self._gathering = Gathering(self._send)
+
+    async def close(self) -> None:
+        await self._gathering.close()
 
     async def start(self, wanted: Start, on_conflict: OnConflict, *, awaited: bool = False) -> bool:
         """Whether the execution is new. Raises ExecutionConflict."""
+        if wanted.id_is_new and wanted.at is None and wanted.delay is None:
+            await self._gathering.start(Gathered(wanted, awaited))
+            return True
+        return await self._start(wanted, on_conflict, awaited=awaited)
+
+    async def _send(self, gathered: Sequence[Gathered]) -> None:
+        """Start executions of one function whose ids are new."""
+        first = gathered[0]
+        if len(gathered) == 1:
+            await self._start(first.start, "raise", awaited=first.awaited)
+        else:
+            awaited = {one.start.id for one in gathered if one.awaited}
+            starts = sorted((one.start for one in gathered), key=lambda start: start.id)
+            await self._start_group(first.start.target, starts, awaited)
+
+    async def _start(self, wanted: Start, on_conflict: OnConflict, *, awaited: bool) -> bool:
         lane = wanted.target.lane
         parameters = wanted.parameters(self._lanes.get(lane), awaited=awaited)
         rows = await self._database.query("start", parameters)
@@ -52,14 +70,15 @@ class Starter:
         """The ids that are new. All is checked before anything is sent. Raises ExecutionConflict."""
         starts = [make_start(target, items[key], id=key) for key in sort_items(items)]
         created: set[str] = set()
-        for group in chunks(starts, most=_MANY, most_bytes=_MANY_BYTES):
-            created |= await self._start_group(target, group)
+        for group in chunks(starts, most=MANY, most_bytes=MANY_BYTES):
+            created |= await self._start_group(target, group, set())
         return created
 
-    async def _start_group(self, target: Target, group: list[Start]) -> set[str]:
+    async def _start_group(self, target: Target, group: list[Start], awaited: set[str]) -> set[str]:
         by_id = {start.id: start for start in group}
         parameters = _columns(group) | {
             "run_ids": [start.run_id for start in group],
+            "awaited": [start.id in awaited for start in group],
             "name": target.name,
             "version": target.version,
             "queue": target.queue,

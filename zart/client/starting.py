@@ -50,6 +50,11 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     def lane(self) -> tuple[str, str, str | None]:
         return self.queue, self.name, self.version
 
+    @property
+    def key(self) -> tuple[object, ...]:
+        """Starts with equal keys may go in one statement."""
+        return self.lane, self.priority, self.time_limit
+
 
 class Input(msgspec.Struct, frozen=True, kw_only=True):
     """What an execution is started with: its JSON, and the digest by which two are compared."""
@@ -63,6 +68,8 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
 
     target: Target
     id: str
+    id_is_new: bool
+    """It was made here: nobody else can have it."""
     run_id: uuid.UUID
     input: Input
     at: dt.datetime | None
@@ -171,6 +178,7 @@ def make_start(
     return Start(
         target=target,
         id=str(uuid7()) if id is None else check_id(id),
+        id_is_new=id is None,
         run_id=run_id,
         input=read_input(target, data),
         at=at,

@@ -27,13 +27,13 @@ RETURNING t.lane;
 -- Returns the ids that were new.
 -- name: start_many
 WITH item AS MATERIALIZED (
-    SELECT u.id, u.run_id, u.payload, u.digest
-    FROM unnest(%(ids)s::text[], %(run_ids)s::uuid[], %(payloads)s::text[], %(digests)s::bytea[])
-        AS u (id, run_id, payload, digest)
+    SELECT u.id, u.run_id, u.payload, u.digest, u.awaited
+    FROM unnest(%(ids)s::text[], %(run_ids)s::uuid[], %(payloads)s::text[], %(digests)s::bytea[],
+        %(awaited)s::bool[]) AS u (id, run_id, payload, digest, awaited)
     ORDER BY u.id COLLATE "C"
 ), made AS (
-    INSERT INTO {schema}.zart_executions AS e (id, name, version, queue, priority, run_id, payload, digest)
-    SELECT i.id, %(name)s, %(version)s, %(queue)s, %(priority)s, i.run_id, i.payload::json, i.digest
+    INSERT INTO {schema}.zart_executions AS e (id, name, version, queue, priority, run_id, payload, digest, awaited)
+    SELECT i.id, %(name)s, %(version)s, %(queue)s, %(priority)s, i.run_id, i.payload::json, i.digest, i.awaited
     FROM item i
     ON CONFLICT (id) DO NOTHING
     RETURNING e.id, e.task_id, e.run_id, e.priority
