@@ -65,6 +65,8 @@ class Tick(msgspec.Struct, frozen=True, kw_only=True):
     fenced: bool
     """The worker's own row is gone: it was reaped, and must register again before it can claim."""
     claims: list[Claim]
+    handed_out: int = 0
+    """Claims that were handed out before the tick's end."""
     news: list[News]
     next_due: dt.datetime | None
     """When it is worth while to ask again, in durable time: the next sleeper of any lane is due."""
@@ -128,8 +130,18 @@ class Claimer:
         """Executions that are claimed and were not handed out so far; they count against the next limit."""
         return len(self._histories)
 
-    async def tick(self, *, limit: int, suspect: bool, watching: Sequence[Watched] = ()) -> Tick:
+    async def tick(
+        self,
+        *,
+        limit: int,
+        suspect: bool,
+        watching: Sequence[Watched] = (),
+        hand_out: Callable[[Claim], None] | None = None,
+    ) -> Tick:
         """Takes up to `limit` executions, and tells what is new about those in `watching`.
+
+        Those that were never claimed before need nothing but what the claim itself brings: `hand_out` gets them before
+        anything else is asked, and they are not among the tick's claims then.
 
         With `suspect`, one of them may be an execution that was taken over more than once and has recorded nothing
         since (`recoveries` > 1); a process should hold one of these at a time.
@@ -139,6 +151,11 @@ class Claimer:
             await self._give_back(connection, [], [])
         room = limit - len(self._histories)
         standing, more = await self._claim(connection, room, suspect=suspect) if room > 0 else (True, False)
+        early = 0
+        if hand_out is not None and standing:
+            for claim in self._histories.finish_first():
+                hand_out(claim)
+                early += 1
 
         questions = list(self._histories.statements())
         if watching:
@@ -167,6 +184,7 @@ class Claimer:
         return Tick(
             fenced=not (standing and look.standing),
             claims=claims,
+            handed_out=early,
             news=news,
             next_due=next_due,
             now=look.now,

@@ -3,7 +3,7 @@
 While there is a backlog it claims without pause. When a look finds nothing, it says in its row that it is idle, so that
 whoever commits work notifies it, and looks once more at once: what was committed in between has notified nobody. Then
 it looks after 10, 50 and 250 ms, and from then on every two seconds where notifications arrive, else every
-`poll_interval`, or when the next sleeper is due. Under a stream of work it stops asking for notifications and looks
+`poll_interval` after such a series, or when the next sleeper is due. Under a stream of work it stops asking for notifications and looks
 every few milliseconds instead, so that those who start executions do not pay for them.
 """
 
@@ -25,6 +25,8 @@ _log = logging.getLogger("zart.worker")
 
 _AFTER_WORK: Final = (0.01, 0.05, 0.25)
 _IDLE: Final = 2.0
+_TRANSITION: Final = 1.0
+"""For how many seconds after it has asked for notifications a worker does not rely on them."""
 _STREAM: Final = 20
 """More claims than this within the last 50 ms make a stream of work."""
 _STREAM_PAUSE: Final = 0.002
@@ -58,6 +60,7 @@ class Claiming:
         self._stirred = asyncio.Event()
         self._starved = False
         self._idle = False
+        self._idle_since = 0.0
         self._looks = 0
         self._stream = 0.0
         self._stream_at = 0.0
@@ -105,21 +108,25 @@ class Claiming:
             if not peeked.work:
                 return self._pause(peeked.next_due)
         tick = await self._claimer.tick(
-            limit=max(room, 0), suspect=self._holding.takes_suspect, watching=watched
+            limit=max(room, 0),
+            suspect=self._holding.takes_suspect,
+            watching=watched,
+            hand_out=self._holding.take,
         )
+        claims = len(tick.claims) + tick.handed_out
         self._clock.set(tick.now)
         self._take(tick)
         if tick.fenced:
             self._on_fenced()
             return _IDLE
-        self._starved = tick.busy or len(tick.claims) >= room
-        if tick.claims or tick.news:
+        self._starved = tick.busy or claims >= room
+        if claims or tick.news:
             self._looks = 0
         if tick.busy and room > 0:
             if self._idle:
                 await self._say_idle(idle=False)
             return 0.0
-        if self._is_stream(len(tick.claims)):
+        if self._is_stream(claims):
             if self._idle:
                 await self._say_idle(idle=False)
             return _STREAM_PAUSE
@@ -137,7 +144,8 @@ class Claiming:
             self._holding.take(claim)
 
     def _pause(self, next_due: dt.datetime | None) -> float:
-        if self._looks < len(_AFTER_WORK):
+        now = asyncio.get_running_loop().time()
+        if self._looks < len(_AFTER_WORK) and (not self._idle or now - self._idle_since < _TRANSITION):
             pause = _AFTER_WORK[self._looks]
         else:
             pause = _IDLE if self._idle and self._listens() else self._poll_interval
@@ -156,3 +164,4 @@ class Claiming:
     async def _say_idle(self, *, idle: bool) -> None:
         await self._claimer.set_idle(idle)
         self._idle = idle
+        self._idle_since = asyncio.get_running_loop().time()

@@ -122,9 +122,13 @@ class Histories:
             yield self.events([(self._paged.task_id, self._paged.execution_id)])
             yield self._page(self._paged)
 
+    def finish_first(self) -> list[Claim]:
+        """The claims for which there is nothing to ask."""
+        return list(self._hand_out([each for each in self._pending.values() if each.complete], None, []))
+
     def finish(self, answers: Sequence[list[TupleRow]]) -> list[Claim]:
         """The claims that are complete now. One that was lost while it was loaded is forgotten."""
-        claims = list(self._hand_out([each for each in self._pending.values() if each.complete], None, []))
+        claims = self.finish_first()
         remaining = iter(answers)
         if self._whole:
             payloads, events, steps = next(remaining), next(remaining), next(remaining)
