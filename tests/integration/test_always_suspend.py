@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 import zart
-from tests.support.running import fast, hurrying, query, until_status, working
+from tests.support.running import fast, hurrying, query, until, until_record, until_status, working
 from tests.unit import test_replay as corpus
 from zart import durable, step
 from zart._engine.activation import Activation
@@ -183,3 +183,34 @@ async def test_replayed_at_every_record(dsn: str, monkeypatch: pytest.MonkeyPatc
         assert always[3] == plain[3]
     steps = [key for key in always[2] if key.startswith(("step", "capture"))]
     assert len(steps) == len(set(steps))
+
+
+@pytest.mark.parametrize("body", BODIES, ids=lambda body: body.name)
+async def test_branches_end_in_the_same_order_at_a_replay(dsn: str, body: Any) -> None:
+    """Bodies that append to a list from branches, use `as_completed`, a Queue or FIRST_COMPLETED: whatever order came
+    about live, the replay from the database's log comes to the same."""
+    seen: list[Any] = []
+
+    async def ends(data: None, failure: zart.Failure) -> None:
+        seen.append(failure.message)
+        await zart.wait_for_event("go")
+
+    @durable("then-replayed", on_failure=ends)
+    async def then_replayed() -> Any:
+        out = await body.fn()
+        seen.append(out)
+        await zart.wait_for_event("go")
+        return out
+
+    async with working(dsn, then_replayed, config=fast(poll_interval="5ms")) as client:
+        await client.start(then_replayed, id="x")
+        for payload in ("one", "two"):
+            await client.offer_event("x", "news", payload)
+        async with hurrying(dsn):
+            await until(lambda: seen)
+            await until_record(client, "x", "on_failure/go" if isinstance(seen[0], str) else "go", "waiting")
+        await client.offer_event("x", "go")
+        await until_status(client, "x", "completed", "failed", "blocked")
+        assert (await client.status("x")).status == ("failed" if isinstance(seen[0], str) else "completed")
+    assert len(seen) == 2
+    assert seen[0] == seen[1]
