@@ -67,6 +67,8 @@ class Tick(msgspec.Struct, frozen=True, kw_only=True):
     claims: list[Claim]
     handed_out: int = 0
     """Claims that were handed out before the tick's end."""
+    looked: bool = True
+    """Whether it has looked for wake-ups and sleepers."""
     news: list[News]
     next_due: dt.datetime | None
     """When it is worth while to ask again, in durable time: the next sleeper of any lane is due."""
@@ -124,6 +126,7 @@ class Claimer:
         self._connection: Connection | None = None
         self._tokens = itertools.count(secrets.randbits(62))
         self._doubtful: dict[int, float] = {}
+        self._claimed_at = dt.datetime.min.replace(tzinfo=dt.UTC)
 
     @property
     def pending(self) -> int:
@@ -137,11 +140,13 @@ class Claimer:
         suspect: bool,
         watching: Sequence[Watched] = (),
         hand_out: Callable[[Claim], None] | None = None,
+        look: bool = True,
     ) -> Tick:
         """Takes up to `limit` executions, and tells what is new about those in `watching`.
 
         Those that were never claimed before need nothing but what the claim itself brings: `hand_out` gets them before
-        anything else is asked, and they are not among the tick's claims then.
+        anything else is asked, and they are not among the tick's claims then. Without `look` wake-ups and sleepers are
+        left for a later tick, unless there is something to ask anyway.
 
         With `suspect`, one of them may be an execution that was taken over more than once and has recorded nothing
         since (`recoveries` > 1); a process should hold one of these at a time.
@@ -158,36 +163,47 @@ class Claimer:
                 early += 1
 
         questions = list(self._histories.statements())
+        if early and not (look or questions or watching):
+            return Tick(
+                fenced=False,
+                claims=[],
+                handed_out=early,
+                looked=False,
+                news=[],
+                next_due=None,
+                now=self._claimed_at,
+                busy=more,
+            )
         if watching:
             questions.append(self._inbox(watching))
         questions.append((self._claims["look"], {"worker": self._worker}))
         answers = await self._ask(connection, questions)
-        look = _look(answers.pop())
+        seen = _look(answers.pop())
         news = await self._news(connection, answers.pop()) if watching else []
 
-        next_due = look.next_due
-        if look.wakeups:
+        next_due = seen.next_due
+        if seen.wakeups:
             done, left = await self._apply(connection, free=limit - len(self._histories))
             more = more or done
             if left:
-                next_due = min(next_due or look.now + _RETRY, look.now + _RETRY)
-        if look.due:
+                next_due = min(next_due or seen.now + _RETRY, seen.now + _RETRY)
+        if seen.due:
             if await self._promote(connection, free=limit - len(self._histories)):
                 more = True
             else:
-                next_due = look.now + _RETRY
+                next_due = seen.now + _RETRY
         # Only now, when nothing can fail any more: what is handed out is forgotten here.
         claims = self._histories.finish(answers)
-        if not (standing and look.standing):
+        if not (standing and seen.standing):
             self._histories.clear()
             self._doubtful.clear()
         return Tick(
-            fenced=not (standing and look.standing),
+            fenced=not (standing and seen.standing),
             claims=claims,
             handed_out=early,
             news=news,
             next_due=next_due,
-            now=look.now,
+            now=seen.now,
             busy=more or len(self._histories) > 0,
         )
 
@@ -238,6 +254,7 @@ class Claimer:
         (rows,) = await self._ask(connection, [(self._claims["claim"], parameters)])
         del self._doubtful[batch]
         standing, candidates, now = rows[0][:3]
+        self._claimed_at = now
         taken = 0
         for row in rows:
             if row[3] is None:

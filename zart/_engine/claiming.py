@@ -27,6 +27,8 @@ _AFTER_WORK: Final = (0.01, 0.05, 0.25)
 _IDLE: Final = 2.0
 _TRANSITION: Final = 1.0
 """For how many seconds after it has asked for notifications a worker does not rely on them."""
+_LOOK_EVERY: Final = 0.01
+"""How often, in seconds, wake-ups and sleepers are looked for while there is work to claim."""
 _STREAM: Final = 20
 """More claims than this within the last 50 ms make a stream of work."""
 _STREAM_PAUSE: Final = 0.002
@@ -61,6 +63,7 @@ class Claiming:
         self._starved = False
         self._idle = False
         self._idle_since = 0.0
+        self._looked_at = 0.0
         self._looks = 0
         self._stream = 0.0
         self._stream_at = 0.0
@@ -102,6 +105,7 @@ class Claiming:
         """One look; returns how long to pause."""
         room = min(self._holding.free, self._most) if self._fresh() and not self._holding.stopping else 0
         watched = self._holding.watched()
+        begun = asyncio.get_running_loop().time()
         if self._looks > len(_AFTER_WORK) and not watched and room > 0:
             peeked = await self._claimer.peek(suspect=self._holding.takes_suspect)
             self._clock.set(peeked.now)
@@ -112,10 +116,13 @@ class Claiming:
             suspect=self._holding.takes_suspect,
             watching=watched,
             hand_out=self._holding.take,
+            look=begun - self._looked_at > _LOOK_EVERY,
         )
         claims = len(tick.claims) + tick.handed_out
         self._clock.set(tick.now)
         self._take(tick)
+        if tick.looked:
+            self._looked_at = begun
         if tick.fenced:
             self._on_fenced()
             return _IDLE
@@ -130,6 +137,8 @@ class Claiming:
             if self._idle:
                 await self._say_idle(idle=False)
             return _STREAM_PAUSE
+        if not tick.looked:
+            return _LOOK_EVERY
         if not self._idle and self._listens() and self._holding.free > 0:
             await self._say_idle(idle=True)
             return 0.0

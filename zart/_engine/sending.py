@@ -208,13 +208,16 @@ class Sender:
         self._batches += 1
         if self._batches >= 1 << (2 * self._plans):
             self._plans += 1
+        parameters: dict[str, Any]
         if is_plain(part):
-            statement, parameters = self._record, entry_columns(part)
+            statement, parameters = self._record, {**entry_columns(part)}
         elif only_finishes(part):
             columns = task_columns(part)
-            statement, parameters = self._finish, {name: columns[name] for name in FINISHING}
+            statement = self._finish
+            parameters = {name: columns[name] for name in FINISHING}
+            parameters |= {"announce": len(part.changes) == 1, "done_channel": self._channels["done_channel"]}
         else:
-            statement, parameters = self._record_and_end, all_columns(part)
+            statement, parameters = self._record_and_end, {**all_columns(part)}
         cursor = await statement.run(connection, {**parameters, **self._fence}, plan=self._plans)
         stands, now, written, ended, awaited, claimable = await _only_row(cursor)
         if not stands:

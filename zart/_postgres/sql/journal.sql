@@ -216,7 +216,11 @@ WITH fence AS MATERIALIZED (
     RETURNING 1
 )
 SELECT EXISTS (SELECT FROM fence), {schema}.zart_now(), NULL::bigint[], (SELECT array_agg(token) FROM gone),
-    (SELECT array_agg(f.id) FROM finished f WHERE f.awaited), 0::bigint;
+    (SELECT array_agg(f.id) FROM finished f WHERE f.awaited AND NOT (
+        -- A lone ending tells its client at its commit. In larger batches that would hold up those who commit beside it.
+        %(announce)s::bool AND pg_notification_queue_usage() < 0.5
+            AND pg_notify(%(done_channel)s::text, f.id) IS NOT NULL)),
+    0::bigint;
 
 -- name: read_back
 -- The tokens among these writes that stand in the database, for those that the statement before did not return.
