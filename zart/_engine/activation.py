@@ -651,7 +651,7 @@ class Activation:
             if future is not None and not future.done():
                 future.set_exception(Suspended())
                 future.exception()  # a gather's children may never ask for it
-        if held_up:
+        if held_up or self.steps.tasks:
             self.loop.call_soon(self._unwind, held_up, RESTING_TURNS, context=self.host.base_context)
 
     def _unwind(
@@ -659,11 +659,15 @@ class Activation:
     ) -> None:
         """What is held up by something that is not ours is cancelled; its durable calls make a suspension of that.
 
-        A task that unwinds already is left alone: its cleanup may take its time.
+        A task that unwinds already is left alone: its cleanup may take its time. One that is in a step has not begun
+        to, although the step may have gone on a little meanwhile.
         """
         if turns:
             self.loop.call_soon(self._unwind, held_up, turns - 1, context=self.host.base_context)
             return
         for task, future in held_up:
-            if parking.waits_for(task) is future:
+            if parking.waits_for(task) is future and task not in self.steps.tasks:
+                task.cancel()
+        for task in self.steps.tasks:
+            if not task.cancelling():
                 task.cancel()

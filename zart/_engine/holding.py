@@ -30,6 +30,10 @@ _log = logging.getLogger("zart.worker")
 
 STAYS_FOR: Final = dt.timedelta(milliseconds=500)
 """A body whose wait is over within this time stays in memory."""
+_LAST_WORDS_WITHIN: Final = 2.0
+"""Seconds for the last records at a shutdown, at least."""
+_UNWINDS_WITHIN: Final = 1.0
+"""Seconds for the cleanup of bodies and steps that were given back."""
 
 
 class Shared(msgspec.Struct, kw_only=True, frozen=True):
@@ -122,8 +126,12 @@ class Holding:
             activation.lose()
 
     async def drain(self, limit: float) -> None:
-        """Let the running steps finish for `limit` seconds, then give everything back."""
+        """Let the running steps finish for `limit` seconds, then give everything back.
+
+        Bounded even when the database is away: what cannot be written then goes on elsewhere when the lease ends.
+        """
         self.stopping = True
+        held = list(self._held.values())
         for task in list(self._resting):
             self._held[task].release()
         try:
@@ -140,7 +148,14 @@ class Holding:
                 )
             for activation in list(self._held.values()):
                 activation.release()
-        await self._journal.drain()
+        try:
+            async with asyncio.timeout(max(limit, _LAST_WORDS_WITHIN)):
+                await self._journal.drain()
+        except TimeoutError:
+            _log.warning("the database did not take the last records; others go on when this worker's lease ends")
+        unwinding = [task for activation in held for task in activation.tasks]
+        if unwinding:
+            await asyncio.wait(unwinding, timeout=_UNWINDS_WITHIN)
 
     def _block(self, claim: Claim) -> None:
         error = ZartError(

@@ -102,15 +102,13 @@ class Journal:
             if not self._closed:
                 raise
         finally:
-            for task in self._tasks:
-                task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+            await self._cancel_tasks()
             for lane in lanes:
                 await lane.sender.close()
 
     async def drain(self) -> None:
-        """Waits until everything that was handed over is settled, or the journal is closed."""
-        if self._unsettled and not self._closed:
+        """Waits until all that was handed over is settled and announced, or the journal is closed."""
+        if self._busy and not self._closed:
             waiter = asyncio.get_running_loop().create_future()
             self._drained.append(waiter)
             await waiter
@@ -118,10 +116,18 @@ class Journal:
     async def close(self) -> None:
         """Stops now; what is not committed is never acknowledged. `drain` first to lose nothing."""
         self._closed = True
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._cancel_tasks()
         self._release()
+
+    async def _cancel_tasks(self) -> None:
+        for task in self._tasks:
+            if not task.cancelling():  # a second time would break off the driver's own end of a statement
+                task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    @property
+    def _busy(self) -> bool:
+        return self._unsettled > 0 or bool(self._lane.in_flight or self._big_lane.in_flight)
 
     # ------------------------------------------------------------ what comes in
 
@@ -161,6 +167,7 @@ class Journal:
                 await lane.sender.commit(folded.batch)
             except FenceGone as gone:
                 first = self._stopped is None
+                lane.in_flight = []
                 reason = "this worker was taken for dead, and its executions went on elsewhere"
                 self._stop(reason, (*gone.unsettled, *folded.refused))
                 if first:
@@ -168,6 +175,7 @@ class Journal:
                 return
             except Unwritable as error:
                 first = self._stopped is None
+                lane.in_flight = []
                 self._stop(str(error), (*error.unsettled, *folded.refused))
                 if first:
                     self._on_schema_error(error)
@@ -179,6 +187,8 @@ class Journal:
                 self._return(committed)
             elif self._behind:
                 self._advance()
+            if not self._busy:
+                self._release()
 
     def _return(self, committed: Iterable[Record]) -> None:
         """Big records are committed: what waited behind them takes its ordinary way."""
@@ -204,7 +214,7 @@ class Journal:
                 what = record.key if isinstance(record, Entry) else record.execution_id
                 log.exception("the receiver of the verdict on '%s' failed", what)
         self._unsettled -= 1
-        if not self._unsettled:
+        if not self._busy:
             self._release()
 
     def _release(self) -> None:
