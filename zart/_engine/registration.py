@@ -27,12 +27,14 @@ from zart._engine.writer import Journal
 from zart._postgres import connections
 from zart._postgres.listener import Listener, work_channel
 from zart._postgres.queries import load
+from zart._postgres.trouble import Trouble, classify
 from zart.config import WorkerConfig
 from zart.errors import SchemaError
 
 _log = logging.getLogger("zart.worker")
 
 _TICK = 1.0
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
 _UNSERVED_EVERY = 60.0
 _EX_SOFTWARE = 70
 
@@ -65,11 +67,10 @@ class Registration:
     async def run(self) -> None:
         """Work until the worker is stopped or the registration is taken away."""
         lanes = sorted(self._shared.functions)
-        lease = await Lease.register(
-            self._connect, self._schema, lanes=lanes, orphan_timeout=self._config.orphan_timeout
-        )
-        connection = await self._connect()
-        clock = DatabaseClock(await _now(connection, self._schema))
+        registered = await self._register(lanes)
+        if registered is None:
+            return
+        lease, clock = registered
         journal = Journal(
             self._connect,
             self._schema,
@@ -110,7 +111,7 @@ class Registration:
                 ("zart claiming", claiming.run()),
                 ("zart listener", listener.run()),
                 ("zart tick", _every(_TICK, _sync(holding.tick))),
-                ("zart reaper", self._reap(connection)),
+                ("zart reaper", self._reap(claiming.stir)),
                 ("zart unserved", self._report_unserved()),
             )
         ]
@@ -138,12 +139,34 @@ class Registration:
             await journal.close()
             await asyncio.wait([writing])  # not cancelled: it still closes its connections
             await claimer.close()
-            await connection.close()
             await self._leave(lease)
         if self._broken is not None:
             raise SchemaError(
                 f"this worker cannot write to schema {self._schema!r}: {self._broken}; run `zart migrate --check`"
             ) from self._broken
+
+    async def _register(self, lanes: list[int]) -> tuple[Lease, DatabaseClock] | None:
+        """A lease, however long the database is away; None when the worker is stopped meanwhile."""
+        pause = _FIRST_PAUSE
+        while not self._stop.is_set():
+            try:
+                lease = await Lease.register(
+                    self._connect, self._schema, lanes=lanes, orphan_timeout=self._config.orphan_timeout
+                )
+                connection = await self._connect()
+                try:
+                    return lease, DatabaseClock(await _now(connection, self._schema))
+                finally:
+                    await connection.close()
+            except (psycopg.Error, OSError) as error:
+                if classify(error) is not Trouble.LOST:
+                    raise
+                _log.warning("cannot register and tries again: %s", str(error).strip())
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause * random.uniform(0.5, 1.5)):  # noqa: S311 (no secret)
+                    await self._stop.wait()
+            pause = min(pause * 2, _LONGEST_PAUSE)
+        return None
 
     async def _leave(self, lease: Lease) -> None:
         if self._fenced:
@@ -157,17 +180,24 @@ class Registration:
 
     # ------------------------------------------------------------ duties
 
-    async def _reap(self, connection: connections.Connection) -> None:
+    async def _reap(self, on_freed: Callable[[], None]) -> None:
         """Take over from workers that stopped answering; all workers do, each at its own moments."""
         interval = self._config.heartbeat_interval.total_seconds()
-        while True:
-            await asyncio.sleep(interval * random.uniform(0.5, 1.5))  # noqa: S311 (no secret)
-            try:
-                if connection.closed or connection.broken:
-                    connection = await self._connect()
-                await reap(connection, self._schema)
-            except (psycopg.Error, OSError) as error:
-                _log.warning("could not look for dead workers and tries again: %s", str(error).strip())
+        connection: connections.Connection | None = None
+        try:
+            while True:
+                await asyncio.sleep(interval * random.uniform(0.5, 1.5))  # noqa: S311 (no secret)
+                try:
+                    if connection is None or connection.closed or connection.broken:
+                        connection = await self._connect()
+                    if await reap(connection, self._schema):
+                        on_freed()
+                except (psycopg.Error, OSError) as error:
+                    _log.warning("could not look for dead workers and tries again: %s", str(error).strip())
+                    if connection is not None:
+                        await connection.close()
+        finally:
+            if connection is not None:
                 await connection.close()
 
     async def _report_unserved(self) -> None:
