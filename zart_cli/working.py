@@ -6,6 +6,8 @@ import logging
 import os
 import signal
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
@@ -16,6 +18,8 @@ from zart_cli.app import app_option, load_registry
 from zart_cli.database import Database, database_options
 from zart_cli.logs import LEVELS, log_to_stderr
 
+_STEP_THREAD: Final = "AnyIO worker thread"
+_THREADS_END_WITHIN: Final = 0.3  # seconds; those that are idle have been told to end
 _ONE_SIGNAL_SECONDS: Final = 0.5
 """Two signals so close are one: supervisors and shells tell the process, and its group."""
 
@@ -101,6 +105,7 @@ def work(
     """Run a worker in this process until a signal stops it; on uvloop where that is installed."""
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(_work(dsn, schema, registry, config, on_start))
+    _leave_threads()
 
 
 async def _work(
@@ -133,6 +138,21 @@ async def _work(
         on_start()
     await running.run()
     _log.info("stopped")
+
+
+def _leave_threads() -> None:
+    """End the process here if a plain `def` step still runs: its execution was given back, its thread cannot be cut,
+    and Python would wait for it."""
+    deadline = time.monotonic() + _THREADS_END_WITHIN
+    threads = [thread for thread in threading.enumerate() if thread.name == _STEP_THREAD]
+    for thread in threads:
+        thread.join(max(deadline - time.monotonic(), 0))
+    left = sum(thread.is_alive() for thread in threads)
+    if left:
+        _log.warning("%d threads of plain def steps still run; the process ends without them", left)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
