@@ -368,7 +368,7 @@ class Client:
         done = await self._steering.cancel(_check_text_id(id), reason, force=force)
         if done.ended:
             self._outcomes.tell(id)
-        if done.claimable:
+        if done.urgent:
             await self._announce()
         return done.changed
 

@@ -17,7 +17,8 @@ class Cancelled(NamedTuple):
     ended: bool
     told: bool
     """Its worker is to unwind it."""
-    claimable: bool
+    urgent: bool
+    """A worker has something to do now: to claim it, or to tell the body that it holds."""
 
     @property
     def changed(self) -> bool:
@@ -36,7 +37,7 @@ class Steering:
         _check_reason(reason)
         task = await self._find(id)
         if task is None:
-            return Cancelled(ended=False, told=False, claimable=False)
+            return Cancelled(ended=False, told=False, urgent=False)
         how = "by force, without cleanup" if force else "before it ran or while it was blocked"
         told = f"execution {id!r} was cancelled {how}, by {self._author}" + (f": {reason}" if reason else "")
         error = ExecutionCancelled(told, execution_id=id, reason=reason)
@@ -48,12 +49,12 @@ class Steering:
             "failure": exception_to_json(error, attempts=0).decode(),
             "what": "cancelled by force" if force else "cancelled",
         }
-        ((ended, was_told, claimable, awaited),) = await self._database.query("cancel", parameters)
+        ((ended, was_told, urgent, awaited),) = await self._database.query("cancel", parameters)
         if awaited:
             await self._database.hint(
                 "announce_end", {"channel": done_channel(self._database.schema), "id": id}
             )
-        return Cancelled(ended=ended, told=was_told, claimable=claimable)
+        return Cancelled(ended=ended, told=was_told, urgent=urgent)
 
     async def resume(self, id: str, reason: str | None, *, accept_arguments: bool) -> bool:
         """Makes a blocked execution ready; whether it was blocked."""

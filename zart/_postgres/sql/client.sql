@@ -79,7 +79,7 @@ WHERE e.id = ANY (%(ids)s::text[]) AND (e.status <> 'scheduled' OR t.state = 'bl
 -- Offers an event and wakes the execution at once: for connections whose transaction ends with the statement.
 -- The event is inserted only under the lock of the task, so none is added to an execution that has ended.
 -- Returns the status (null: no such execution), whether the event was inserted, whether one of this dedup key was
--- there before, and whether the execution is ready now.
+-- there before, and whether a worker has something to do now: to claim it, or to tell the body that it holds.
 -- name: offer_event
 WITH target AS MATERIALIZED (
     SELECT e.id, e.status, e.task_id FROM {schema}.zart_executions e WHERE e.id = %(id)s
@@ -104,7 +104,7 @@ WITH target AS MATERIALIZED (
 )
 SELECT (SELECT g.status FROM target g), EXISTS (SELECT FROM offered),
     EXISTS (SELECT FROM {schema}.zart_events v WHERE v.execution_id = %(id)s AND v.dedup = %(dedup)s),
-    coalesce((SELECT w.state = 'ready' FROM woken w), false);
+    coalesce((SELECT w.state IN ('ready', 'running') FROM woken w), false);
 
 -- The same inside a transaction of the caller's: it only inserts, and a worker applies the wake-up after the commit.
 -- name: offer_event_in_transaction
@@ -170,7 +170,8 @@ WITH task AS MATERIALIZED (
     UNION ALL
     SELECT d.execution_id, d.run_id, 'cancel requested', %(author)s, %(reason)s FROM told d
 )
-SELECT EXISTS (SELECT FROM ended), EXISTS (SELECT FROM told), coalesce((SELECT d.state = 'ready' FROM told d), false),
+SELECT EXISTS (SELECT FROM ended), EXISTS (SELECT FROM told),
+    coalesce((SELECT d.state IN ('ready', 'running') FROM told d), false),
     coalesce((SELECT c.awaited FROM closed c), false);
 
 -- Lets a blocked execution go on.
