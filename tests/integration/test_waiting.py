@@ -24,6 +24,7 @@ from tests.support.running import (
 )
 from zart import durable, step
 from zart._engine.claimer import Claimer
+from zart._engine.claiming import Claiming
 
 effects: list[Any] = []
 HOUR = dt.timedelta(hours=1)
@@ -597,7 +598,9 @@ async def test_a_shifted_clock_fires_timers_and_reaps_nobody(dsn: str) -> None:
         await shift_clock(dsn, dt.timedelta(days=365))
         for handle in handles:
             assert await handle.result(timeout="5s") == "AFTER"
-        await asyncio.to_thread(time.sleep, 0.3)  # three heartbeats
+        beat = "SELECT max(heartbeat_at) FROM zart_workers"
+        ((shifted,),) = await query(dsn, beat)
+        await until(lambda: query(dsn, f"{beat} HAVING max(heartbeat_at) > %s", shifted))
         assert await query(dsn, "SELECT DISTINCT worker_id FROM zart_workers") == workers
         assert await query(dsn, "SELECT count(*) FROM zart_history WHERE what = 'takeover'") == [(0,)]
 
@@ -758,6 +761,43 @@ async def test_news_while_a_step_runs(dsn: str, what: str) -> None:
             finish.set()
             assert await handle.result(timeout="5s") == ["finished", "HELLO"]
             assert effects == ["began", "hello"]
+
+
+@pytest.mark.parametrize("what", ["event", "cancel"])
+async def test_news_of_a_held_execution_come_at_once(
+    dsn: str, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """An idle worker that holds an execution hears of its events and of a cancel by a notification, not at its next
+    look."""
+
+    @durable("held")
+    async def held() -> str:
+        listener = asyncio.create_task(zart.wait_for_event("item", str))
+        queue: asyncio.Queue[str] = asyncio.Queue()
+        listener.add_done_callback(lambda done: queue.put_nowait(done.result()))
+        return await queue.get()
+
+    pauses: list[float] = []
+    pause = Claiming._pause
+
+    def noted_pause(self: Claiming, *given: Any) -> float:
+        pauses.append(pause(self, *given))
+        return pauses[-1]
+
+    monkeypatch.setattr(Claiming, "_pause", noted_pause)
+    async with working(dsn, held, config=fast(poll_interval="30s")) as client:
+        handle = await client.start(held, id="h")
+        await until_record(client, "h", "item", "waiting")
+        await until(lambda: pauses and pauses[-1] > 1)  # it relies on notifications now
+        started = time.monotonic()
+        if what == "event":
+            await client.offer_event("h", "item", "news")
+            assert await handle.result(timeout="5s") == "news"
+        else:
+            await client.cancel("h")
+            with pytest.raises(zart.ExecutionCancelled):
+                await handle.result(timeout="5s")
+        assert time.monotonic() - started < 0.5
 
 
 async def test_a_suspension_that_missed_news_is_refused(dsn: str) -> None:
