@@ -85,6 +85,19 @@ def test_ten_times_the_orphan_timeout() -> None:
     assert format_duration(config.wedge_timeout) == "1m10s"
 
 
+def test_every_environment_variable_is_explained() -> None:
+    """What the code reads from the environment has its line in the table."""
+    text = (ROOT / "docs/reference/configuration.md").read_text()
+    sources = [path for package in ("zart", "zart_cli") for path in (ROOT / package).rglob("*.py")]
+    read = {
+        name
+        for path in sources
+        for name in re.findall(r'"((?:ZART|DATABASE)_[A-Z]+(?:_[A-Z]+)*)"', path.read_text())
+    }
+    assert read
+    assert {name for name in read if f"`{name}`" not in text} == set()
+
+
 def shown_commands(document: Path) -> list[list[str]]:
     """The `zart …` lines of a document's shell blocks."""
     lines = [line for block in blocks(document) if block.mark == "sh" for line in block.code.splitlines()]
