@@ -146,7 +146,9 @@ class Crew:
             done = [effect for effect in self.effects(execution) if effect.what == what]
             return done if len(done) >= times else []
 
-        return (await until(times_done, f"effect {what!r} of {execution!r}, {times} times", within=within))[-1]
+        return (await until(times_done, f"effect {what!r} of {execution!r}, {times} times", within=within))[
+            -1
+        ]
 
     def open(self, gate: str) -> None:
         """Let steps pass that wait for this gate."""
