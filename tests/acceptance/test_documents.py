@@ -20,6 +20,7 @@ async def test_code_that_needs_a_database_runs(
     """All code of the document runs from top to bottom, with a database that nobody has migrated."""
     monkeypatch.setenv("ZART_DATABASE_URL", empty_dsn)
     with module_of(document) as module:
+        vars(module)["dsn"] = empty_dsn
         for block in blocks(document):
             if block.mark in {"python test", "python database"}:
                 await run(block, module)
