@@ -77,9 +77,7 @@ class NameTemplate:
         )
         return shorten_name(text, f"{self._what}: the name rendered from {self._text!r}")
 
-    def _read(
-        self, field: str, spec: str, conversion: str | None, signature: inspect.Signature
-    ) -> _Field:
+    def _read(self, field: str, spec: str, conversion: str | None, signature: inspect.Signature) -> _Field:
         match = _FIELD.fullmatch(field)
         if match is None or conversion or "{" in spec:
             shown = field + (f"!{conversion}" if conversion else "") + (f":{spec}" if spec else "")
@@ -151,4 +149,6 @@ def _refuse_unsteady(value: object) -> None:
     if isinstance(value, (set, frozenset)):
         raise TypeError("the order of a set differs from process to process")
     if kind.__str__ is object.__str__ and kind.__repr__ is object.__repr__:
-        raise TypeError(f"the text of a {kind.__name__} is its address in memory, which changes at each replay")
+        raise TypeError(
+            f"the text of a {kind.__name__} is its address in memory, which changes at each replay"
+        )

@@ -1,1 +1,1 @@
-"""Tests against a real PostgreSQL."""
+"""Parts of zart against a real PostgreSQL."""

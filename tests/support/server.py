@@ -49,7 +49,9 @@ def running_server() -> Iterator[Server]:
     directory.chmod(0o755)  # as root the server runs as another user
     try:
         try:
-            server = embedded.start(directory, settings=SETTINGS, binaries=Path(programs) if programs else None)
+            server = embedded.start(
+                directory, settings=SETTINGS, binaries=Path(programs) if programs else None
+            )
         except embedded.EmbeddedServerError as missing:
             if programs or "not installed" not in str(missing):
                 raise

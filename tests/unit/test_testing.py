@@ -57,7 +57,10 @@ async def test_a_list_stands_for_successive_attempts() -> None:
     outcome = await zart.testing.run(
         buy,
         ORDER,
-        steps={"charge-o1": [ConnectionError("down"), TimeoutError("slow"), "r2"], "ship": lambda receipt: receipt},
+        steps={
+            "charge-o1": [ConnectionError("down"), TimeoutError("slow"), "r2"],
+            "ship": lambda receipt: receipt,
+        },
         events={"approved": [True]},
     )
     assert outcome.result == "r2"
