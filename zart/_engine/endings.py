@@ -212,6 +212,10 @@ class Phase:
             self._fail(error)
             return
         delay = retry.delay_before(claim.attempt, draw=random.random)
+        limit = _limit(activation)
+        if limit is not None and activation.host.now() + delay >= claim.due_at + limit:
+            self._fail(error)  # the next attempt could only begin after the time limit
+            return
         activation.notes.append(
             (
                 "retry",
