@@ -371,6 +371,29 @@ async def test_a_cancel_after_the_time_limit(dsn: str) -> None:
     assert set(effects) == {"limit", "cancel"}
 
 
+@pytest.mark.parametrize("when", ["in the body", "in on_failure"])
+async def test_on_failure_is_not_for_a_cancel(dsn: str, when: str) -> None:
+    """A cancel does not begin `on_failure`; one that reaches it ends it, and the outcome is `cancelled`."""
+
+    async def clean_up(data: None, failure: zart.Failure) -> None:
+        await work("on_failure")
+        await zart.wait_for_event("never")
+        effects.append("not reached")
+
+    @durable("fails-or-waits", on_failure=clean_up)
+    async def fails_or_waits(fail: bool) -> None:
+        if fail:
+            raise OSError("failed")
+        await zart.wait_for_event("never")
+
+    async with working(dsn, fails_or_waits) as client:
+        await client.start(fails_or_waits, when == "in on_failure", id="x")
+        await until_status(client, "x", "waiting")
+        await client.cancel("x")
+        await assert_cancelled(client, "x")
+    assert effects == (["on_failure"] if when == "in on_failure" else [])
+
+
 # ------------------------------------------------------------ by force
 
 

@@ -7,6 +7,8 @@ import threading
 import time
 from typing import Any
 
+import anyio
+import msgspec
 import pytest
 
 import zart
@@ -447,6 +449,66 @@ async def test_the_delay_of_a_body_survives_and_ignores_events(dsn: str) -> None
         await shift_clock(dsn, HOUR)
         assert await client.handle(patient, "p").result(timeout="5s") == "kept"
     assert effects == ["ran", "ran"]
+
+
+async def test_no_attempt_begins_after_the_time_limit(dsn: str) -> None:
+    """An execution's time limit bounds all attempts of its body: one that could only begin after it is not waited
+    for."""
+
+    @durable("bounded-body", max_retries="fixed(5, 1h)", timeout="90m")
+    async def bounded_body() -> None:
+        effects.append("ran")
+        raise OSError("again")
+
+    async with working(dsn, bounded_body) as client:
+        handle = await client.start(bounded_body, id="b")
+        await until_status(client, "b", "waiting")
+        await shift_clock(dsn, HOUR)
+        with pytest.raises(zart.ExecutionFailed, match="again"):
+            await handle.result(timeout="5s")
+    assert effects == ["ran", "ran"]
+
+
+async def test_a_payload_that_does_not_fit(dsn: str) -> None:
+    """Started by name with a payload that does not fit: the execution fails with the field's path, the body never
+    runs, retries or not."""
+
+    class Order(msgspec.Struct):
+        number: int
+        lines: list[dict[str, int]]
+
+    async def clean_up(order: Order, failure: zart.Failure) -> None:
+        effects.append("cleaned")
+
+    @durable("order", max_retries=5, on_failure=clean_up)
+    async def order(given: Order) -> None:
+        effects.append("ran")
+
+    async with working(dsn, order) as client:
+        for payload, path in (
+            ({"number": "x", "lines": []}, "number"),
+            ({"number": 1, "lines": [{"a": "b"}]}, "lines"),
+        ):
+            handle = await client.start("order", payload)
+            with pytest.raises(zart.ExecutionFailed, match=path) as caught:
+                await handle.result(timeout="5s")
+            assert caught.value.failure.type.endswith("PayloadError")
+        assert await client.start_and_wait(order, Order(1, [{"a": 2}]), timeout="5s") is None
+    assert effects == ["ran"]
+
+
+async def test_a_deadline_of_anyio_is_refused(dsn: str) -> None:
+    """A durable call under an anyio deadline cannot be replayed: refused by name, with the way on."""
+
+    @durable("fail-after")
+    async def fail_after() -> None:
+        with anyio.fail_after(5):
+            await work("a")
+
+    async with working(dsn, fail_after) as client:
+        with pytest.raises(zart.ExecutionFailed, match=r"zart\.timeout"):
+            await client.start_and_wait(fail_after, timeout="5s")
+    assert effects == []
 
 
 @pytest.mark.parametrize("always_suspend", [False, True])

@@ -4,6 +4,7 @@ import asyncio
 import dataclasses
 import datetime as dt
 import enum
+import time
 import uuid
 from collections.abc import Callable
 from decimal import Decimal
@@ -415,6 +416,65 @@ async def test_an_exception_that_cannot_be_stored_as_it_is(dsn: str, message: st
         assert await caught.result(timeout="5s") == "CAUGHT"
         with pytest.raises(zart.ExecutionFailed):
             await failed.result(timeout="5s")
+
+
+@durable("derived")
+async def derived() -> list[Any]:
+    zart.set_data({"n": 1})
+    out: list[Any] = [zart.now().isoformat(), str(zart.uuid4()), zart.random().random()]
+    out.append(await zart.capture("clock", time.monotonic))
+    await work("a")
+    zart.set_data({"n": 2, "who": zart.execution_id()})
+    out += [zart.now().isoformat(), str(zart.uuid4()), zart.data(dict[str, Any])]
+    await zart.sleep("10ms")
+    out += [zart.now().isoformat(), zart.context().run_id, zart.context().started_at.isoformat()]
+    effects.append(list(out))
+    await zart.wait_for_event("go")
+    return out
+
+
+@pytest.mark.parametrize("always_suspend", [False, True])
+async def test_derived_values(dsn: str, always_suspend: bool) -> None:
+    """The time, random values, captures and data that a body sees are the same on the first run and on replay."""
+    async with working(dsn, derived, always_suspend=always_suspend) as client:
+        first, second = await client.start(derived, id="one"), await client.start(derived, id="two")
+        for id in ("one", "two"):
+            await until_record(client, id, "go", "waiting")
+            await client.offer_event(id, "go")
+        results = [await first.result(timeout="5s"), await second.result(timeout="5s")]
+    assert results[0][1:3] != results[1][1:3]
+    for seen in (effect for effect in effects if effect != "a"):
+        assert seen in results
+
+
+@durable("long")
+async def long(number: int) -> int:
+    total = 0
+    for _ in range(number):
+        total += len(await filler())
+    effects.append(total)
+    await zart.wait_for_event("go")
+    return total
+
+
+@step("filler")
+async def filler() -> str:
+    effects.append("ran")
+    return "x" * 20_000
+
+
+async def test_a_long_history(dsn: str) -> None:
+    """A history of many megabytes is replayed whole, beside others, and no recorded step runs again."""
+    async with working(dsn, long) as client:
+        handles = [await client.start(long, number, id=f"l{number}") for number in (900, 1, 2)]
+        for handle in handles:
+            await until_status(client, handle.id, "waiting")
+            await bury_workers(dsn)
+        ran = effects.count("ran")
+        for handle in handles:
+            await client.offer_event(handle.id, "go")
+        assert [await handle.result(timeout="10s") for handle in handles] == [18_000_000, 20_000, 40_000]
+        assert effects.count("ran") == ran == 903
 
 
 # ------------------------------------------------------------ branches

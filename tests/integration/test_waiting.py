@@ -262,6 +262,53 @@ async def test_a_buffered_event_wins_over_a_due_timeout(dsn: str, buffered: bool
     assert set(effects[2:]) == {("r", won)}
 
 
+async def test_waits_for_one_name_are_served_in_call_order(dsn: str) -> None:
+    """Two waits for one name in two branches: the first call gets the first event, live and on replay."""
+
+    @durable("both-wait")
+    async def both_wait() -> list[Any]:
+        async def listen(label: str) -> str:
+            got = await zart.wait_for_event("item", str)
+            return await work(f"{label}-{got}")
+
+        out = await asyncio.gather(listen("a"), listen("b"), listen("c"))
+        effects.append(list(out))
+        await zart.wait_for_event("go")
+        return list(out)
+
+    async with working(dsn, both_wait) as client:
+        handle = await client.start(both_wait, id="b")
+        await until_status(client, "b", "waiting")
+        for payload in ("1", "2", "3"):
+            await client.offer_event("b", "item", payload)
+        await until_record(client, "b", "go", "waiting")
+        await client.offer_event("b", "go")
+        assert await handle.result(timeout="5s") == ["A-1", "B-2", "C-3"]
+    assert [effect for effect in effects if isinstance(effect, list)] == [["A-1", "B-2", "C-3"]] * 2
+
+
+async def test_no_time_to_wait(dsn: str) -> None:
+    """With a timeout of zero a buffered event is taken, and none raises at once; a sleep of zero goes on."""
+
+    @durable("impatient")
+    async def impatient() -> list[Any]:
+        out: list[Any] = []
+        for _ in range(3):
+            await zart.sleep(0)
+            try:
+                out.append(await zart.wait_for_event("item", timeout=0))
+            except zart.EventTimeout:
+                out.append("none")
+        return out
+
+    async with zart.Client(dsn) as client:
+        await client.start(impatient, id="i")
+        await client.offer_event("i", "item", 1)
+        await client.offer_event("i", "item", 2)
+    async with working(dsn, impatient) as client:
+        assert await client.handle(impatient, "i").result(timeout="5s") == [1, 2, "none"]
+
+
 async def test_events_to_nobody(dsn: str) -> None:
     """Event to an unknown execution: not found; to a finished one: a clear refusal."""
     async with working(dsn, collector) as client:
