@@ -1,10 +1,10 @@
 """When a worker looks for work.
 
 While there is a backlog it claims without pause. When a look finds nothing, it says in its row that it is idle, so that
-whoever commits work notifies it, and looks once more at once: what was committed in between has notified nobody. Then
-it looks after 10, 50 and 250 ms, and from then on every two seconds where notifications arrive, else every
-`poll_interval` after such a series, or when the next sleeper is due. Under a stream of work it stops asking for notifications and looks
-every few milliseconds instead, so that those who start executions do not pay for them.
+whoever commits work notifies it, and looks once more at once: what was committed in between has notified nobody. For a
+second it goes on to look after 10, 50 and 250 ms; from then on it relies on notifications and looks every two seconds,
+or every `poll_interval` where none arrive, or when the next sleeper is due. Under a stream of work it stops asking for
+notifications and looks every few milliseconds instead, so that those who start executions do not pay for them.
 """
 
 import asyncio
