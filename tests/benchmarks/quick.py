@@ -28,13 +28,13 @@ from typing import Any, Final
 
 import psycopg
 
+from tests.benchmarks.processor_time import used_by
 from tests.benchmarks.rounds import STEPS, Side
 from zart._postgres import embedded
 
 DBOS_VERSION: Final = "3.4.0"
 ROOT: Final = Path(__file__).parents[2]
 OUTPUT: Final = ROOT / "build" / "bench"
-SECONDS_PER_ROUND: Final = 1.5
 
 
 @dataclass(kw_only=True)
@@ -44,23 +44,44 @@ class Case:
     product: str
     mode: str
     callers: int
+    seconds_per_round: float
     seconds_per_execution: float = 0.0
     """As the warm-up found it, to make the rounds equally long."""
     rates: list[float] = field(default_factory=list)
     """Steps per second, one for each round."""
+    processor: list[float] = field(default_factory=list)
+    """Seconds of processor time for an execution, of the process and the server, one for each round."""
 
     @property
     def rate(self) -> float:
         return statistics.median(self.rates)
 
     @property
+    def processor_seconds(self) -> float | None:
+        return statistics.median(self.processor) if self.processor else None
+
+    @property
     def executions(self) -> int:
-        """About SECONDS_PER_ROUND of them, and at least two for each caller."""
-        return max(2 * self.callers, int(SECONDS_PER_ROUND / self.seconds_per_execution), 20)
+        """As many as a round has time for, and at least two for each caller."""
+        return max(2 * self.callers, int(self.seconds_per_round / self.seconds_per_execution), 20)
 
     def run(self, side: Side, executions: int) -> float:
         """Seconds for each execution, in one round."""
         return side.round(self.mode, self.callers, executions) / executions
+
+    def measure(self, side: Side, server: int) -> None:
+        """One round that counts. `server` is the process id of the server."""
+        executions = self.executions
+        before = [used_by(pid) for pid in (side.pid, server)]
+        self.rates.append(STEPS / self.run(side, executions))
+        after = [used_by(pid) for pid in (side.pid, server)]
+        used = [
+            end - start
+            for start, end in zip(before, after, strict=True)
+            if start is not None and end is not None
+        ]
+        if used:
+            self.processor.append(sum(used) / executions)
 
 
 CASES: Final = (
@@ -86,22 +107,24 @@ def main() -> None:
             sides["DBOS"] = start_side(running, "dbos", str(dbos_python))
         try:
             cases = [
-                Case(product=product, mode=mode, callers=callers)
+                Case(product=product, mode=mode, callers=callers, seconds_per_round=options.seconds)
                 for product, mode, callers in CASES
                 if product in sides
             ]
-            measure(cases, sides, options.rounds)
+            measure(cases, sides, server_pid(running), options.rounds)
         finally:
             for side in sides.values():
                 side.close()
         report = describe(running, sides, cases, options.rounds)
-    (OUTPUT / "quick.json").write_text(json.dumps(report, indent=2) + "\n")
+    options.output.write_text(json.dumps(report, indent=2) + "\n")
     print_table(report)
 
 
 def read_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=5, help="rounds of each case (5)")
+    parser.add_argument("--seconds", type=float, default=1.5, help="about how long a round takes (1.5)")
+    parser.add_argument("--output", type=Path, default=OUTPUT / "quick.json", help="where the figures go")
     parser.add_argument("--zart-only", action="store_true", help="without DBOS")
     return parser.parse_args()
 
@@ -141,15 +164,19 @@ def start_side(running: embedded.EmbeddedServer, name: str, python: str) -> Side
     return Side([python, "-m", f"tests.benchmarks.{name}_side"], environment)
 
 
-def measure(cases: list[Case], sides: dict[str, Side], rounds: int) -> None:
+def server_pid(running: embedded.EmbeddedServer) -> int:
+    return int((running.directory / "data" / "postmaster.pid").read_text().splitlines()[0])
+
+
+def measure(cases: list[Case], sides: dict[str, Side], server: int, rounds: int) -> None:
     for case in cases:
         case.run(sides[case.product], max(case.callers, 20))  # connections, plans, imports
         case.seconds_per_execution = case.run(sides[case.product], max(case.callers, 20))
-        note(f"warmed up: {case.product} {case.mode}, {case.callers} callers")
+        note(f"warmed up: {case.product} {label(case)}")
     for number in range(rounds):
         order = cases if number % 2 == 0 else cases[::-1]
         for case in order:
-            case.rates.append(STEPS / case.run(sides[case.product], case.executions))
+            case.measure(sides[case.product], server)
         note(f"round {number + 1} of {rounds}")
 
 
@@ -184,27 +211,39 @@ def describe(
                     "highest": round(max(case.rates), 1),
                     "rounds": [round(rate, 1) for rate in case.rates],
                 },
+                "processor_milliseconds_per_execution": case.processor_seconds
+                and round(case.processor_seconds * 1000, 2),
                 "milliseconds_per_execution": round(STEPS / case.rate * case.callers * 1000, 2),
             }
             for case in cases
         ],
-        "ratios": {name: round(ratio, 2) for name, ratio in ratios(cases).items()},
+        "ratios": {
+            name: {what: round(ratio, 2) for what, ratio in told.items()}
+            for name, told in ratios(cases).items()
+        },
     }
 
 
-def ratios(cases: list[Case]) -> dict[str, float]:
-    """How many times DBOS's steps per second Zart's are, with DBOS's faster mode counting."""
+def ratios(cases: list[Case]) -> dict[str, dict[str, float]]:
+    """Zart's against DBOS's faster mode: how many times its steps per second, and its processor time."""
     dbos = [case for case in cases if case.product == "DBOS"]
     if not dbos:
         return {}
     told = {}
     for zart in (case for case in cases if case.product == "Zart"):
         equal = max((case for case in dbos if case.callers == zart.callers), key=lambda case: case.rate)
-        told[f"Zart {label(zart)} : DBOS {label(equal)}"] = zart.rate / equal.rate
+        told[f"Zart {label(zart)} : DBOS {label(equal)}"] = compared(zart, equal)
         best = max(dbos, key=lambda case: case.rate)
         if best is not equal and zart.callers > 1:
-            told[f"Zart {label(zart)} : DBOS at its best, {label(best)}"] = zart.rate / best.rate
+            told[f"Zart {label(zart)} : DBOS at its best, {label(best)}"] = compared(zart, best)
     return told
+
+
+def compared(zart: Case, dbos: Case) -> dict[str, float]:
+    ratio = {"steps_per_second": zart.rate / dbos.rate}
+    if zart.processor_seconds and dbos.processor_seconds:
+        ratio["processor_time"] = dbos.processor_seconds / zart.processor_seconds
+    return ratio
 
 
 def label(case: Case) -> str:
@@ -213,8 +252,9 @@ def label(case: Case) -> str:
 
 def print_table(report: dict[str, Any]) -> None:
     machine, versions, server = report["machine"], report["versions"], report["server"]
-    line = "{:<6} {:<10} {:>8} {:>14} {:>19} {:>16}".format
-    print(line("", "", "callers", "steps/s", "lowest to highest", "ms per execution"))
+    line = "{:<6} {:<10} {:>8} {:>10} {:>19} {:>18} {:>18}".format
+    print(line("", "", "", "", "", "for an execution:", ""))
+    print(line("", "", "callers", "steps/s", "lowest to highest", "ms until its end", "ms of processor"))
     for case in sorted(report["cases"], key=lambda case: (case["callers"] > 1, case["product"] == "DBOS")):
         rate = case["steps_per_second"]
         print(
@@ -225,11 +265,13 @@ def print_table(report: dict[str, Any]) -> None:
                 f"{rate['median']:,.0f}",
                 f"{rate['lowest']:,.0f} to {rate['highest']:,.0f}",
                 f"{case['milliseconds_per_execution']:,.1f}",
+                f"{case['processor_milliseconds_per_execution'] or 0:,.1f}",
             )
         )
     print()
     for name, ratio in report["ratios"].items():
-        print(f"{ratio:>6.1f} x  {name}")
+        processor = f", processor time 1/{ratio['processor_time']:.1f}" if "processor_time" in ratio else ""
+        print(f"{ratio['steps_per_second']:>6.1f} x  {name}{processor}")
     print()
     print(
         f"{STEPS} no-op steps per execution; start, steps and result are within the time; median of "
@@ -242,7 +284,10 @@ def print_table(report: dict[str, Any]) -> None:
         f"processors, load {machine['load_at_the_end']:.1f}; Python {machine['python']}"
     )
     if machine["load_at_the_end"] > 2 * machine["processors"]:
-        print("Other programs kept the processors busy: compare the ratios, not the figures.")
+        print(
+            "Other programs kept the processors busy: the figures are low, and the ratios blurred. Processor time is "
+            "what such noise distorts least."
+        )
     for product, found in versions.items():
         print(f"{product}: " + ", ".join(f"{name} {version}" for name, version in found.items()))
 

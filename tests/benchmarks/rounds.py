@@ -81,6 +81,10 @@ class Side:
         )
         self.versions: dict[str, str] = self._read()["versions"]
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def round(self, mode: str, concurrency: int, executions: int) -> float:
         """Seconds that a round took."""
         assert self._process.stdin is not None
