@@ -38,6 +38,7 @@ from zart.failures import exception_to_json
 _log = logging.getLogger("zart.claimer")
 
 _BATCH = 500  # wake-ups and sleepers at a time
+_PROMPT = 0.3  # seconds
 _DOUBT = 120.0  # seconds for which a claim whose answer was lost may still turn up
 _RETRY = dt.timedelta(milliseconds=50)  # until a wake-up whose task was locked is tried again
 
@@ -155,9 +156,11 @@ class Claimer:
         if self._doubtful:
             await self._give_back(connection, [], [])
         room = limit - len(self._histories)
+        asked = time.monotonic()
         standing, more = await self._claim(connection, room, suspect=suspect) if room > 0 else (True, False)
         early = 0
-        if hand_out is not None and standing:
+        # An answer that comes late may be old: a process that was stopped meanwhile asks after its fence first.
+        if hand_out is not None and standing and time.monotonic() - asked < _PROMPT:
             for claim in self._histories.finish_first():
                 hand_out(claim)
                 early += 1
@@ -195,6 +198,7 @@ class Claimer:
         # Only now, when nothing can fail any more: what is handed out is forgotten here.
         claims = self._histories.finish(answers)
         if not (standing and seen.standing):
+            claims = []
             self._histories.clear()
             self._doubtful.clear()
         return Tick(
