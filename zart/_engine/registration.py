@@ -35,6 +35,7 @@ _log = logging.getLogger("zart.worker")
 
 _TICK = 1.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
+_SIGN_OFF_WITHIN = 2.0
 _UNSERVED_EVERY = 60.0
 _EX_SOFTWARE = 70
 
@@ -129,7 +130,8 @@ class Registration:
                 holding.lose_all()
             elif not writing.done():
                 with contextlib.suppress(psycopg.Error, OSError):
-                    await claimer.release()
+                    async with asyncio.timeout(_SIGN_OFF_WITHIN):
+                        await claimer.release()
                 await holding.drain(self._config.shutdown_timeout.total_seconds())
             for task in failed:
                 task.result()
@@ -173,7 +175,7 @@ class Registration:
             await lease.stop()
             return
         try:
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(_SIGN_OFF_WITHIN):
                 await lease.close(self._connect)
         except (psycopg.Error, OSError, TimeoutError) as error:
             _log.warning("could not sign off; others take over when the lease ends: %s", error)
