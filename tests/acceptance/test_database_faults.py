@@ -297,17 +297,19 @@ async def test_a_zombies_claim_in_flight(dsn: str, crew: Crew) -> None:
     first = await crew.worker(APP)
     (dead,) = first.worker_ids
     async with Client(dsn) as client, await psycopg.AsyncConnection.connect(dsn) as blocker:
-        for attempt in range(30):
+        for attempt in range(5):
+            await until(lambda: query(dsn, CLAIMER_AT_REST), "a worker that looks for work no more")
             # Whoever holds the fence's row holds up the claim, in the server.
             lock = "SELECT FROM zart_workers WHERE worker_id = %s AND writer = 0 FOR UPDATE"
             await blocker.execute(lock, (dead,))
             handle = await client.start(ask, id=f"e{attempt}")
-            ((started,),) = await query(dsn, "SELECT clock_timestamp()")
+            started = (await handle.status()).created_at
             ((began,),) = await until(lambda: query(dsn, CLAIM_THAT_WAITS), "a claim that waits")
             if began > started:
                 break
             await blocker.rollback()  # that one could not see the new work: it looked before
             await handle.result(timeout="10s")
+        assert began > started
         first.send(signal.SIGSTOP)
         before = len(crew.effects())
         await blocker.rollback()
@@ -324,6 +326,11 @@ async def test_a_zombies_claim_in_flight(dsn: str, crew: Crew) -> None:
         assert await query(dsn, "SELECT id FROM zart_tasks") == []
 
 
+CLAIMER_AT_REST = """
+    SELECT 1 FROM pg_stat_activity
+    WHERE datname = current_database() AND application_name = 'zart worker' AND state = 'idle'
+        AND query LIKE '%min(t.wake_at)%' AND state_change < clock_timestamp() - interval '300 ms'
+"""
 CLAIM_THAT_WAITS = """
     SELECT query_start FROM pg_stat_activity
     WHERE datname = current_database() AND wait_event_type = 'Lock'
