@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from tests.support.command import Command, Running, until
@@ -261,6 +262,32 @@ def test_tables_that_are_missing(place: Path, empty_dsn: str) -> None:
     assert zart("migrate").returncode == 0
     assert zart("migrate").stdout.startswith("up to date, nothing to do")
     assert zart("migrate", "--check").returncode == 0
+
+
+def test_tables_that_are_too_old_or_too_new(zart: Command, dsn: str) -> None:
+    """A worker refuses both and says what to do; `migrate` never touches tables that it does not know."""
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute(
+            "INSERT INTO zart_migrations (number, name, checksum) VALUES (9999, '9999_add_more', 'x')"
+        )
+        for arguments in (("worker", "--app", "app"), ("migrate",)):
+            result = zart(*arguments)
+            assert result.returncode == 1
+            assert "newer than this library" in result.stderr
+            assert "9999_add_more" in result.stderr
+        assert "9999_add_more" in zart("migrate", "--check").stdout
+        connection.execute("DELETE FROM zart_migrations WHERE number > 1")
+        older = zart("worker", "--app", "app")
+    assert older.returncode == 1
+    assert "run `zart migrate`" in older.stderr
+
+
+def test_work_that_nobody_serves_is_in_the_log_of_those_who_run(zart: Command) -> None:
+    """A worker warns of ready work that no worker has registered; the work waits and does not fail."""
+    zart("start", "unheard", "--id", "u")
+    with zart.running("worker", "--app", "app") as worker:
+        worker.until("unheard in queue 'default' are ready, and no worker that runs now has registered it")
+    assert status_of(zart, "u") == "scheduled"
 
 
 def test_schema_with_quotes(place: Path, empty_dsn: str) -> None:

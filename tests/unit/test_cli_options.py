@@ -154,6 +154,18 @@ def test_error_of_the_database_is_its_first_line(monkeypatch: pytest.MonkeyPatch
     assert result.stderr == "zart: the database refused: permission denied for schema x\n"
 
 
+def test_interrupt_ends_without_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C while a command waits: exit code 130, as shells expect."""
+
+    def interrupt(self: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("zart_cli.database.Database.open", interrupt)
+    result = run("wait", "x", "--dsn", "postgresql://h/d")
+    assert result.exit_code == 130
+    assert result.output == ""
+
+
 # ---------------------------------------------------------------- --app
 
 
