@@ -212,5 +212,5 @@ async def test_branches_end_in_the_same_order_at_a_replay(dsn: str, body: Any) -
         await client.offer_event("x", "go")
         await until_status(client, "x", "completed", "failed", "blocked")
         assert (await client.status("x")).status == ("failed" if isinstance(seen[0], str) else "completed")
-    assert len(seen) == 2
-    assert seen[0] == seen[1]
+    assert len(seen) >= 2
+    assert all(value == seen[0] for value in seen)

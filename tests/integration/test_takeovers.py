@@ -5,8 +5,6 @@ import random
 from contextlib import AsyncExitStack
 from typing import Any
 
-import pytest
-
 import zart
 from tests.support.running import fast, query, worker_for
 from zart import durable, step
@@ -58,15 +56,14 @@ async def mixed(execution: int) -> list[int]:
     return out
 
 
-@pytest.mark.parametrize("workers", [1, 3])
-async def test_takeovers_under_load(dsn: str, workers: int) -> None:
+async def test_takeovers_under_load(dsn: str) -> None:
     """Branches, sleeps, retries, limits and events on workers that are taken for dead again and again: every result
     is exact, no call is recorded twice, and each event is consumed once."""
     ran.clear()
-    ids = [f"m-{number}" for number in range(60 if workers > 1 else 12)]
+    ids = [f"m-{number}" for number in range(60)]
     async with AsyncExitStack() as stack:
         client = await stack.enter_async_context(zart.Client(dsn))
-        for _ in range(workers):
+        for _ in range(3):
             await stack.enter_async_context(worker_for(dsn, mixed, config=fast(max_concurrent_tasks=40)))
 
         async def bury() -> None:
