@@ -36,7 +36,7 @@ _log = logging.getLogger("zart.worker")
 _TICK = 1.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
 _SIGN_OFF_WITHIN = 2.0
-_UNSERVED_EVERY = 60.0
+_UNSERVED_EVERY = 15.0
 _EX_SOFTWARE = 70
 
 
