@@ -6,7 +6,6 @@ import time
 
 import pytest
 
-from tests.acceptance.apps import crashing
 from tests.acceptance.apps.crashing import (
     blocking,
     cut_off,
@@ -133,15 +132,14 @@ async def supervise(crew: Crew, over: asyncio.Event, **options: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("after", [0.0, 1.2], ids=["at-once", "later"])
-async def test_a_deadly_execution(dsn: str, crew: Crew, after: float) -> None:
+async def test_a_deadly_execution(dsn: str, crew: Crew) -> None:
     """A handler that kills the process each time is blocked after `max_recoveries`; others go on unaffected; `resume`
     gives it a new budget."""
     over = asyncio.Event()
     async with Client(dsn) as client, asyncio.TaskGroup() as group:
         for number in range(5):
-            await client.start(innocent, 0.8 if after == 0 else 1.6, id=f"innocent-{number}")
-        handle = await client.start(deadly, after, id="deadly")
+            await client.start(innocent, 0.8, id=f"innocent-{number}")
+        handle = await client.start(deadly, id="deadly")
         options = {"orphan_timeout": "1s", "heartbeat_interval": "100ms", "max_recoveries": "2"}
         group.create_task(supervise(crew, over, **options))
         try:
@@ -268,10 +266,8 @@ async def test_a_blocked_event_loop_keeps_its_work(dsn: str, crew: Crew) -> None
         assert await handle.result(timeout="10s") == first.pid
     assert crew.did("e") == [("block", first.pid)]
     assert await takeovers(dsn, "e") == 0
-    line = crashing.block.fn.__code__.co_firstlineno
     await first.until_logged(r"blocked for \d\.\d s at \S*crashing\.py:\d+ in block\.")
     await first.until_logged("the event loop runs again")
-    assert line
     assert "stopped answering" not in second.log
 
 

@@ -69,17 +69,16 @@ async def sleeps(seconds: float) -> str:
 
 
 @step("kill")
-async def kill(after: float) -> str:
+async def kill() -> str:
     note("kill")
-    await asyncio.sleep(after)
     if not is_open("mended"):
         os.kill(os.getpid(), signal.SIGKILL)
     return "lived"
 
 
 @durable("deadly")
-async def deadly(after: float) -> str:
-    return await kill(after)
+async def deadly() -> str:
+    return await kill()
 
 
 @step("long")
