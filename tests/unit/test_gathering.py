@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import psycopg
 import pytest
 
-from zart import durable
+from zart import Durable, durable
 from zart.client.gathering import Gathered, Gathering
 from zart.client.starting import make_start, read_target
 from zart.errors import ZartError
@@ -22,7 +22,7 @@ async def bill(number: int) -> int:
     return number
 
 
-def gathered(number: int, fn: object = ship) -> Gathered:
+def gathered(number: int, fn: Durable[[int], int] = ship) -> Gathered:
     return Gathered(make_start(read_target(fn), number, id=None), awaited=False)
 
 
