@@ -294,9 +294,14 @@ class Activation:
         self._activity += 1
         if self.log.next is record and len(self.tasks) == 1 and not self._turns and not self._late:
             self.log.pass_on()
-            self.log.use(record)
+            self._use(record)
             return True
         return False
+
+    def _use(self, record: StoredEntry) -> None:
+        self.log.use(record)
+        if record.key.kind == "wait":
+            self.waits.replayed(record)
 
     def turn(self, record: StoredEntry) -> DurableFuture:
         """Wait until it is this record's turn."""
@@ -305,6 +310,8 @@ class Activation:
         def deliver(delivered: Record) -> None:
             if not future.done():
                 future.set_result(delivered)
+            else:
+                self.waits.give_back(delivered)
 
         self.on_turn(record, deliver)
         return future
@@ -447,6 +454,8 @@ class Activation:
                 deliver(delivered)
             elif not future.done():
                 future.set_result(delivered)
+            else:
+                self.waits.give_back(delivered)
 
         self._outbox.append((entry, hand_over))
         self.stir()
@@ -561,7 +570,7 @@ class Activation:
     def _give_turn(self, record: StoredEntry) -> None:
         deliver = self._turns.pop(record.key, None)
         if deliver is not None:
-            self.log.use(record)
+            self._use(record)
             deliver(record)
         self.stir()
 

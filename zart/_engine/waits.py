@@ -14,11 +14,16 @@ import msgspec
 
 from zart._engine.alarms import Alarm
 from zart._engine.branch import Branch
-from zart._engine.entries import Entry, Key, Record, StoredEvent
+from zart._engine.entries import Entry, Key, Record, StoredEntry, StoredEvent
 
 if TYPE_CHECKING:
     from zart._engine.activation import Activation
     from zart._engine.parking import DurableFuture
+
+_CONSUMED = 0
+"""The id of an event that the log holds already: nothing is left to consume in the database."""
+_SECOND_HAND = "an event that was given back by a cancelled wait"
+"""Stands in the record of a wait that has such an event, so that a replay takes it from those that were given back."""
 
 
 class Wait(msgspec.Struct, eq=False):
@@ -44,6 +49,7 @@ class Waits:
         self._open: dict[Key, Wait] = {}
         self._by_event: dict[str, deque[Wait]] = {}
         self._events: dict[str, deque[StoredEvent]] = {}
+        self._given_back: dict[str, deque[StoredEvent]] = {}
         self._known_events: set[int] = set()
         self._unsaved: dict[Key, Entry] = {}
 
@@ -140,6 +146,7 @@ class Waits:
         if wait.alarm is not None:
             wait.alarm.cancel()
             wait.alarm = None
+        second_hand = event is not None and event.id == _CONSUMED
         entry = Entry(
             run_id=activation.claim.run_id,
             key=wait.key,
@@ -150,7 +157,8 @@ class Waits:
             started_at=started or activation.host.now(),
             finished_at=activation.host.now(),
             until=wait.until,
-            event_id=event.id if event is not None else None,
+            event_id=event.id if event is not None and not second_hand else None,
+            arguments=_SECOND_HAND if second_hand else None,
         )
         activation.submit(entry, future=wait.future, deliver=deliver)
 
@@ -170,13 +178,31 @@ class Waits:
     def _match(self, name: str) -> None:
         if self._activation.replaying:
             return
-        waiting, events = self._by_event.get(name), self._events.get(name)
-        while waiting and events:
-            self._resolve(waiting[0], events.popleft())
+        waiting = self._by_event.get(name)
+        for events in (self._given_back.get(name), self._events.get(name)):
+            while waiting and events:
+                self._resolve(waiting[0], events.popleft())
 
     def match_all(self) -> None:
-        for name in list(self._events):
+        for name in {**self._given_back, **self._events}:
             self._match(name)
+
+    def give_back(self, record: Record) -> None:
+        """An event was consumed for a wait that the body has cancelled meanwhile: the next wait has it, not nobody.
+
+        It is in the log as the first wait's, so a replay gives it back at the same place.
+        """
+        if record.key.kind == "wait" and record.state == "completed":
+            payload = record.result.decode() if isinstance(record.result, bytes) else record.result
+            name = record.key.name
+            self._given_back.setdefault(name, deque()).append(StoredEvent(_CONSUMED, name, payload))
+            self._match(name)
+
+    def replayed(self, record: StoredEntry) -> None:
+        """The record of an event wait has its turn."""
+        given_back = self._given_back.get(record.key.name)
+        if given_back and record.arguments == _SECOND_HAND:
+            given_back.popleft()
 
     # ------------------------------------------------------------ deadlines
 
