@@ -25,6 +25,7 @@ from tests.support.running import (
 from zart import durable, step
 from zart._engine.claimer import Claimer
 from zart._engine.claiming import Claiming
+from zart._engine.holding import Holding
 
 effects: list[Any] = []
 HOUR = dt.timedelta(hours=1)
@@ -285,6 +286,58 @@ async def test_waits_for_one_name_are_served_in_call_order(dsn: str) -> None:
         await client.offer_event("b", "go")
         assert await handle.result(timeout="5s") == ["A-1", "B-2", "C-3"]
     assert [effect for effect in effects if isinstance(effect, list)] == [["A-1", "B-2", "C-3"]] * 2
+
+
+@pytest.mark.parametrize("always_suspend", [False, True])
+async def test_an_event_for_a_wait_that_was_cancelled(
+    dsn: str, monkeypatch: pytest.MonkeyPatch, always_suspend: bool
+) -> None:
+    """A step ends and an event arrives in one batch, and the body then cancels the wait, as it does after
+    FIRST_COMPLETED: the event is not lost, the next wait has it, also on replay."""
+    gate = asyncio.Event()
+
+    @step("gated")
+    async def gated() -> str:
+        await gate.wait()
+        return "stepped"
+
+    @durable("first-of-two")
+    async def first_of_two() -> list[str]:
+        both = [asyncio.create_task(gated()), asyncio.create_task(zart.wait_for_event("item", str))]
+        done, pending = await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        for task in pending:
+            task.cancel()
+        out = [task.result() for task in done]
+        out.append(await zart.wait_for_event("item", str))
+        effects.append(list(out))
+        out.append(await zart.wait_for_event("item", str))
+        return out
+
+    held_back: list[Any] = []
+    write = Holding.write
+
+    def in_one_batch(self: Holding, entry: Any) -> None:
+        if entry.seq in (1, 2):
+            held_back.append(entry)
+            if len(held_back) == 2:
+                for each in held_back:
+                    write(self, each)
+        else:
+            write(self, entry)
+
+    monkeypatch.setattr(Holding, "write", in_one_batch)
+    async with working(dsn, first_of_two, always_suspend=always_suspend) as client:
+        handle = await client.start(first_of_two, id="f")
+        await until_record(client, "f", "item", "waiting")
+        gate.set()
+        await until(lambda: held_back)
+        await client.offer_event("f", "item", "one")
+        await until_record(client, "f", "item#3", "waiting")
+        await bury_workers(dsn)
+        await client.offer_event("f", "item", "two")
+        assert await handle.result(timeout="5s") == ["stepped", "one", "two"]
+    assert set(map(tuple, effects)) == {("stepped", "one")}
+    assert len(held_back) == 2
 
 
 async def test_no_time_to_wait(dsn: str) -> None:
