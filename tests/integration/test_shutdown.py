@@ -1,13 +1,22 @@
-"""How a worker ends: what runs is cut or finished, the rest is given back and announced, whatever the database does."""
+"""How a worker, or a registration of it, ends: what runs is cut or finished, the rest is given back and announced,
+whatever the database does.
+"""
 
 import asyncio
 import time
+from typing import Any
 
+import psycopg
 import pytest
+from psycopg import sql
 
+from tests.support.executions import Bench
 from tests.support.proxy import Proxy
-from tests.support.running import fast, query, until, worker_for
+from tests.support.running import bury_workers, fast, query, until, worker_for, working
 from zart import Client, durable, step
+from zart._engine.entries import Released
+from zart._engine.lease import Lease
+from zart._postgres.listener import work_channel
 
 turns: list[str] = []
 QUICK = fast(shutdown_timeout="50ms", orphan_timeout="60s", heartbeat_interval="1s")
@@ -32,6 +41,11 @@ async def spin() -> None:
 @durable("spins")
 async def spins() -> None:
     await spin()
+
+
+@durable("passes")
+async def passes() -> str:
+    return "passed"
 
 
 async def test_a_step_that_goes_on_is_cut(dsn: str) -> None:
@@ -76,3 +90,43 @@ async def test_a_stop_while_the_database_is_away(dsn: str) -> None:
             began = time.monotonic()
         assert time.monotonic() - began < 12
         assert turns[-1] == "cut"
+
+
+async def test_drain_waits_for_the_announcement(dsn: str) -> None:
+    """The journal is drained only when the others have been told of what was given back."""
+    async with (
+        Proxy(dsn) as proxy,
+        Bench(dsn, through=proxy.dsn) as bench,
+        await psycopg.AsyncConnection.connect(dsn, autocommit=True) as ears,
+    ):
+        await ears.execute(sql.SQL("LISTEN {}").format(sql.Identifier(work_channel("public"))))
+        await bench.database.execute("UPDATE zart_workers SET idle = true")
+        (held,) = await bench.hold([1])
+        given_back = bench.end(held, Released())
+        given_back.add_done_callback(lambda _: proxy.stall())
+        draining = asyncio.create_task(bench.journal.drain())
+        assert await given_back is None
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert not draining.done()
+        proxy.resume()
+        await draining
+        assert [told.channel async for told in ears.notifies(timeout=5, stop_after=1)]
+
+
+async def test_a_registration_that_breaks_off(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that was taken for dead registers again, however often the connection breaks off over it."""
+    register, breaks = Lease.register, [1, 2, 3]
+
+    async def break_off(*arguments: Any, **options: Any) -> Lease:
+        if breaks:
+            breaks.pop()
+            raise psycopg.OperationalError("server closed the connection unexpectedly")
+        return await register(*arguments, **options)
+
+    async with working(dsn, passes) as client:
+        assert await client.start_and_wait(passes, timeout="5s") == "passed"
+        monkeypatch.setattr(Lease, "register", break_off)
+        await bury_workers(dsn)
+        await until(lambda: not breaks)
+        assert await client.start_and_wait(passes, timeout="5s") == "passed"
