@@ -119,6 +119,7 @@ class Worker:
         await asyncio.wait((self._started, self._running), return_when=asyncio.FIRST_COMPLETED)
         if self._running.done():
             self._running.result()
+        self._running.add_done_callback(_report_end)
         return self
 
     async def __aexit__(
@@ -163,3 +164,9 @@ class Worker:
     def _has_started(self) -> None:
         if self._started is not None and not self._started.done():
             self._started.set_result(None)
+
+
+def _report_end(running: "asyncio.Task[None]") -> None:
+    """The application hears of it only when it leaves its `async with`, which may be in a month."""
+    if not running.cancelled() and (error := running.exception()) is not None:
+        _log.error("the worker ended with an error and claims nothing any more", exc_info=error)

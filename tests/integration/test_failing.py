@@ -17,12 +17,14 @@ from tests.support.running import (
     fast,
     query,
     shift_clock,
+    stir,
     until,
     until_record,
     until_status,
     working,
 )
 from zart import durable, step
+from zart._engine.claimer import Claimer
 
 effects: list[Any] = []
 HOUR = dt.timedelta(hours=1)
@@ -694,3 +696,24 @@ async def test_the_pool_is_not_exhausted(dsn: str) -> None:
     finally:
         release.set()
     assert effects == [False] * 10
+
+
+# ------------------------------------------------------------ the worker itself
+
+
+async def test_a_worker_that_ends_by_an_error_says_so_at_once(
+    dsn: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Inside an application nobody looks at the worker's task: its error is logged at once, and raised at the end."""
+
+    @durable("idle")
+    async def idle() -> None: ...
+
+    async def broken(self: Claimer, **options: Any) -> Any:
+        raise NotImplementedError("a bug of ours")
+
+    with pytest.raises(NotImplementedError, match="a bug of ours"):
+        async with working(dsn, idle):
+            monkeypatch.setattr(Claimer, "tick", broken)
+            await stir(dsn)
+            await until(lambda: "claims nothing any more" in caplog.text)
