@@ -21,7 +21,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 import psycopg
-from psycopg import AsyncConnection, AsyncCursor, AsyncRawCursor
+from psycopg import AsyncConnection
 
 from zart._engine.entries import Change, Entry, Lost
 from zart._engine.folding import (
@@ -36,7 +36,8 @@ from zart._engine.folding import (
     task_columns,
     touches_entries,
 )
-from zart._postgres.arrays import register_arrays, texts
+from zart._postgres.arrays import texts
+from zart._postgres.direct import Direct, Parameter
 from zart._postgres.listener import done_channel, work_channel
 from zart._postgres.queries import load
 from zart._postgres.trouble import Trouble, breaks_off, classify, keeps_connection
@@ -88,15 +89,13 @@ class _Statement:
         self._names = names
 
     async def run(
-        self, connection: AsyncConnection[Any], parameters: Mapping[str, Any], *, plan: int = 0
-    ) -> AsyncCursor[Any]:
-        """Runs it; another number of `plan` has it prepared anew."""
+        self, direct: Direct, parameters: Mapping[str, Parameter], *, plan: int = 0
+    ) -> list[tuple[Any, ...]]:
+        """Its rows; another number of `plan` has it prepared anew."""
         text = self._texts.get(plan)
         if text is None:
             text = self._texts[plan] = b"/* %d */ " % plan + self._text
-        cursor = AsyncRawCursor(connection)
-        await cursor.execute(text, [parameters[name] for name in self._names])
-        return cursor
+        return await direct.rows(text, [parameters[name] for name in self._names])
 
 
 class Reply(NamedTuple):
@@ -140,6 +139,7 @@ class Sender:
         self._settle = settle
         self._patience = patience
         self._connection: AsyncConnection[Any] | None = None
+        self._direct: Direct | None = None
         self._batches = 0
         self._plans = 0
 
@@ -169,6 +169,9 @@ class Sender:
                     self._settle(change, _refusal(change, outcome))
 
     async def close(self) -> None:
+        if self._direct is not None:
+            self._direct.close()
+            self._direct = None
         if self._connection is not None:
             connection, self._connection = self._connection, None
             await connection.close()
@@ -181,12 +184,12 @@ class Sender:
         suspicion: list[Exception] = []
         """The same unexplained failure, again and again, of a server that answers."""
         while True:
-            connection = await self._reopen()
+            direct = await self._reopen()
             try:
-                with self._patiently(connection):
+                with self._patiently():
                     if len(suspicion) >= _SUSPICIOUS:
-                        return await self._inspect(connection, part, suspicion[0])
-                    return await self._write(connection, part)
+                        return await self._inspect(direct, part, suspicion[0])
+                    return await self._write(direct, part)
             except _FAILURES as error:
                 trouble = classify(error)
                 if trouble is Trouble.SCHEMA:
@@ -204,48 +207,48 @@ class Sender:
                 await _pause(tries, error)
                 tries += 1
 
-    async def _write(self, connection: AsyncConnection[Any], part: Batch) -> Reply:
+    async def _write(self, direct: Direct, part: Batch) -> Reply:
         self._batches += 1
         if self._batches >= 1 << (2 * self._plans):
             self._plans += 1
-        parameters: dict[str, Any]
+        parameters: Mapping[str, Parameter]
         if is_plain(part):
-            statement, parameters = self._record, {**entry_columns(part)}
+            statement, parameters = self._record, entry_columns(part)
         elif only_finishes(part):
             columns = task_columns(part)
             statement = self._finish
-            parameters = {name: columns[name] for name in FINISHING}
-            parameters |= {"announce": len(part.changes) == 1, "done_channel": self._channels["done_channel"]}
+            parameters = {
+                **{name: columns[name] for name in FINISHING},
+                "announce": len(part.changes) == 1,
+                "done_channel": self._channels["done_channel"],
+            }
         else:
-            statement, parameters = self._record_and_end, {**all_columns(part)}
-        cursor = await statement.run(connection, {**parameters, **self._fence}, plan=self._plans)
-        stands, now, written, ended, awaited, claimable = await _only_row(cursor)
+            statement, parameters = self._record_and_end, all_columns(part)
+        rows = await statement.run(direct, {**parameters, **self._fence}, plan=self._plans)
+        ((stands, now, written, ended, awaited, claimable),) = rows
         if not stands:
             raise FenceGone
         lost = _NOTHING
         told: list[str] = awaited or []
         if len(written or ()) < len(part.entries) or len(ended or ()) < len(part.changes):
-            missing = await self._read_back(connection, part, {*(written or ()), *(ended or ())})
+            missing = await self._read_back(direct, part, {*(written or ()), *(ended or ())})
             lost = frozenset(missing)
             told = [*told, *(c.execution_id for c in part.changes if c.token not in lost and _is_final(c))]
         return Reply(now, lost, told, bool(claimable))
 
-    async def _read_back(self, connection: AsyncConnection[Any], part: Batch, known: set[int]) -> set[int]:
+    async def _read_back(self, direct: Direct, part: Batch, known: set[int]) -> set[int]:
         """The tokens that stand nowhere."""
         entries = [entry for entry in part.entries if entry.token not in known]
         changes = [change for change in part.changes if change.token not in known]
         columns = {**key_columns(entries), **task_columns(Batch([], changes, {}))}
-        cursor = await self._read_back_statement.run(connection, columns)
-        found = {row[0] async for row in cursor}
+        found = {token for (token,) in await self._read_back_statement.run(direct, columns)}
         return ({entry.token for entry in entries} | {change.token for change in changes}) - found
 
-    async def _inspect(
-        self, connection: AsyncConnection[Any], part: Batch, suspect: Exception
-    ) -> Reply | Exception:
+    async def _inspect(self, direct: Direct, part: Batch, suspect: Exception) -> Reply | Exception:
         """After the same unexplained failure again and again: is it committed, or is it the data?"""
-        if await self._read_back(connection, part, set()):
+        if await self._read_back(direct, part, set()):
             return suspect
-        (now,) = await _only_row(await self._now.run(connection, {}))
+        ((now,),) = await self._now.run(direct, {})
         return Reply(now, _NOTHING, [c.execution_id for c in part.changes if _is_final(c)], claimable=True)
 
     def _deliver(self, part: Batch, reply: Reply) -> None:
@@ -265,10 +268,10 @@ class Sender:
     async def _announce(self, reply: Reply) -> None:
         """A hint: whoever misses it finds out a little later by itself."""
         try:
-            connection = await self._open()
-            with self._patiently(connection):
+            direct = await self._open()
+            with self._patiently():
                 await self._announcement.run(
-                    connection,
+                    direct,
                     {**self._channels, "ended": texts(reply.ended), "claimable": reply.claimable},
                 )
         except (psycopg.Error, OSError) as error:
@@ -279,27 +282,25 @@ class Sender:
     # ------------------------------------------------------------ the connection
 
     @contextmanager
-    def _patiently(self, connection: AsyncConnection[Any]) -> Generator[None, None, None]:
+    def _patiently(self) -> Generator[None, None, None]:
         """Hangs up when an answer takes too long: the statement then fails as if the server had done so.
 
         Cancelling it would mean to ask the server for that, on another connection that may be as dead.
         """
-        timer = asyncio.get_running_loop().call_later(self._patience, _hang_up, connection)
+        timer = asyncio.get_running_loop().call_later(self._patience, _hang_up, self._connection)
         try:
             yield
         finally:
             timer.cancel()
 
-    async def _open(self) -> AsyncConnection[Any]:
-        connection = self._connection
-        if connection is None or connection.closed:
+    async def _open(self) -> Direct:
+        if self._direct is None or self._connection is None or self._connection.closed:
             await self._drop()
-            connection = await self._connect()
-            register_arrays(connection)
-            self._connection = connection
-        return connection
+            self._connection = await self._connect()
+            self._direct = Direct(self._connection)
+        return self._direct
 
-    async def _reopen(self) -> AsyncConnection[Any]:
+    async def _reopen(self) -> Direct:
         """The connection, however long it takes."""
         tries = 0
         while True:
@@ -316,20 +317,15 @@ class Sender:
             log.debug("a broken connection did not close cleanly: %s", error)
 
 
-def _hang_up(connection: AsyncConnection[Any]) -> None:
+def _hang_up(connection: AsyncConnection[Any] | None) -> None:
+    if connection is None:
+        return
     with suppress(OSError, psycopg.Error):
         line = socket.socket(fileno=connection.fileno())
         try:
             line.shutdown(socket.SHUT_RDWR)
         finally:
             line.detach()
-
-
-async def _only_row(cursor: AsyncCursor[Any]) -> Any:
-    row = await cursor.fetchone()
-    if row is None:
-        raise psycopg.InterfaceError("a statement of the journal returned no row")
-    return row
 
 
 async def _pause(tries: int, error: Exception) -> None:

@@ -11,10 +11,6 @@ from struct import Struct
 from typing import ClassVar, TypeVar
 from uuid import UUID
 
-from psycopg.abc import AdaptContext
-from psycopg.adapt import Dumper
-from psycopg.pq import Format
-
 _HEADER = Struct(">iiIii").pack
 _EMPTY = Struct(">iiI").pack
 _LENGTH = Struct(">i").pack
@@ -105,12 +101,6 @@ def times(values: Iterable[dt.datetime | None]) -> Times:
     )
 
 
-def register_arrays(context: AdaptContext) -> None:
-    """Lets a connection send these arrays."""
-    for dumper in _DUMPERS:
-        context.adapters.register_dumper(dumper.made_for, dumper)
-
-
 def _text(value: str) -> bytes:
     data = value.encode()
     return _LENGTH(len(data)) + data
@@ -120,18 +110,3 @@ def _array(kind: type[A], elements: list[bytes]) -> A:
     if not elements:
         return kind(_EMPTY(0, 0, kind.element_oid))
     return kind(_HEADER(1, 1, kind.element_oid, len(elements), 1) + b"".join(elements))
-
-
-class _ArrayDumper(Dumper):
-    format = Format.BINARY
-    made_for: ClassVar[type[Array]]
-
-    def dump(self, obj: Array) -> bytes:
-        return obj
-
-
-def _dumper(kind: type[Array]) -> type[_ArrayDumper]:
-    return type(f"{kind.__name__}Dumper", (_ArrayDumper,), {"oid": kind.array_oid, "made_for": kind})
-
-
-_DUMPERS: list[type[_ArrayDumper]] = [_dumper(kind) for kind in Array.__subclasses__()]
