@@ -152,7 +152,9 @@ class Holding:
             async with asyncio.timeout(max(limit, _LAST_WORDS_WITHIN)):
                 await self._journal.drain()
         except TimeoutError:
-            _log.warning("the database did not take the last records; others go on when this worker's lease ends")
+            _log.warning(
+                "the database did not take the last records; others go on when this worker's lease ends"
+            )
         unwinding = [task for activation in held for task in activation.tasks]
         if unwinding:
             await asyncio.wait(unwinding, timeout=_UNWINDS_WITHIN)
