@@ -237,6 +237,7 @@ class _Memory:
     """A host without a database: the journal is a dict, time is virtual."""
 
     max_inflight_steps = 256
+    fresh = True
     resources: tuple[object, ...] = ()
 
     def __init__(self, outcome: Outcome[Any], replacements: _Replacements) -> None:

@@ -85,6 +85,7 @@ async def replayed(
     attempt: int = 1,
     floor: int = 0,
     most: int = 200,
+    host: CuttingHost | None = None,
 ) -> Replayed:
     """Run `durable` to its end; `cut(n)` says whether the n-th committed entry is the last before a crash.
 
@@ -94,7 +95,7 @@ async def replayed(
     import asyncio
 
     loop = asyncio.get_running_loop()
-    host = CuttingHost(cut=cut, suspend=suspend)
+    host = host or CuttingHost(cut=cut, suspend=suspend)
     host.journal.update(journal or {})
     spec = durable.spec
     claim = Claim(

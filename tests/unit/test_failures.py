@@ -138,7 +138,8 @@ def test_values_keep_their_types() -> None:
     """Arguments and attributes of the usual types come back as they were."""
     values: tuple[Any, ...] = (
         None, True, 3, 2**80, 1.5, "text", [1, (2, {"a": {3}, "$kind": "set", "\0": "\ud800"})], frozenset({1}),
-        b"\x00", Decimal("1.10"), dt.datetime(2030, 1, 2, tzinfo=dt.UTC), dt.date(2030, 1, 2), dt.time(3), dt.timedelta(5), uuid.UUID(int=1),
+        b"\x00", Decimal("1.10"), dt.datetime(2030, 1, 2, tzinfo=dt.UTC), dt.date(2030, 1, 2), dt.time(3),
+        dt.timedelta(5), uuid.UUID(int=1),
     )  # fmt: skip
     error = ValueError(*values)
     error.detail = {"nested": list(values)}  # type: ignore[attr-defined]

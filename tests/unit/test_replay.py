@@ -7,7 +7,7 @@ import anyio
 import pytest
 
 import zart
-from tests.support.replaying import Replayed, replayed
+from tests.support.replaying import CuttingHost, Replayed, replayed
 from zart import durable, step
 from zart._engine.entries import Blocked, Cancelled, Completed, Failed
 
@@ -424,3 +424,26 @@ async def test_a_body_that_leaves_branches_behind_ends_them_first() -> None:
     assert again.result == "done"
     assert effects == ["a", "undo"]
     assert again.notes
+
+
+async def test_no_attempt_begins_while_the_lease_is_in_doubt() -> None:
+    """After a long stop the worker first learns whether its executions went on elsewhere; then it runs steps."""
+
+    @durable("doubtful")
+    async def body() -> str:
+        return await work("a")
+
+    class InDoubt(CuttingHost):
+        asked = 0
+
+        def suspends(self, activation: Any, due: Any, /) -> bool:
+            return False
+
+        @property
+        def fresh(self) -> bool:  # type: ignore[override]
+            self.asked += 1
+            assert not effects or self.asked > 3
+            return self.asked > 3
+
+    result = await replayed(body, host=InDoubt(cut=lambda _commit: False, suspend=False))
+    assert result.result == "A"

@@ -66,6 +66,7 @@ RESTING_TURNS = 8
 _PATIENCE = 5.0
 """How long, in seconds, a replay waits for plain awaits of a body before it passes over an entry nobody asks for."""
 _PATIENCE_IN_MEMORY = 0.05
+_FRESH_AGAIN = 0.05
 
 
 class Host(Protocol):
@@ -77,6 +78,11 @@ class Host(Protocol):
     def threads(self) -> anyio.CapacityLimiter: ...
     @property
     def resources(self) -> tuple[object, ...]: ...
+    @property
+    def fresh(self) -> bool:
+        """Whether the lease stands for certain; when not, no attempt of a step begins."""
+        ...
+
     @property
     def base_context(self) -> Context:
         """Each body starts in a copy of it."""
@@ -479,6 +485,13 @@ class Activation:
             alarm.cancel()
         self.busy()
 
+    async def until_fresh(self, branch: Branch) -> None:
+        """After a long stop others may have taken over: wait until the lease is renewed, or this is unwound."""
+        while not self.host.fresh:
+            future = self.future()
+            self.loop.call_later(_FRESH_AGAIN, _settle, future, context=self.host.base_context)
+            await branch.parked(future)
+
     def set_timer(self, branch: Branch, delay: float, timer: BodyTimer) -> None:
         """A time limit that a body has set."""
         key = branch.key("timeout", "timer")
@@ -680,3 +693,8 @@ class Activation:
         for task in self.steps.tasks:
             if not task.cancelling():
                 task.cancel()
+
+
+def _settle(future: DurableFuture) -> None:
+    if not future.done():
+        future.set_result(None)

@@ -27,8 +27,9 @@ _AFTER_WORK: Final = (0.01, 0.05, 0.25)
 _IDLE: Final = 2.0
 _TRANSITION: Final = 1.0
 """For how many seconds after it has asked for notifications a worker does not rely on them."""
-_LOOK_EVERY: Final = 0.01
-"""How often, in seconds, wake-ups and sleepers are looked for while there is work to claim."""
+_LOOK_AFTER: Final = 0.01
+_LOOK_AT_LEAST_EVERY: Final = 0.05
+"""Wake-ups and sleepers are looked for when nothing was claimed for 10 ms, and every 50 ms while there is work."""
 _STREAM: Final = 20
 """More claims than this within the last 50 ms make a stream of work."""
 _STREAM_PAUSE: Final = 0.002
@@ -116,7 +117,7 @@ class Claiming:
             suspect=self._holding.takes_suspect,
             watching=watched,
             hand_out=self._holding.take,
-            look=begun - self._looked_at > _LOOK_EVERY,
+            look=begun - self._looked_at > _LOOK_AT_LEAST_EVERY,
         )
         claims = len(tick.claims) + tick.handed_out
         self._clock.set(tick.now)
@@ -138,7 +139,7 @@ class Claiming:
                 await self._say_idle(idle=False)
             return _STREAM_PAUSE
         if not tick.looked:
-            return _LOOK_EVERY
+            return _LOOK_AFTER
         if not self._idle and self._listens() and self._holding.free > 0:
             await self._say_idle(idle=True)
             return 0.0

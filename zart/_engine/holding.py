@@ -55,9 +55,16 @@ class Holding:
     """The host of the activations of one registration."""
 
     def __init__(
-        self, shared: Shared, clock: DatabaseClock, journal: Journal, *, on_free: Callable[[], None]
+        self,
+        shared: Shared,
+        clock: DatabaseClock,
+        journal: Journal,
+        *,
+        fresh: Callable[[], bool],
+        on_free: Callable[[], None],
     ) -> None:
         self._shared = shared
+        self._fresh = fresh
         self._clock = clock
         self._journal = journal
         self._on_free = on_free
@@ -190,6 +197,10 @@ class Holding:
     @property
     def resources(self) -> tuple[object, ...]:
         return self._shared.resources
+
+    @property
+    def fresh(self) -> bool:
+        return self._fresh()
 
     @property
     def base_context(self) -> Context:

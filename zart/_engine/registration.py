@@ -81,7 +81,13 @@ class Registration:
             on_schema_error=self._on_schema_error,
         )
         claimer = Claimer(self._connect, self._schema, lease.worker_id, lanes)
-        holding = Holding(self._shared, clock, journal, on_free=lambda: claiming.freed())  # noqa: PLW0108 (it comes below)
+        holding = Holding(
+            self._shared,
+            clock,
+            journal,
+            fresh=lambda: lease.fresh,
+            on_free=lambda: claiming.freed(),  # noqa: PLW0108 (it comes below)
+        )
         claiming = Claiming(
             claimer,
             holding,

@@ -77,6 +77,8 @@ class Steps:
                 await activation.pause(branch, until, f"step {key}, attempt {attempt}")
             await self._slot(branch)
             try:
+                if not host.fresh:
+                    await activation.until_fresh(branch)
                 now = host.now()
                 first = first or now
                 step = Running(key, attempt, first, now, thread=step.thread if step else None)

@@ -1,9 +1,10 @@
 """Waiting for executions to end: notifications make it quick, polling makes it certain.
 
 All waits of a client share one LISTEN connection and one polling task. An execution is looked at when a wait
-for it begins, when its notification comes, and at intervals that grow from 10 ms to a second. All that are due
-are asked for in one statement, and those that are new are marked in one, so that their ends are notified at
-all. A lost notification, or a pooler through which none comes, costs a second at most.
+for it begins, when its notification comes, and at intervals that grow to a second: from 10 ms, or from 50 ms
+where notifications arrive. All that are due are asked for in one statement, and those that are new are marked
+in one, so that their ends are notified at all. A lost notification, or a pooler through which none comes, costs
+a second at most.
 
 The two tasks are made in an empty context: a client may first be used in a step, and what it does from then
 on does not belong to that step's execution.
@@ -22,6 +23,7 @@ from zart.client.offering import not_found
 from zart.errors import ZartError
 
 FIRST_INTERVAL: Final = 0.01
+FIRST_INTERVAL_LISTENING: Final = 0.05
 LONGEST_INTERVAL: Final = 1.0
 _GROWTH: Final = 1.6
 _BATCH: Final = 1000
@@ -42,11 +44,13 @@ class _Wait:
 
     __slots__ = ("due_at", "ended", "execution_id", "interval", "looks", "marked", "waiters")
 
-    def __init__(self, execution_id: str, ended: asyncio.Future[Outcome], *, marked: bool) -> None:
+    def __init__(
+        self, execution_id: str, ended: asyncio.Future[Outcome], *, marked: bool, interval: float
+    ) -> None:
         self.execution_id = execution_id
         self.ended = ended
         self.marked = marked
-        self.interval = FIRST_INTERVAL
+        self.interval = interval
         self.waiters = 0
         self.due_at: float | None = None
         """When it is looked at next, by the loop's clock; None while a look is under way."""
@@ -80,8 +84,10 @@ class Outcomes:
         self._start()
         wait = self._waits.get(execution_id)
         if wait is None:
-            wait = self._waits[execution_id] = _Wait(execution_id, loop.create_future(), marked=awaited)
-            self._look_after(wait, FIRST_INTERVAL if awaited else 0)
+            interval = FIRST_INTERVAL_LISTENING if self._listener.listening else FIRST_INTERVAL
+            wait = _Wait(execution_id, loop.create_future(), marked=awaited, interval=interval)
+            self._waits[execution_id] = wait
+            self._look_after(wait, interval if awaited else 0)
         wait.waiters += 1
         try:
             if deadline is not None and not awaited:  # however short the timeout, one look is taken
