@@ -9,6 +9,7 @@ a shorter one never pays for that.
 import asyncio
 import contextlib
 import datetime as dt
+import functools
 import hashlib
 import inspect
 import random
@@ -71,6 +72,9 @@ class Steps:
             attempt = stored.attempts + (stored.state == "waiting")
             until = stored.until if stored.state == "waiting" else None
         first = stored.started_at if stored is not None and stored.started_at is not None else None
+        entry = functools.partial(
+            Entry, run_id=activation.claim.run_id, key=key, done=None, digest=digest, arguments=preview
+        )
         step: Running | None = None
         while True:
             if until is not None:
@@ -86,62 +90,27 @@ class Steps:
             finally:
                 self._give_back()
             finished = host.now()
+            so_far = functools.partial(entry, attempts=attempt, started_at=first)
             if error is None:
-                entry = Entry(
-                    run_id=activation.claim.run_id,
-                    key=key,
-                    state="completed",
-                    done=None,
-                    digest=digest,
-                    arguments=preview,
-                    result=result,
-                    attempts=attempt,
-                    started_at=first,
-                    finished_at=finished,
-                )
+                completed = so_far(state="completed", result=result, finished_at=finished)
                 try:
-                    branch.heard(await branch.parked(activation.submit(entry)))
+                    branch.heard(await branch.parked(activation.submit(completed)))
                 except SerializationError as refused:
                     error = refused
                 else:
                     return decoded
             failure = exception_to_json(error, step=key.name, attempts=attempt)
-            again = self._again(call, error, attempt, first, finished)
-            if again is None:
-                break
-            until = again
-            activation.write(
-                Entry(
-                    run_id=activation.claim.run_id,
-                    key=key,
-                    state="waiting",
-                    done=None,
-                    digest=digest,
-                    arguments=preview,
-                    attempts=attempt,
-                    started_at=first,
-                    until=until,
-                    failed_attempt=FailedAttempt(
-                        key, attempt, activation.claim.attempt, failure, step.started_at, finished, until
-                    ),
-                )
+            until = self._again(call, error, attempt, first, finished)
+            if until is None:
+                failed = so_far(state="failed", failure=failure, finished_at=finished)
+                record: Record = await branch.parked(activation.submit(failed))
+                branch.heard(record)
+                return branch.value_of(record, spec)
+            failed_attempt = FailedAttempt(
+                key, attempt, activation.claim.attempt, failure, step.started_at, finished, until
             )
+            activation.write(so_far(state="waiting", until=until, failed_attempt=failed_attempt))
             attempt += 1
-        entry = Entry(
-            run_id=activation.claim.run_id,
-            key=key,
-            state="failed",
-            done=None,
-            digest=digest,
-            arguments=preview,
-            failure=failure,
-            attempts=attempt,
-            started_at=first,
-            finished_at=finished,
-        )
-        record: Record = await branch.parked(activation.submit(entry))
-        branch.heard(record)
-        return branch.value_of(record, spec)
 
     def _again(
         self, call: StepCall, error: Exception, attempt: int, first: dt.datetime, now: dt.datetime
