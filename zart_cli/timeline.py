@@ -79,7 +79,7 @@ def print_history(history: History) -> None:
 def _print_heading(out: Console, history: History, now: dt.datetime) -> None:
     execution = history.execution
     lasted = short_duration((execution.finished_at or now) - execution.created_at)
-    told = f"in {lasted}" if execution.finished_at is not None else f"since {lasted}"
+    told = f"in {lasted}" if execution.finished_at is not None else f"for {lasted}"
     out.print(
         f"[bold]{escape(execution.id)}[/]   {escape(function(execution))}   {styled_status(execution)} {told}",
         soft_wrap=True,

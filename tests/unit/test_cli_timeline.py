@@ -112,7 +112,7 @@ def test_what_is_under_way_says_until_when(capsys: pytest.CaptureFixture[str]) -
         ),
         capsys,
     )
-    assert "waiting since" in lines[0]
+    assert "waiting for" in lines[0]
     assert "(in 30h00m)" in lines[3]
     assert "until" in lines[3]
     assert "2 attempts, next attempt" in lines[4]
