@@ -27,9 +27,9 @@ _AFTER_WORK: Final = (0.01, 0.05, 0.25)
 _IDLE: Final = 2.0
 _TRANSITION: Final = 1.0
 """For how many seconds after it has asked for notifications a worker does not rely on them."""
-_LOOK_AFTER: Final = 0.01
+_LOOK_AFTER: Final = 0.025
 _LOOK_AT_LEAST_EVERY: Final = 0.05
-"""Wake-ups and sleepers are looked for when nothing was claimed for 10 ms, and every 50 ms while there is work."""
+"""Wake-ups and sleepers are looked for when nothing was claimed for 25 ms, and every 50 ms while there is work."""
 _STREAM: Final = 20
 """More claims than this within the last 50 ms make a stream of work."""
 _STREAM_PAUSE: Final = 0.002

@@ -111,7 +111,8 @@ ORDER BY v.id;
 -- Their events are read by a later statement, so none is older than the signal that is returned here.
 -- name: read_inbox
 SELECT held.task, t.id IS NULL, t.signal, t.execution_id, t.cancel_at IS NOT NULL, t.cancel_reason, t.cancel_author
-FROM unnest(%(tasks)s::bigint[], %(epochs)s::int[], %(signals)s::int[]) AS held (task, epoch, signal)
+FROM unnest((SELECT %(tasks)s::bigint[]), (SELECT %(epochs)s::int[]), (SELECT %(signals)s::int[]))
+    AS held (task, epoch, signal)
     LEFT JOIN LATERAL (SELECT * FROM {schema}.zart_tasks t WHERE t.id = held.task OFFSET 0) t
         ON t.epoch = held.epoch AND t.owner = %(worker)s
 WHERE t.id IS NULL OR t.signal <> held.signal;

@@ -70,11 +70,12 @@ SELECT e.id, CASE WHEN t.state = 'blocked' THEN 'blocked' ELSE e.status END, e.r
 FROM {schema}.zart_executions e LEFT JOIN {schema}.zart_tasks t ON t.id = e.task_id
 WHERE e.id = ANY (%(ids)s::text[]);
 
--- Those of the ids that have ended or are blocked.
+-- Those of the ids that have ended or are blocked. The ids stand in a subquery, where the planner does not look at their
+-- values: else it would make a plan for these values alone each time, which takes longer than to run it.
 -- name: ended
 SELECT e.id, CASE WHEN t.state = 'blocked' THEN 'blocked' ELSE e.status END, e.result::text, e.failure::text
 FROM {schema}.zart_executions e LEFT JOIN {schema}.zart_tasks t ON t.id = e.task_id
-WHERE e.id = ANY (%(ids)s::text[]) AND (e.status <> 'scheduled' OR t.state = 'blocked');
+WHERE e.id = ANY ((SELECT %(ids)s::text[])::text[]) AND (e.status <> 'scheduled' OR t.state = 'blocked');
 
 -- Offers an event and wakes the execution at once: for connections whose transaction ends with the statement.
 -- The event is inserted only under the lock of the task, so none is added to an execution that has ended.
