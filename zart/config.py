@@ -42,7 +42,8 @@ class WorkerConfig:
     it must be heard of every `heartbeat_interval`; one whose event loop is blocked for `wedge_timeout`
     (default: ten times `orphan_timeout`) gives up by itself. A shutdown waits `shutdown_timeout` for running
     steps. An execution whose workers died `max_recoveries` times in a row without a new record is blocked.
-    One execution may have `max_inflight_steps` live steps; `max_parked_bodies` executions may wait in memory.
+    One execution may have `max_inflight_steps` live steps. `max_parked_bodies` changes nothing so far: a body
+    that waits is suspended.
     `queues` limits the worker to these queues; () means every queue of the registry.
     """
 
