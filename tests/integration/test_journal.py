@@ -63,7 +63,7 @@ async def test_an_entry_is_stored_as_it_was_handed_over(dsn):
 
 
 async def test_a_start_and_its_result_fold_into_the_result(dsn):
-    """Hazard of two records for one row: 'running' and the result in one batch, then in two."""
+    """Two records for one row: 'running' and the result in one batch, then in two."""
     async with Bench(dsn) as bench:
         one, other = await bench.hold([1, 2])
         now = dt.datetime.now(dt.UTC)
