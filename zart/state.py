@@ -40,19 +40,6 @@ class ExecutionStatus(StrEnum):
     CANCELLED = "cancelled"
 
 
-class TaskState(StrEnum):
-    """What a worker may do with a row of live work."""
-
-    READY = "ready"
-    """Any worker that serves it may claim it once it is due."""
-    RUNNING = "running"
-    """A worker owns it."""
-    WAITING = "waiting"
-    """Sleeps until its time comes or something wakes it."""
-    BLOCKED = "blocked"
-    """Nobody may claim it until it is resumed."""
-
-
 FINAL_STATUSES: Final = frozenset(
     {ExecutionStatus.COMPLETED, ExecutionStatus.FAILED, ExecutionStatus.CANCELLED}
 )

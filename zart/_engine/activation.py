@@ -21,6 +21,7 @@ the body is unwound the same way and nothing more is written.
 
 import asyncio
 import datetime as dt
+import functools
 import logging
 from collections import deque
 from collections.abc import Callable
@@ -176,19 +177,15 @@ class Activation:
         except PayloadError as error:
             self.phase.refuse(error)
             return
-        branch = Branch(self, self.phase.path, self.claim.started_at)
-        context = self.host.base_context.copy()
-        context.run(place.set, branch)
         if self.log.next is None:
             self._go_live()
         if self.closed:
             coroutine.close()
             return
-        self.root = asyncio.Task(coroutine, loop=self.loop, context=context)
-        self.track(self.root)
+        self.start_phase(coroutine, self.phase.path, self.claim.started_at)
 
     def start_phase(self, coroutine: Any, path: str, heard_at: dt.datetime) -> None:
-        """Run another body of the run, after the first one has ended."""
+        """Run a body of the run: the first one, or what follows its failure."""
         context = self.host.base_context.copy()
         context.run(place.set, Branch(self, path, heard_at))
         self.root = asyncio.Task(coroutine, loop=self.loop, context=context)
@@ -262,7 +259,8 @@ class Activation:
         self._activity += 1
         task.add_done_callback(self._task_done)
 
-    def adopt(self, task: "asyncio.Task[Any] | None", _branch: Branch) -> None:
+    def adopt(self, task: "asyncio.Task[Any] | None") -> None:
+        """A task that a library started makes a durable call: it is part of the body from now on."""
         if task is not None and task not in self.tasks:
             self.track(task)
 
@@ -312,15 +310,14 @@ class Activation:
     def turn(self, record: StoredEntry) -> DurableFuture:
         """Wait until it is this record's turn."""
         future = self.future()
-
-        def deliver(delivered: Record) -> None:
-            if not future.done():
-                future.set_result(delivered)
-            else:
-                self.waits.give_back(delivered)
-
-        self.on_turn(record, deliver)
+        self.on_turn(record, functools.partial(self._hand_over, future))
         return future
+
+    def _hand_over(self, future: DurableFuture, record: Record) -> None:
+        if not future.done():
+            future.set_result(record)
+        else:
+            self.waits.give_back(record)
 
     def on_turn(self, record: StoredEntry, deliver: Callable[[Record], None]) -> None:
         upcoming = self.log.next
@@ -454,16 +451,7 @@ class Activation:
         if not self._outbox and deliver is None and self._only_waits_for(future):
             future.set_result(entry)
             return
-
-        def hand_over(delivered: Record) -> None:
-            if deliver is not None:
-                deliver(delivered)
-            elif not future.done():
-                future.set_result(delivered)
-            else:
-                self.waits.give_back(delivered)
-
-        self._outbox.append((entry, hand_over))
+        self._outbox.append((entry, deliver or functools.partial(self._hand_over, future)))
         self.stir()
 
     def _only_waits_for(self, future: DurableFuture) -> bool:
@@ -475,7 +463,7 @@ class Activation:
     async def pause(self, branch: Branch, until: dt.datetime, what: str) -> None:
         """Wait until a time that the body does not observe: the next attempt of a step."""
         future = self.future()
-        alarm = self.alarms.set(until, lambda: None if future.done() else future.set_result(None))
+        alarm = self.alarms.set(until, functools.partial(_settle, future))
         self.phase.pauses[what] = until
         self.stir()
         try:
@@ -496,20 +484,18 @@ class Activation:
         """A time limit that a body has set."""
         key = branch.key("timeout", "timer")
         record = self.log.ask(key)
-        open_wait: list[Wait] = []
-        let_go = [False]
+        wait: Wait | None = None
 
-        def release() -> None:
-            let_go[0] = True
-            for wait in open_wait:
+        def let_go() -> None:
+            if wait is not None:
                 self.waits.cancel(wait)
 
         def fire() -> None:
-            if not let_go[0]:
+            if not timer.cancelled():
                 self.fired.append(key)
                 timer.fire()
 
-        timer.let_go = release
+        timer.let_go = let_go
         if record is not None and record.seq is not None:
             self.on_turn(record, lambda _record: fire())
             return
@@ -517,8 +503,9 @@ class Activation:
         deadline = until or self.host.now() + dt.timedelta(seconds=round(delay, 3))
 
         def arm() -> None:
-            if not let_go[0]:
-                open_wait.append(self.waits.timer(key, deadline, fire))
+            nonlocal wait
+            if not timer.cancelled():
+                wait = self.waits.timer(key, deadline, fire)
 
         if self.replaying:
             self._set_off.append(arm)
@@ -566,6 +553,9 @@ class Activation:
         in_steps = self.steps.tasks
         return all(parking.is_blocked(task) or task in in_steps for task in self.tasks)
 
+    def _all_parked(self) -> bool:
+        return all(parking.is_parked(task, self.tasks) for task in self.tasks)
+
     def _at_rest(self) -> None:
         if self._late:
             record = self._late.popleft()
@@ -606,7 +596,7 @@ class Activation:
 
     def _may_pass_over(self) -> bool:
         """Whether nobody can ask any more for the entry whose turn it is, as things stand."""
-        if self._out_of_patience or all(parking.is_parked(task, self.tasks) for task in self.tasks):
+        if self._out_of_patience or self._all_parked():
             self._out_of_patience = False
             return True
         if self._patience is None:
@@ -644,7 +634,7 @@ class Activation:
         self.stir()
 
     def _consider_parking(self) -> None:
-        if all(parking.is_parked(task, self.tasks) for task in self.tasks):
+        if self._all_parked():
             due = self.alarms.due
             if self.host.suspends(self, due):
                 waiting = str(self.waits) or ", ".join(self.phase.pauses)

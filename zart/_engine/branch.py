@@ -92,7 +92,7 @@ class Branch:
             raise Suspended
         if not self.adopted:
             self.adopted = True
-            activation.adopt(asyncio.current_task(), self)
+            activation.adopt(asyncio.current_task())
         if activation.anyio_deadlines and anyio.current_effective_deadline() != math.inf:
             raise UsageError(
                 f"execution {activation.claim.execution_id!r}, {key}: a durable call under a deadline of anyio "

@@ -12,7 +12,7 @@ import datetime as dt
 import logging
 import os
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any, cast
 
 import psycopg
@@ -117,7 +117,7 @@ class Registration:
             for name, duty in (
                 ("zart claiming", claiming.run()),
                 ("zart listener", listener.run()),
-                ("zart tick", _every(_TICK, _sync(holding.tick))),
+                ("zart tick", _every(_TICK, holding.tick)),
                 ("zart reaper", self._reap(claiming.stir)),
                 ("zart unserved", self._report_unserved()),
             )
@@ -212,8 +212,9 @@ class Registration:
         """Say which ready work nobody has registered."""
         statement = load("workers", self._schema)["unserved"]
         told: set[tuple[str, str, str | None]] = set()
+        pause = _UNSERVED_EVERY * random.uniform(0.02, 0.05)  # noqa: S311 (no secret)
         while True:
-            await asyncio.sleep(_UNSERVED_EVERY * random.uniform(0.02, 0.05) if not told else _UNSERVED_EVERY)  # noqa: S311
+            await asyncio.sleep(pause)
             try:
                 connection = await self._connect()
                 try:
@@ -232,7 +233,8 @@ class Registration:
                         f" version {version}" if version else "",
                         queue,
                     )
-            told = {(queue, name, version) for queue, name, version, _ in rows} or {("", "", None)}
+            told = {(queue, name, version) for queue, name, version, _ in rows}
+            pause = _UNSERVED_EVERY
 
     # ------------------------------------------------------------ what can go wrong
 
@@ -273,17 +275,10 @@ async def _now(connection: connections.Connection, schema_name: str) -> dt.datet
     return cast("dt.datetime", now)
 
 
-async def _every(seconds: float, duty: Callable[[], Awaitable[None]]) -> None:
+async def _every(seconds: float, duty: Callable[[], None]) -> None:
     while True:
         await asyncio.sleep(seconds)
-        await duty()
-
-
-def _sync(duty: Callable[[], None]) -> Callable[[], Awaitable[None]]:
-    async def run() -> None:
         duty()
-
-    return run
 
 
 async def _cancel(task: "asyncio.Task[Any]") -> None:

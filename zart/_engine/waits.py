@@ -60,7 +60,7 @@ class Waits:
 
     async def sleep(self, branch: Branch, key: Key, until: dt.datetime) -> Record:
         wait = Wait(key, until)
-        return await self._wait(branch, wait, lambda: self._resolve(wait))
+        return await self._wait(branch, wait)
 
     async def event(
         self, branch: Branch, key: Key, until: dt.datetime | None, too_late: Callable[[], bytes]
@@ -69,22 +69,22 @@ class Waits:
         queue = self._by_event.setdefault(key.name, deque())
         queue.append(wait)
         try:
-            return await self._wait(branch, wait, lambda: self._resolve(wait))
+            return await self._wait(branch, wait)
         finally:
             if wait in queue:
                 queue.remove(wait)
 
-    async def _wait(self, branch: Branch, wait: Wait, due: Callable[[], None]) -> Record:
+    async def _wait(self, branch: Branch, wait: Wait) -> Record:
         activation = self._activation
         wait.future = activation.future()
-        self._arm(wait, due)
+        self._arm(wait, lambda: self._resolve(wait))
         if wait.key.kind == "wait":
             self._match(wait.key.name)
         activation.stir()
         try:
             record: Record = await branch.parked(wait.future)
         finally:
-            self._disarm(wait)
+            self.cancel(wait)
         return record
 
     def timer(self, key: Key, until: dt.datetime, deliver: Callable[[], None]) -> Wait:
@@ -92,9 +92,6 @@ class Waits:
         wait = Wait(key, until)
         self._arm(wait, lambda: self._submit(wait, "completed", deliver=lambda _: deliver()))
         return wait
-
-    def cancel(self, wait: Wait) -> None:
-        self._disarm(wait)
 
     def _arm(self, wait: Wait, due: Callable[[], None]) -> None:
         activation = self._activation
@@ -112,7 +109,8 @@ class Waits:
         if wait.until is not None:
             wait.alarm = activation.alarms.set(wait.until, due)
 
-    def _disarm(self, wait: Wait) -> None:
+    def cancel(self, wait: Wait) -> None:
+        """The body waits for it no more."""
         self._open.pop(wait.key, None)
         if not self._activation.closed:
             self._unsaved.pop(wait.key, None)
