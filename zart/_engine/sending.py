@@ -49,7 +49,8 @@ Connect = Callable[[], Awaitable[AsyncConnection[Any]]]
 Settle = Callable[[Record, Exception | None], None]
 
 _FAILURES = (psycopg.Error, OSError, TypeError, ValueError, OverflowError, struct.error)
-_SUSPICIOUS = 3
+_SUSPICIOUS = 3  # then the batch is divided, which costs the innocent nothing
+_GUILTY = 8  # alone, over several seconds: no series of restarts meets one record as often as that
 _SHORTEST_DELAY, _LONGEST_DELAY = 0.05, 5.0
 _NOTHING: frozenset[int] = frozenset()
 _PLACEHOLDER = re.compile(rb"%\((\w+)\)s")
@@ -183,11 +184,12 @@ class Sender:
         tries = 0
         suspicion: list[Exception] = []
         """The same unexplained failure, again and again, of a server that answers."""
+        enough = _SUSPICIOUS if len(part) > 1 else _GUILTY
         while True:
             direct = await self._reopen()
             try:
                 with self._patiently():
-                    if len(suspicion) >= _SUSPICIOUS:
+                    if len(suspicion) >= enough:
                         return await self._inspect(direct, part, suspicion[0])
                     return await self._write(direct, part)
             except _FAILURES as error:
