@@ -444,6 +444,39 @@ async def test_waiting_holds_nothing(dsn: str) -> None:
         assert threads < 20
 
 
+async def test_a_body_that_swallows_everything_stops_nobody(
+    dsn: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A loop around a wait that catches BaseException cannot be unwound: it is left hanging, the worker goes on, the
+    execution is suspended and completes later."""
+    tries, over = 0, False
+
+    @durable("stubborn")
+    async def stubborn() -> str:
+        nonlocal tries
+        while True:
+            try:
+                return await zart.wait_for_event("go", str)
+            except BaseException:
+                tries += 1
+                if over:
+                    raise
+
+    @durable("quick")
+    async def quick() -> str:
+        return await work("quick")
+
+    async with working(dsn, stubborn, quick) as client:
+        handle = await client.start(stubborn, id="stubborn")
+        await until_status(client, "stubborn", "waiting")
+        assert await client.start_and_wait(quick, timeout="5s") == "QUICK"
+        assert 100 < tries < 200
+        assert "it is left hanging" in caplog.text
+        await client.offer_event("stubborn", "go", "now")
+        assert await handle.result(timeout="5s") == "now"
+        over = True
+
+
 async def test_resident_executions_hold_no_slot(dsn: str) -> None:
     """The same where the waiting body cannot be suspended, since a branch of it waits for a queue."""
 

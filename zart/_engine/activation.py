@@ -20,6 +20,7 @@ the body is unwound the same way and nothing more is written.
 """
 
 import asyncio
+import ctypes
 import datetime as dt
 import functools
 import logging
@@ -68,6 +69,8 @@ _PATIENCE = 5.0
 """How long, in seconds, a replay waits for plain awaits of a body before it passes over an entry nobody asks for."""
 _PATIENCE_IN_MEMORY = 0.05
 _FRESH_AGAIN = 0.05
+_REFUSALS = 100
+"""How many durable calls of an unwinding body raise `Suspended` before it is held where it is."""
 
 
 class Host(Protocol):
@@ -166,6 +169,7 @@ class Activation:
         self._out_of_patience = False
         self._first_write = claim.recoveries > 0
         self._suspect = claim.recoveries > 1
+        self._refusals = 0
 
     # ------------------------------------------------------------ life
 
@@ -665,6 +669,25 @@ class Activation:
                 future.exception()  # a gather's children may never ask for it
         if held_up or self.steps.tasks:
             self.loop.call_soon(self._unwind, held_up, RESTING_TURNS, context=self.host.base_context)
+
+    async def refuse_call(self, key: Key) -> NoReturn:
+        """A durable call of a body that is being unwound.
+
+        A loop that catches everything (`except BaseException`) would call for ever, without one turn of the event
+        loop for anybody else. So in the end its calls do not return: the task stays, and does nothing. It is never
+        finalised either, not even at the end of the process: closing it would set it going again.
+        """
+        self._refusals += 1
+        if self._refusals > _REFUSALS:
+            if self._refusals == _REFUSALS + 1:
+                told = (
+                    "execution %s: its body was told %d times to unwind and called again (%s); it is left hanging. "
+                    "Catch Exception instead of BaseException in it"
+                )
+                _log.error(told, self.claim.execution_id, _REFUSALS, key)
+                ctypes.pythonapi.Py_IncRef(ctypes.py_object(asyncio.current_task()))
+            await self.future()
+        raise Suspended
 
     def _unwind(
         self, held_up: "list[tuple[asyncio.Task[Any], asyncio.Future[Any] | None]]", turns: int

@@ -89,7 +89,7 @@ class Branch:
         """The record of a call, once its turn has come; None when there is none and the call may run."""
         activation = self.activation
         if activation.closed:
-            raise Suspended
+            await activation.refuse_call(key)
         if not self.adopted:
             self.adopted = True
             activation.adopt(asyncio.current_task())
