@@ -1,0 +1,205 @@
+"""What a workflow of the corpus is: a durable function, what happens to it from outside, and what must come of it.
+
+Nothing here knows of any fault. Whatever is done to workers and connections while a workflow runs, and whenever what
+comes from outside arrives, `expect` must hold of its end, every promised effect must have happened, and none may be
+repeated once the next one of its chain has happened: by then its record was committed.
+
+    id = "sequence-7"
+    await workflow.start(client, id)
+    await workflow.outside(client, id, directory)
+    ended = await workflow.end(client, id)
+    problems = workflow.problems(ended, [e.what for e in effects(directory) if e.execution == id])
+
+Steps report what they do by `note` (tests/acceptance/apps/place.py): one line, appended to the file `effects` in the
+directory that `ZART_TEST_PLACE` names.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import zart
+from tests.acceptance.apps.place import effects
+from zart.durable import Durable
+from zart.errors import ExecutionFinished
+
+NOTHING: Any = object()
+"""The input of a function that takes none."""
+
+Once = str
+"""When something happens from outside: `"started"` (at once), `"waiting"` (the execution is parked), or the name of an
+effect (when that has happened)."""
+
+
+@dataclass(frozen=True)
+class Offer:
+    """An event that somebody offers."""
+
+    event: str
+    payload: Any = None
+    once: Once = "started"
+
+
+@dataclass(frozen=True)
+class Cancel:
+    """Somebody cancels the execution."""
+
+    reason: str = "not needed any more"
+    once: Once = "waiting"
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How an execution has ended."""
+
+    status: str
+    result: Any = None
+    error: str | None = None
+    """The name of the class of what it failed of."""
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """What must hold of the end, and how to say it."""
+
+    text: str
+    holds: Callable[[Ended], bool] = field(repr=False)
+
+    def __call__(self, ended: Ended) -> bool:
+        return self.holds(ended)
+
+
+def returns(expected: Any) -> Expectation:
+    """It completes with this result, or with one of which this function is true."""
+    if callable(expected):
+        told = (expected.__doc__ or expected.__name__).strip()
+        return Expectation(
+            f"completed, {told}", lambda ended: ended.status == "completed" and expected(ended.result)
+        )
+    return Expectation(
+        f"completed with {expected!r}",
+        lambda ended: ended.status == "completed" and ended.result == expected,
+    )
+
+
+def fails(error: str, message: str = "") -> Expectation:
+    """It fails of an exception of this class, whose message contains this."""
+    return Expectation(
+        f"failed of {error}: {message}",
+        lambda ended: ended.status == "failed" and ended.error == error and message in ended.message,
+    )
+
+
+def cancelled() -> Expectation:
+    return Expectation("cancelled", lambda ended: ended.status == "cancelled")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workflow:
+    """See the module."""
+
+    durable: Durable[..., Any]
+    expect: Expectation
+    data: Any = NOTHING
+    happens: tuple[Offer | Cancel, ...] = ()
+    """What must come from outside, in this order; without it the execution would not end."""
+    chains: tuple[tuple[str, ...], ...] = ()
+    """Effects that happen, once each without faults. In a chain each waits for the record of the one before."""
+    maybe: frozenset[str] = frozenset()
+    """Effects that a fault, or something from outside that comes at another time, may prevent."""
+    slow: bool = False
+    """It takes seconds."""
+
+    @property
+    def name(self) -> str:
+        return self.durable.name
+
+    @property
+    def effects(self) -> frozenset[str]:
+        """All that it does without faults."""
+        return frozenset(effect for chain in self.chains for effect in chain) | self.maybe
+
+    # ------------------------------------------------------------ to run it
+
+    async def start(self, client: zart.Client, id: str) -> None:
+        """Harmless when it is repeated."""
+        if self.data is NOTHING:
+            await client.start(self.durable, id=id)
+        else:
+            await client.start(self.durable, self.data, id=id)
+
+    async def outside(self, client: zart.Client, id: str, directory: Path) -> None:
+        """Let what must happen from outside happen, each when it is time; returns after the last.
+
+        `directory` is where its steps note their effects. Where so many executions run that looking at all of that is
+        too much, call `happen` instead, at any time: the outcome must be the same, unless it is a cancel that comes
+        early; then the effects after it may be missing.
+        """
+        for number, happening in enumerate(self.happens):
+            while not await self._is_time(client, id, happening.once, directory):
+                await asyncio.sleep(0.01)  # noqa: ASYNC110 (it looks at a database and a file)
+            await self.happen(client, id, number)
+
+    async def happen(self, client: zart.Client, id: str, number: int) -> None:
+        """Let one of `happens` happen now; harmless when it is repeated, or comes after the end."""
+        happening = self.happens[number]
+        if isinstance(happening, Cancel):
+            await client.cancel(id, reason=happening.reason)
+            return
+        try:
+            await client.offer_event(id, happening.event, happening.payload, dedup=f"{number}")
+        except ExecutionFinished:
+            if not any(isinstance(other, Cancel) for other in self.happens):
+                raise
+
+    async def _is_time(self, client: zart.Client, id: str, once: Once, directory: Path) -> bool:
+        if once == "started":
+            return True
+        if once == "waiting":
+            return (await client.status(id)).status not in {"scheduled", "running"}
+        return any(effect.execution == id and effect.what == once for effect in effects(directory))
+
+    async def end(self, client: zart.Client, id: str, *, timeout: float = 60.0) -> Ended:
+        """Wait for the end. Raises ResultTimeout; ExecutionBlocked is for nobody to expect."""
+        try:
+            return Ended("completed", await client.wait_completion(id, timeout=timeout))
+        except zart.ExecutionCancelled:
+            return Ended("cancelled")
+        except zart.ExecutionFailed as failed:
+            return Ended("failed", None, failed.failure.type, failed.failure.message)
+
+    # ------------------------------------------------------------ to judge it
+
+    def problems(self, ended: Ended, done: Sequence[str], *, faultless: bool = False) -> Iterator[str]:
+        """What is wrong with an end and its effects, `done` in the order in which they happened.
+
+        Without faults (and with all from outside at its time) each effect happens exactly once.
+        """
+        if not self.expect(ended):
+            yield f"it was to be {self.expect.text}, but it is {ended}"
+        counts = Counter(done)
+        unknown = counts.keys() - self.effects
+        if unknown:
+            yield f"nobody expects the effects {sorted(unknown)}"
+        for chain in self.chains:
+            for effect in chain:
+                if counts[effect] < 1 and effect not in self.maybe:
+                    yield f"effect {effect!r} has not happened"
+                if counts[effect] > 1 and faultless:
+                    yield f"effect {effect!r} has happened {counts[effect]} times, without any fault"
+            yield from _repeated(chain, done)
+
+
+def _repeated(chain: tuple[str, ...], done: Sequence[str]) -> Iterator[str]:
+    """Effects that were had again after a later one of their chain: their record was committed by then."""
+    reached = -1
+    for effect in done:
+        if effect in chain:
+            place_in_chain = chain.index(effect)
+            if place_in_chain < reached:
+                yield f"effect {effect!r} was repeated after {chain[reached]!r}, which needed its record"
+            reached = max(reached, place_in_chain)
