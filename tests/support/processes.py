@@ -84,15 +84,26 @@ class WorkerProcess:
 
 
 class Crew:
-    """The worker processes of one test."""
+    """The worker processes of one test. Their logs are printed at the end, unless it is `quiet`."""
 
-    def __init__(self, dsn: str, directory: Path) -> None:
+    def __init__(self, dsn: str, directory: Path, *, quiet: bool = False) -> None:
         self.dsn = dsn
         self.directory = directory
         self.workers: list[WorkerProcess] = []
+        self._quiet = quiet
 
-    def begin(self, app: str, *, environment: dict[str, str] | None = None, **options: str) -> WorkerProcess:
-        """Start a worker of `app`, quick to notice things unless `options` (WorkerConfig's names) say otherwise."""
+    def begin(
+        self,
+        app: str,
+        *,
+        dsn: str | None = None,
+        environment: dict[str, str] | None = None,
+        **options: str,
+    ) -> WorkerProcess:
+        """Start a worker of `app`, quick to notice things unless `options` (WorkerConfig's names) say otherwise.
+
+        `dsn` is another way to the crew's database, such as a proxy.
+        """
         log = self.directory / f"worker-{len(self.workers) + 1}.log"
         arguments = [
             part
@@ -102,7 +113,7 @@ class Crew:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("ZART_")}
         with log.open("wb") as output:
             process = subprocess.Popen(
-                [sys.executable, "-m", "zart_cli", "worker", "--app", app, "--dsn", self.dsn, *arguments],
+                [sys.executable, "-m", "zart_cli", "worker", "--app", app, "--dsn", dsn or self.dsn, *arguments],
                 cwd=ROOT,
                 env=inherited | {"ZART_TEST_PLACE": str(self.directory)} | (environment or {}),
                 stdin=subprocess.DEVNULL,
@@ -164,5 +175,7 @@ class Crew:
     ) -> None:
         for worker in self.workers:
             worker.kill()  # ends a stopped process, too
+        if self._quiet:
+            return
         for number, worker in enumerate(self.workers, start=1):
             print(f"---- worker {number}, process {worker.pid}, exit code {worker.exit_code}\n{worker.log}")
