@@ -31,6 +31,7 @@ class Proxy:
         self._changed = asyncio.Condition()
         self.refusing = False
         """Whether new connections are closed at once."""
+        self._deaf = False
         self.answers_to_lose = 0
         self.requests_to_lose = 0
         self.lost = 0
@@ -70,6 +71,17 @@ class Proxy:
     def resume(self) -> None:
         self._flowing.set()
 
+    def go_deaf(self) -> None:
+        """Connections are accepted and stay open, and whatever is said on them is never heard, until `hear`."""
+        self._deaf = True
+
+    def hear(self) -> None:
+        """Connections that were not heard break; new ones are passed on again."""
+        self._deaf = False
+        for link in list(self._links):
+            if link.unheard:
+                link.break_off()
+
     async def wait_lost(self, count: int) -> None:
         """Until so many answers and requests have been lost."""
         async with self._changed:
@@ -100,10 +112,14 @@ class Proxy:
             writer.transport.abort()
             return
         host, port = str(self._target.get("host", "localhost")), int(self._target.get("port") or 5432)
-        if host.startswith("/"):
-            up = await asyncio.open_unix_connection(f"{host}/.s.PGSQL.{port}")
-        else:
-            up = await asyncio.open_connection(host, port)
+        try:
+            if host.startswith("/"):
+                up = await asyncio.open_unix_connection(f"{host}/.s.PGSQL.{port}")
+            else:
+                up = await asyncio.open_connection(host, port)
+        except OSError:  # nobody is there, which the client would see without a proxy, too
+            writer.transport.abort()
+            return
         link = _Link(self, (reader, writer), up)
         self._links.add(link)
         await self._count(opened=1)
@@ -131,6 +147,8 @@ class _Link:
         self._client, self._server = client, server
         self._started = False  # the server has let the client in
         self._swallowing = False
+        self.unheard = False
+        """Whether something was said that was not passed on."""
         self.ended = asyncio.Event()
 
     def break_off(self) -> None:
@@ -150,6 +168,9 @@ class _Link:
     async def _to_server(self) -> None:
         while data := await self._client[0].read(1 << 16):
             await self._proxy._flowing.wait()
+            if self._proxy._deaf or self.unheard:
+                self.unheard = True
+                continue
             if self._started and (data.endswith(_SYNC) or data[:1] == b"Q"):
                 if self._proxy.requests_to_lose:
                     self._proxy.requests_to_lose -= 1
