@@ -52,6 +52,7 @@ from zart._engine.entries import Suspended as SuspendedEnding
 from zart._engine.lineage import library_of
 from zart._engine.log import Log
 from zart._engine.parking import DurableFuture
+from zart._engine.points import reach
 from zart._engine.steps import Steps
 from zart._engine.timers import BodyTimer
 from zart._engine.waits import Wait, Waits
@@ -213,6 +214,7 @@ class Activation:
 
     def release(self) -> None:
         """Give the execution back for another worker to go on."""
+        reach("release.begin")
         self.end(Released())
 
     def lose(self) -> None:
@@ -230,6 +232,7 @@ class Activation:
         if self.ending is not None or self.lost:
             return
         self.ending = ending
+        reach("ending.begin")
         if not self.replaying:
             self.waits.save()
         claim = self.claim
@@ -253,6 +256,7 @@ class Activation:
             return
         if error is not None:
             self.lost = True
+        reach("ending.acknowledged")
         self.host.ended(self)
 
     # ------------------------------------------------------------ tasks
@@ -302,6 +306,7 @@ class Activation:
         self._activity += 1
         if self.log.next is record and len(self.tasks) == 1 and not self._turns and not self._late:
             self.log.pass_on()
+            reach("replay.delivering")
             self._use(record)
             return True
         return False
@@ -449,11 +454,13 @@ class Activation:
             if not future.done():
                 future.set_exception(error)
             return
+        reach("input.acknowledged")
         if self.host.holds_back(self):
             self.release()
             return
         if not self._outbox and deliver is None and self._only_waits_for(future):
             future.set_result(entry)
+            reach("input.delivered")
             return
         self._outbox.append((entry, deliver or functools.partial(self._hand_over, future)))
         self.stir()
@@ -569,7 +576,9 @@ class Activation:
         elif self._outbox:
             committed, hand_over = self._outbox.popleft()
             self.busy()
+            reach("input.delivering")
             hand_over(committed)
+            reach("input.delivered")
             self.stir()
         else:
             self._consider_parking()
@@ -577,8 +586,10 @@ class Activation:
     def _give_turn(self, record: StoredEntry) -> None:
         deliver = self._turns.pop(record.key, None)
         if deliver is not None:
+            reach("replay.delivering")
             self._use(record)
             deliver(record)
+            reach("replay.delivered")
         self.stir()
 
     def _replay(self) -> None:
@@ -616,6 +627,7 @@ class Activation:
 
     def _go_live(self) -> None:
         """The log is at its end: what had no record may run now."""
+        reach("replay.over")
         gate, self._gate = self._gate, []
         try:
             for key, digest, future in gate:
@@ -641,8 +653,10 @@ class Activation:
         if self._all_parked():
             due = self.alarms.due
             if self.host.suspends(self, due):
+                reach("suspension.begin")
                 waiting = str(self.waits) or ", ".join(self.phase.pauses)
                 self.end(SuspendedEnding(seen=self.signal, wake_at=due, waiting_for=waiting or None))
+                reach("suspension.unwinding")
                 return
         if not self.resting and not self.closed and not self._nothing_to_look_for:
             self.resting = True

@@ -30,6 +30,7 @@ from psycopg import AsyncConnection
 
 from zart._engine.entries import CancelRequest, Claim, StoredEvent
 from zart._engine.histories import HISTORY_BYTES, SHORT_INPUT, Histories, Statement, by_task
+from zart._engine.points import reach
 from zart._postgres.listener import done_channel, work_channel
 from zart._postgres.queries import load
 from zart.errors import ExecutionCancelled
@@ -181,6 +182,8 @@ class Claimer:
             questions.append(self._inbox(watching))
         questions.append((self._claims["look"], {"worker": self._worker}))
         answers = await self._ask(connection, questions)
+        if len(self._histories):
+            reach("claim.read")
         seen = _look(answers.pop())
         news = await self._news(connection, answers.pop()) if watching else []
 
@@ -227,7 +230,9 @@ class Claimer:
         Ask again after saying yes: what was committed just before has notified nobody.
         """
         connection = await self._connected()
+        reach("idle.begin")
         await connection.execute(self._workers["set_idle"], {"worker": self._worker, "idle": idle})
+        reach("idle.committed")
 
     async def release(self) -> None:
         """Gives back what was claimed and not handed out, before `close`: others go on with it at once."""
@@ -255,7 +260,9 @@ class Claimer:
             "batch": batch,
         }
         self._doubtful[batch] = time.monotonic() + _DOUBT
+        reach("claim.begin")
         (rows,) = await self._ask(connection, [(self._claims["claim"], parameters)])
+        reach("claim.committed")
         del self._doubtful[batch]
         standing, candidates, now = rows[0][:3]
         self._claimed_at = now
@@ -275,7 +282,9 @@ class Claimer:
             "tasks": tasks,
             "epochs": epochs,
         }
+        reach("return.begin")
         await connection.execute(self._claims["give_back"], parameters)
+        reach("return.committed")
         now = time.monotonic()
         self._doubtful = {batch: until for batch, until in self._doubtful.items() if until > now}
 
@@ -296,6 +305,8 @@ class Claimer:
         if told:
             (rows_of_events,) = await self._ask(connection, [self._histories.events(told)])
             events = by_task(rows_of_events)
+        if rows:
+            reach("inbox.read")
         return [
             News(
                 task_id=task,
@@ -311,7 +322,9 @@ class Claimer:
 
     async def _apply(self, connection: Connection, *, free: int) -> tuple[bool, bool]:
         """Whether wake-ups were applied, and whether some are left."""
+        reach("wakeups.begin")
         (cancels,) = await self._ask(connection, [(self._wakeups["read_cancels"], {"batch": _BATCH})])
+        reach("wakeups.read")
         parameters = {
             "batch": _BATCH,
             "cancels": [wakeup for wakeup, _, _ in cancels],
@@ -320,13 +333,16 @@ class Claimer:
         (((applied, ready, left, ended),),) = await self._ask(
             connection, [(self._wakeups["apply_wakeups"], parameters)]
         )
+        reach("wakeups.committed")
         if ended:
             await self._notify(connection, "notify", {"channel": self._done_channel, "notes": ended})
         await self._share(connection, ready, free)
         return applied > 0, left > 0
 
     async def _promote(self, connection: Connection, *, free: int) -> bool:
+        reach("sleepers.begin")
         cursor = await connection.execute(self._wakeups["promote"], {"batch": _BATCH})
+        reach("sleepers.committed")
         await self._share(connection, cursor.rowcount, free)
         return cursor.rowcount > 0
 

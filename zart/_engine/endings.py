@@ -32,6 +32,7 @@ from zart._engine.entries import (
     Key,
     Record,
 )
+from zart._engine.points import reach
 from zart.durations import format_duration
 from zart.errors import (
     ExecutionCancelled,
@@ -103,17 +104,21 @@ class Cancels:
             self.requested = CancelRequest(told.get("reason"), told.get("author"))
         self._count = max(self._count, record.key.occurrence)
         root = self._activation.root
+        reach("cancel.delivering")
         if root is not None and not root.done():
             root.cancel()
+        reach("cancel.delivered")
 
     def _submit_request(self) -> None:
         if not self._submitted and self.requested is not None:
             self._submitted = True
+            reach("cancel.noticed")
             told = {"reason": self.requested.reason, "author": self.requested.author}
             self._submit("cancel", msgspec.json.encode(told))
 
     def _time_out(self) -> None:
         if not self._submitted and not self._activation.phase.is_second:
+            reach("limit.passed")
             self._submit("timeout", b"null")
 
     def _submit(self, name: str, told: bytes) -> None:
@@ -180,6 +185,7 @@ class Phase:
 
     def over(self, root: "asyncio.Task[Any]") -> None:
         """The body and all its branches have ended."""
+        reach("body.over")
         activation = self._activation
         cancels = activation.cancels
         error = asyncio.CancelledError("the body cancelled itself") if root.cancelled() else root.exception()
@@ -223,6 +229,7 @@ class Phase:
                 + format_duration(delay),
             )
         )
+        reach("body.retrying")
         activation.end(
             BodyRetry(
                 attempt=claim.attempt + 1,
@@ -239,6 +246,7 @@ class Phase:
         if activation.spec.on_failure is None:
             activation.end(Failed(failure=failure))
             return
+        reach("failure.begin")
         activation.cancels.forget_deadline()
         now = activation.host.now()
         entry = Entry(
@@ -254,6 +262,7 @@ class Phase:
         activation.submit(entry, deliver=self._begin_second)
 
     def _begin_second(self, record: Record) -> None:
+        reach("failure.delivered")
         self.path = ON_FAILURE
         heard_at = record.finished_at or self._activation.host.now()
         self._activation.start_phase(self._second(), ON_FAILURE, heard_at)

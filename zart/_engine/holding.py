@@ -22,6 +22,7 @@ from zart._engine.claimer import News
 from zart._engine.clock import DatabaseClock
 from zart._engine.entries import Change, Claim, Entry, Key
 from zart._engine.entries import Suspended as SuspendedEnding
+from zart._engine.points import reach
 from zart._engine.writer import Journal
 from zart.calls import DurableSpec, StepCall
 from zart.errors import ZartError
@@ -93,6 +94,7 @@ class Holding:
 
     def take(self, claim: Claim) -> None:
         """Run an execution that was claimed."""
+        reach("claim.handed-out")
         spec = self._shared.functions[claim.lane]
         if claim.recoveries > self._shared.max_recoveries:
             self._block(claim)

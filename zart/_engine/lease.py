@@ -26,6 +26,7 @@ from typing import Any
 import psycopg
 from psycopg import AsyncConnection, sql
 
+from zart._engine.points import reach
 from zart._engine.watchdog import Watchdog
 from zart._postgres.queries import load
 
@@ -91,6 +92,7 @@ class Lease:
             cursor = await connection.execute(statements["next_worker_id"], {"sequence": sequence})
             ((worker_id,),) = await cursor.fetchall()
             sent = time.monotonic()
+            reach("registration.begin")
             await connection.execute(
                 statements["register"],
                 {
@@ -102,6 +104,7 @@ class Lease:
                     "lease": orphan_timeout,
                 },
             )
+            reach("registration.committed")
         finally:
             await connection.close()
         return cls(schema, worker_id, orphan_timeout, sent)
@@ -145,7 +148,9 @@ class Lease:
         await self.stop()
         connection = await connect()
         try:
+            reach("leaving.begin")
             await connection.execute(self._statements["leave"], {"worker": self.worker_id})
+            reach("leaving.committed")
         finally:
             await connection.close()
 
@@ -157,9 +162,11 @@ class Lease:
 
     def beat(self, connection: psycopg.Connection[Any]) -> bool:
         """One heartbeat. False: the rows are gone."""
+        reach("lease.begin")
         sent = time.monotonic()
         parameters = {"worker": self.worker_id, "lease": self._length}
         rows = connection.execute(self._statements["heartbeat"], parameters).fetchall()
+        reach("lease.committed")
         if rows:
             self._last = sent
         else:

@@ -15,6 +15,7 @@ from typing import Any
 
 from psycopg import AsyncConnection
 
+from zart._engine.points import reach
 from zart._postgres.queries import load
 
 _log = logging.getLogger("zart.reaper")
@@ -27,14 +28,20 @@ async def reap(connection: AsyncConnection[Any], schema: str) -> list[str]:
     under way, is left for the next time; when that goes on, the log names the session that holds the row.
     """
     statements = load("workers", schema)
+    reach("reaping.begin")
     cursor = await connection.execute(statements["reap"])
-    for worker, host, pid in sorted(set(await cursor.fetchall())):
+    reaped = sorted(set(await cursor.fetchall()))
+    if reaped:
+        reach("reaping.committed")
+    for worker, host, pid in reaped:
         _log.warning("worker %d (%s, process %d) stopped answering", worker, host, pid)
     cursor = await connection.execute(statements["orphaned"])
     owners = [owner for (owner,) in await cursor.fetchall()]
     freed: list[str] = []
     if owners:
+        reach("takeover.begin")
         cursor = await connection.execute(statements["take_over"], {"owners": owners})
+        reach("takeover.committed")
         freed = [execution for (execution,) in await cursor.fetchall()]
         _log.warning("took over %d executions of %d workers", len(freed), len(owners))
     await _report_stuck(connection, schema)

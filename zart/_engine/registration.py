@@ -22,6 +22,7 @@ from zart._engine.claiming import Claiming
 from zart._engine.clock import DatabaseClock
 from zart._engine.holding import Holding, Shared
 from zart._engine.lease import Lease
+from zart._engine.points import reach
 from zart._engine.reaper import reap
 from zart._engine.writer import Journal
 from zart._postgres import connections
@@ -130,15 +131,20 @@ class Registration:
         try:
             await asyncio.wait([*duties, writing, stopping, over], return_when=asyncio.FIRST_COMPLETED)
             holding.stopping = True
+            reach("shutdown.begin")
             failed = [task for task in (*duties, writing) if task.done() and not task.cancelled()]
             await _cancel(duties[0])
             if self._over.is_set():
+                reach("fenced.begin")
                 holding.lose_all()
+                reach("fenced.dropped")
             elif not writing.done():
                 with contextlib.suppress(psycopg.Error, OSError):
                     async with asyncio.timeout(_SIGN_OFF_WITHIN):
                         await claimer.release()
+                reach("shutdown.unclaimed")
                 await holding.drain(self._config.shutdown_timeout.total_seconds())
+                reach("shutdown.drained")
             for task in failed:
                 task.result()
         finally:

@@ -11,6 +11,7 @@ new database. So the text changes at every fourfold number of batches, and the p
 
 import asyncio
 import datetime as dt
+import functools
 import logging
 import random
 import re
@@ -36,6 +37,7 @@ from zart._engine.folding import (
     task_columns,
     touches_entries,
 )
+from zart._engine.points import reach
 from zart._postgres.arrays import texts
 from zart._postgres.direct import Direct, Parameter
 from zart._postgres.listener import done_channel, work_channel
@@ -74,9 +76,10 @@ class _Statement:
     """A named statement with the server's own placeholders.
 
     The client would otherwise translate the long ones anew each time, which takes longer than to run them.
+    `point` begins the names of the points that are reached with it.
     """
 
-    def __init__(self, statement: bytes) -> None:
+    def __init__(self, statement: bytes, point: str) -> None:
         names: list[str] = []
 
         def numbered(found: re.Match[bytes]) -> bytes:
@@ -88,6 +91,9 @@ class _Statement:
         self._text = _PLACEHOLDER.sub(numbered, statement).replace(b"%%", b"%")
         self._texts = {0: self._text}
         self._names = names
+        self._begin = f"{point}.begin"
+        self._sent = functools.partial(reach, f"{point}.sent")
+        self._answered = f"{point}.answered"
 
     async def run(
         self, direct: Direct, parameters: Mapping[str, Parameter], *, plan: int = 0
@@ -96,7 +102,10 @@ class _Statement:
         text = self._texts.get(plan)
         if text is None:
             text = self._texts[plan] = b"/* %d */ " % plan + self._text
-        return await direct.rows(text, [parameters[name] for name in self._names])
+        reach(self._begin)
+        rows = await direct.rows(text, [parameters[name] for name in self._names], on_sent=self._sent)
+        reach(self._answered)
+        return rows
 
 
 class Reply(NamedTuple):
@@ -129,12 +138,12 @@ class Sender:
             "work_channel": work_channel(schema),
         }
         statements = load("journal", schema)
-        self._record = _Statement(statements["record"])
-        self._record_and_end = _Statement(statements["record_and_end"])
-        self._finish = _Statement(statements["finish"])
-        self._read_back_statement = _Statement(statements["read_back"])
-        self._now = _Statement(statements["now"])
-        self._announcement = _Statement(statements["announce"])
+        self._record = _Statement(statements["record"], "journal.record")
+        self._record_and_end = _Statement(statements["record_and_end"], "journal.record-and-end")
+        self._finish = _Statement(statements["finish"], "journal.finish")
+        self._read_back_statement = _Statement(statements["read_back"], "journal.read-back")
+        self._now = _Statement(statements["now"], "journal.now")
+        self._announcement = _Statement(statements["announce"], "journal.announce")
         self._fence = {"worker": worker_id, "writer": writer}
         self._on_now = on_now
         self._settle = settle
@@ -156,6 +165,7 @@ class Sender:
                 raise
             if isinstance(outcome, Reply):
                 self._deliver(part, outcome)
+                reach("journal.acknowledged")
                 if outcome.ended or outcome.claimable:
                     await self._announce(outcome)
             elif len(part) > 1:

@@ -22,6 +22,7 @@ import msgspec
 
 from zart._engine.branch import Branch
 from zart._engine.entries import Entry, FailedAttempt, Key, Record
+from zart._engine.points import reach
 from zart.calls import StepCall
 from zart.context import place
 from zart.durations import format_duration
@@ -86,12 +87,14 @@ class Steps:
                 now = host.now()
                 first = first or now
                 step = Running(key, attempt, first, now, thread=step.thread if step else None)
+                reach("step.begin")
                 decoded, result, error = await self._attempt(branch, step, call)
             finally:
                 self._give_back()
             finished = host.now()
             so_far = functools.partial(entry, attempts=attempt, started_at=first)
             if error is None:
+                reach("step.returned")
                 completed = so_far(state="completed", result=result, finished_at=finished)
                 try:
                     branch.heard(await branch.parked(activation.submit(completed)))
@@ -99,6 +102,7 @@ class Steps:
                     error = refused
                 else:
                     return decoded
+            reach("step.failed")
             failure = exception_to_json(error, step=key.name, attempts=attempt)
             until = self._again(call, error, attempt, first, finished)
             if until is None:
@@ -110,6 +114,7 @@ class Steps:
                 key, attempt, activation.claim.attempt, failure, step.started_at, finished, until
             )
             activation.write(so_far(state="waiting", until=until, failed_attempt=failed_attempt))
+            reach("step.waiting")
             attempt += 1
 
     def _again(
@@ -286,6 +291,7 @@ class Steps:
                         started_at=step.first_started_at,
                     )
                 )
+                reach("step.shown")
 
 
 def _step_context(branch: Branch, step: Running) -> StepContext:

@@ -15,6 +15,7 @@ import msgspec
 from zart._engine.alarms import Alarm
 from zart._engine.branch import Branch
 from zart._engine.entries import Entry, Key, Record, StoredEntry, StoredEvent
+from zart._engine.points import reach
 
 if TYPE_CHECKING:
     from zart._engine.activation import Activation
@@ -108,6 +109,7 @@ class Waits:
             )
         if wait.until is not None:
             wait.alarm = activation.alarms.set(wait.until, due)
+        reach("wait.armed")
 
     def cancel(self, wait: Wait) -> None:
         """The body waits for it no more."""
@@ -134,6 +136,7 @@ class Waits:
         event: StoredEvent | None = None,
         deliver: Callable[[Record], None] | None = None,
     ) -> None:
+        reach("wait.over")
         activation = self._activation
         unsaved = self._unsaved.pop(wait.key, None)
         stored = activation.log.by_key.get(wait.key)
@@ -206,6 +209,8 @@ class Waits:
 
     def save(self) -> None:
         """Write the rows of the waits that have none."""
+        if self._unsaved:
+            reach("deadlines.begin")
         unsaved, self._unsaved = self._unsaved, {}
         for entry in unsaved.values():
             self._activation.write(entry)

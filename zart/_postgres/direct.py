@@ -7,7 +7,7 @@ registered. Everything used is psycopg's documented `pq` interface; errors are p
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import psycopg
@@ -42,8 +42,13 @@ class Direct:
             self._loop.remove_writer(self._socket)
             self._go_on()
 
-    async def rows(self, statement: bytes, parameters: Sequence[Parameter]) -> list[tuple[Any, ...]]:
-        """Run a statement with placeholders `$1`, `$2`, …; its rows. Raises `psycopg.Error`."""
+    async def rows(
+        self, statement: bytes, parameters: Sequence[Parameter], *, on_sent: Callable[[], None]
+    ) -> list[tuple[Any, ...]]:
+        """Run a statement with placeholders `$1`, `$2`, …; its rows. Raises `psycopg.Error`.
+
+        `on_sent` is called when all of it is on its way, and its answer is not here.
+        """
         if self._answer is not None:
             raise psycopg.OperationalError(
                 "the statement before was abandoned, and its answer is still to come"
@@ -61,16 +66,18 @@ class Direct:
                 await self._answered()
                 self._names[statement] = name
             self._libpq.send_query_prepared(name, values, formats)
-        result = await self._answered()
+        result = await self._answered(on_sent)
         transformer = Transformer(self._connection)
         transformer.set_pgresult(result)
         return transformer.load_rows(0, result.ntuples, tuple)
 
-    async def _answered(self) -> pq.abc.PGresult:
+    async def _answered(self, on_sent: Callable[[], None] | None = None) -> pq.abc.PGresult:
         answer: asyncio.Future[list[pq.abc.PGresult]] = self._loop.create_future()
         self._answer = answer
         while self._libpq.flush():
             await self._room()
+        if on_sent is not None:
+            on_sent()
         results: list[pq.abc.PGresult] = await answer
         for result in results:
             if result.status == pq.ExecStatus.FATAL_ERROR:
