@@ -5,7 +5,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 DEBIAN_POSTGRES ?= /usr/lib/postgresql/15/bin
 PYTHON_VERSIONS ?= 3.11 3.12 3.13
-PYTEST_ARGS ?=
+# Most tests wait for something: two at a time, each half with a server of its own.
+PYTEST_ARGS ?= -n 2 --dist worksteal
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
