@@ -1,6 +1,7 @@
 """The PostgreSQL server that a test session uses.
 
-`ZART_TEST_DSN` names one that runs already (its user must be allowed to create databases). Otherwise the embedded
+`ZART_TEST_DSN` names one that runs already (its user must be allowed to create databases), and `ZART_TEST_LOG` the
+file of its log, for tests that read it. Otherwise the embedded
 server is started in a temporary directory, with the programs in `ZART_TEST_POSTGRES_BIN` if that is set. Where no
 server wheel is installed, a container is started if Docker answers.
 """
@@ -42,7 +43,8 @@ class Server:
 def running_server() -> Iterator[Server]:
     given = os.environ.get("ZART_TEST_DSN")
     if given:
-        yield Server(dsn=given, log=None)
+        log = os.environ.get("ZART_TEST_LOG")
+        yield Server(dsn=given, log=Path(log) if log else None)
         return
     programs = os.environ.get("ZART_TEST_POSTGRES_BIN")
     directory = Path(tempfile.mkdtemp(prefix="zart-tests-"))
