@@ -47,6 +47,9 @@ class Worker:
     exit_when_wedged: bool = False
     """Whether a blocked event loop ends the process past `wedge_timeout`; else the worker only gives its work up."""
 
+    _always_suspend: bool = False
+    """For tests: each record that is committed is replayed instead of being delivered."""
+
     def __init__(
         self, target: str | Client | None, registry: Registry, config: WorkerConfig | None = None, /
     ) -> None:
@@ -61,7 +64,6 @@ class Worker:
         self._stop = asyncio.Event()
         self._started: asyncio.Future[None] | None = None
         self._running: asyncio.Task[None] | None = None
-        self._always_suspend = False
         self._address = ""
 
     # ------------------------------------------------------------ life
@@ -151,7 +153,7 @@ class Worker:
             lanes = await resolve_lanes(connection, self._schema, wanted)
         finally:
             await connection.close()
-        return {lane: specs[name, version] for (_queue, name, version), lane in lanes.items()}
+        return {lane: specs[name, version] for lane, (_queue, name, version) in lanes.items()}
 
     @contextlib.asynccontextmanager
     async def _resources(self) -> AsyncGenerator[tuple[object, ...]]:

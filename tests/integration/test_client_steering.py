@@ -215,9 +215,8 @@ async def test_stats(client: Client, dsn: str) -> None:
     rows(
         dsn,
         "INSERT INTO zart_workers (worker_id, writer, host, pid, lanes, expires_at) "
-        "SELECT 1, n, 'h', 1, array_agg(id), now() + interval '1 minute' FROM zart_lanes, "
-        "generate_series(0, 1) n "
-        "WHERE name = 'sweep' GROUP BY n",
+        "SELECT 1, n, 'h', 1, ARRAY[zart_lane('default', 'sweep', NULL)], now() + interval '1 minute' "
+        "FROM generate_series(0, 1) n",
     )
     stats = await client.stats()
     assert stats.by_status == {"scheduled": 2, "completed": 1}

@@ -52,10 +52,10 @@ def test_start_by_argument_names(sql: psycopg.Connection[Any]) -> None:
     )
     assert made[14] == "7"
     assert sql.execute(
-        "SELECT e.queue, e.version, e.priority, t.priority, t.state, t.wake_at = t.due_at, l.version, "
-        "l.queue "
-        "FROM zart_executions e JOIN zart_tasks t ON t.id = e.task_id JOIN zart_lanes l ON l.id = t.lane"
-    ).fetchall() == [("mail", "2", -5, -5, "waiting", True, "2", "mail")]
+        "SELECT e.queue, e.version, e.priority, t.priority, t.state, t.wake_at = t.due_at, "
+        "t.lane = zart_lane('mail', 'ship', '2') "
+        "FROM zart_executions e JOIN zart_tasks t ON t.id = e.task_id"
+    ).fetchall() == [("mail", "2", -5, -5, "waiting", True, True)]
     assert one(sql, "SELECT status FROM zart_v_executions") == "scheduled"
 
 
@@ -328,7 +328,7 @@ def test_served(sql: psycopg.Connection[Any]) -> None:
     assert one(sql, "SELECT served FROM zart_v_executions") is False
     sql.execute(
         "INSERT INTO zart_workers (worker_id, writer, host, pid, lanes, expires_at) "
-        "SELECT 1, 0, 'h', 1, array_agg(id), now() + interval '1 minute' FROM zart_lanes"
+        "VALUES (1, 0, 'h', 1, ARRAY[zart_lane('default', 'ship', NULL)], now() + interval '1 minute')"
     )
     assert one(sql, "SELECT served FROM zart_v_executions") is True
     sql.execute("UPDATE zart_workers SET expires_at = now() - interval '1 second'")

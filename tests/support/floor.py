@@ -75,7 +75,7 @@ class Floor:
     ) -> Hand:
         """A worker that serves these functions ("f" unless said otherwise)."""
         functions = [("default", name, None) for name in names or ("f",)]
-        lanes = list((await resolve_lanes(self.database, "public", functions)).values())
+        lanes = list(await resolve_lanes(self.database, "public", functions))
         lease = await Lease.register(self._dial, "public", lanes=lanes, orphan_timeout=orphan_timeout)
 
         async def dial() -> AsyncConnection[Any]:

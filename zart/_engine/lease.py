@@ -29,6 +29,7 @@ from psycopg import AsyncConnection, sql
 from zart._engine.points import reach
 from zart._engine.watchdog import Watchdog
 from zart._postgres.queries import load
+from zart.errors import UsageError
 
 _log = logging.getLogger("zart.worker")
 
@@ -42,14 +43,21 @@ _LONGEST_PAUSE = 5.0
 
 async def resolve_lanes(
     connection: AsyncConnection[Any], schema: str, functions: Sequence[Function]
-) -> dict[Function, int]:
-    """The lane of each function; those that are new are made."""
+) -> dict[int, Function]:
+    """The functions by lane; one may have two lanes. Raises UsageError when another function has the number of one."""
+    statements = load("workers", schema)
     queues, names, versions = zip(*functions, strict=True) if functions else ((), (), ())
-    cursor = await connection.execute(
-        load("workers", schema)["lanes"],
-        {"queues": list(queues), "names": list(names), "versions": list(versions)},
-    )
-    return {(queue, name, version): lane for queue, name, version, lane in await cursor.fetchall()}
+    parameters = {"queues": list(queues), "names": list(names), "versions": list(versions)}
+    await connection.execute(statements["note_lanes"], parameters)
+    lanes: dict[int, Function] = {}
+    for row in await (await connection.execute(statements["lanes"], parameters)).fetchall():
+        wanted, lane, noted = row[:3], row[3], row[4:]
+        if wanted != noted:
+            raise UsageError(
+                f"the hash of {wanted} (queue, name, version) equals that of {noted}: rename one of them"
+            )
+        lanes[lane] = wanted
+    return lanes
 
 
 class Lease:

@@ -19,11 +19,10 @@ from zart.errors import ExecutionConflict
 
 
 class Starter:
-    """Starts executions, and remembers the lanes of the functions that it has started."""
+    """Starts executions."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._lanes: dict[tuple[str, str, str | None], int] = {}
         self._gathering = Gathering(self._send)
 
     async def close(self) -> None:
@@ -47,11 +46,7 @@ class Starter:
             await self._start_group(first.start.target, starts, awaited)
 
     async def _start(self, wanted: Start, on_conflict: OnConflict, *, awaited: bool) -> bool:
-        lane = wanted.target.lane
-        parameters = wanted.parameters(self._lanes.get(lane), awaited=awaited)
-        rows = await self._database.query("start", parameters)
-        if rows:
-            self._lanes[lane] = rows[0][0]
+        if await self._database.query("start", wanted.parameters(awaited=awaited)):
             return True
         found = await self._database.query("compare", wanted.compare_parameters())
         if not found:

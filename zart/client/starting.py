@@ -47,13 +47,9 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     """Of executions started so, in place of the function's own; zero means none."""
 
     @property
-    def lane(self) -> tuple[str, str, str | None]:
-        return self.queue, self.name, self.version
-
-    @property
     def key(self) -> tuple[object, ...]:
         """Starts with equal keys may go in one statement."""
-        return self.lane, self.priority, self.time_limit
+        return self.queue, self.name, self.version, self.priority, self.time_limit
 
 
 class Input(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,8 +71,8 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
     at: dt.datetime | None
     delay: dt.timedelta | None
 
-    def parameters(self, lane: int | None, *, awaited: bool = False) -> dict[str, Any]:
-        """For the statement `start`. Without a lane the database looks it up."""
+    def parameters(self, *, awaited: bool = False) -> dict[str, Any]:
+        """For the statement `start`."""
         target = self.target
         return {
             "id": self.id,
@@ -90,7 +86,6 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
             "awaited": awaited,
             "at": self.at,
             "delay": self.delay,
-            "lane": lane,
             "time_limit": target.time_limit,
         }
 

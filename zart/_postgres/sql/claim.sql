@@ -16,6 +16,7 @@
 -- seem cheaper than the general one, and the statement be planned anew each time, which takes longer than to run it.
 -- The commit does not wait for the disk: a claim that a crash of the server undoes has recorded nothing, since the first
 -- record's commit waits for all that was written before it.
+-- Counters wrap instead of overflowing: a number that somebody has written into one row must not stop the rest.
 -- name: claim
 WITH fence AS MATERIALIZED (
     SELECT w.worker_id FROM {schema}.zart_workers w
@@ -26,7 +27,7 @@ WITH fence AS MATERIALIZED (
     WHERE EXISTS (SELECT FROM fence) AND t.state = 'ready' AND t.recoveries > 1
         AND t.id = ANY (ARRAY(
             SELECT c.id
-            FROM unnest((SELECT %(lanes)s::int[])) AS wanted CROSS JOIN LATERAL (
+            FROM unnest((SELECT %(lanes)s::bigint[])) AS wanted CROSS JOIN LATERAL (
                 SELECT s.id, s.recoveries, s.priority FROM {schema}.zart_tasks s
                 WHERE s.lane = wanted AND s.recoveries > 1 AND s.state = 'ready'
                 ORDER BY s.recoveries, s.priority, s.id LIMIT (SELECT %(suspects)s::int * 8)
@@ -36,7 +37,7 @@ WITH fence AS MATERIALIZED (
     FOR NO KEY UPDATE SKIP LOCKED
 ), candidate AS MATERIALIZED (
     SELECT c.id
-    FROM unnest((SELECT %(lanes)s::int[])) AS wanted CROSS JOIN unnest(ARRAY[0, 1]) AS times CROSS JOIN LATERAL (
+    FROM unnest((SELECT %(lanes)s::bigint[])) AS wanted CROSS JOIN unnest(ARRAY[0, 1]) AS times CROSS JOIN LATERAL (
         SELECT s.id, s.priority FROM {schema}.zart_tasks s
         WHERE s.lane = wanted AND s.recoveries = times AND s.state = 'ready'
         ORDER BY s.priority, s.id LIMIT (SELECT %(limit)s::int * 2)
@@ -50,7 +51,7 @@ WITH fence AS MATERIALIZED (
     FOR NO KEY UPDATE SKIP LOCKED
 ), claimed AS (
     UPDATE {schema}.zart_tasks t
-    SET state = 'running', owner = %(worker)s, epoch = t.epoch + 1, batch = %(batch)s,
+    SET state = 'running', owner = %(worker)s, epoch = t.epoch % 2147483647 + 1, batch = %(batch)s,
         started_at = coalesce(t.started_at, {schema}.zart_now()), waiting_for = NULL
     WHERE t.id = ANY (ARRAY(SELECT f.id FROM fit f UNION ALL SELECT s.id FROM suspect s))
     RETURNING t.id, t.execution_id, t.run_id, t.lane, t.priority, t.epoch, t.signal, t.attempt, t.floor, t.recoveries,
@@ -65,8 +66,8 @@ WITH fence AS MATERIALIZED (
 )
 SELECT EXISTS (SELECT FROM fence) AS fenced, (SELECT count(*) FROM candidate) AS candidates, {schema}.zart_now() AS now,
     c.id, c.execution_id, c.run_id, c.lane, c.epoch, c.signal, c.attempt, c.floor, c.recoveries,
-    c.due_at, c.started_at, c.not_before, c.cancel_at, c.cancel_reason, c.cancel_author,
-    c.accept_arguments, c.time_limit, c.input, c.steps, coalesce(c.payload, 0) + coalesce(c.results, 0)
+    {time:c.due_at}, {time:c.started_at}, {time:c.not_before}, c.cancel_at IS NOT NULL, c.cancel_reason, c.cancel_author,
+    c.accept_arguments, {interval:c.time_limit}, c.input, c.steps, coalesce(c.payload, 0) + coalesce(c.results, 0)
 FROM (SELECT set_config('synchronous_commit', 'off', true)) AS always LEFT JOIN claimed c ON true
 ORDER BY c.priority, c.id;
 
@@ -82,7 +83,7 @@ WHERE t.epoch = held.epoch AND t.owner = %(worker)s;
 -- Their histories: in log order, what is under way last.
 -- name: load_steps
 SELECT held.task, s.path, s.name, s.occurrence, s.kind, s.seq, s.state, s.digest, s.arguments, s.result::text,
-    s.failure::text, s.attempts, s.started_at, s.finished_at, s.until
+    s.failure::text, s.attempts, {time:s.started_at}, {time:s.finished_at}, {time:s.until}
 FROM unnest(%(tasks)s::bigint[], %(runs)s::uuid[]) AS held (task, run)
     CROSS JOIN LATERAL (SELECT * FROM {schema}.zart_steps s WHERE s.run_id = held.run OFFSET 0) s
 ORDER BY held.task, s.seq NULLS LAST;
@@ -90,7 +91,7 @@ ORDER BY held.task, s.seq NULLS LAST;
 -- A page of one long history, in the order of its key.
 -- name: load_page
 SELECT %(task)s::bigint, s.path, s.name, s.occurrence, s.kind, s.seq, s.state, s.digest, s.arguments, s.result::text,
-    s.failure::text, s.attempts, s.started_at, s.finished_at, s.until
+    s.failure::text, s.attempts, {time:s.started_at}, {time:s.finished_at}, {time:s.until}
 FROM {schema}.zart_steps s
 WHERE s.run_id = %(run)s
     AND (s.path, s.name, s.occurrence, s.kind) > (%(path)s::text, %(name)s::text, %(occurrence)s::int, %(kind)s::text)
@@ -122,23 +123,27 @@ WHERE t.id IS NULL OR t.signal <> held.signal;
 -- name: look
 SELECT EXISTS (SELECT FROM {schema}.zart_workers w WHERE w.worker_id = %(worker)s AND w.writer = 0),
     (SELECT w.id FROM {schema}.zart_wakeups w ORDER BY w.id LIMIT 1) IS NOT NULL,
-    (SELECT min(t.wake_at) FROM {schema}.zart_tasks t WHERE t.state = 'waiting' AND t.wake_at IS NOT NULL),
+    (SELECT {time:next.due}
+        FROM (SELECT min(t.wake_at) AS due FROM {schema}.zart_tasks t
+            WHERE t.state = 'waiting' AND t.wake_at IS NOT NULL) next),
     {schema}.zart_now();
 
 -- What an idle worker asks: is there anything to claim in its lanes, and the same as above.
 -- name: peek
 SELECT EXISTS (
-        SELECT FROM unnest((SELECT %(lanes)s::int[])) AS wanted CROSS JOIN LATERAL (
+        SELECT FROM unnest((SELECT %(lanes)s::bigint[])) AS wanted CROSS JOIN LATERAL (
             SELECT FROM {schema}.zart_tasks t
             WHERE t.lane = wanted AND t.recoveries <= 1 AND t.state = 'ready' LIMIT 1
         ) t),
     %(suspect)s AND EXISTS (
-        SELECT FROM unnest((SELECT %(lanes)s::int[])) AS wanted CROSS JOIN LATERAL (
+        SELECT FROM unnest((SELECT %(lanes)s::bigint[])) AS wanted CROSS JOIN LATERAL (
             SELECT FROM {schema}.zart_tasks t
             WHERE t.lane = wanted AND t.recoveries > 1 AND t.state = 'ready' LIMIT 1
         ) t),
     (SELECT w.id FROM {schema}.zart_wakeups w ORDER BY w.id LIMIT 1) IS NOT NULL,
-    (SELECT min(t.wake_at) FROM {schema}.zart_tasks t WHERE t.state = 'waiting' AND t.wake_at IS NOT NULL),
+    (SELECT {time:next.due}
+        FROM (SELECT min(t.wake_at) AS due FROM {schema}.zart_tasks t
+            WHERE t.state = 'waiting' AND t.wake_at IS NOT NULL) next),
     {schema}.zart_now();
 
 -- Gives back what claims took and nobody was told of: the answer was lost on its way, or the worker stops.

@@ -1,8 +1,7 @@
 -- What a client asks and does. Each statement is sent alone, in autocommit, unless its comment says otherwise.
 
--- Starts one execution in one round trip; also inside a transaction of the caller's, since it only inserts. The lane
--- is known after the first start of a function; until then it is looked up, and made if it is new.
--- Returns the lane, or nothing if the id exists already.
+-- Starts one execution in one round trip; also inside a transaction of the caller's, since it only inserts, and nothing
+-- that others would insert as well but the id. Returns the id, or nothing if it exists already.
 -- name: start
 WITH made AS (
     INSERT INTO {schema}.zart_executions AS e (id, name, version, queue, priority, run_id, payload, digest, awaited)
@@ -16,12 +15,12 @@ WITH made AS (
 )
 INSERT INTO {schema}.zart_tasks AS t (id, execution_id, run_id, lane, priority, state, wake_at, due_at, time_limit)
 SELECT m.task_id, m.id, m.run_id,
-    coalesce(%(lane)s::int, {schema}.zart_lane(%(queue)s::text, %(name)s::text, %(version)s::text)), m.priority,
+    {schema}.zart_lane(%(queue)s::text, %(name)s::text, %(version)s::text), m.priority,
     CASE WHEN d.at > d.present THEN 'waiting' ELSE 'ready' END,
     CASE WHEN d.at > d.present THEN d.at END,
     d.at, %(time_limit)s::interval
 FROM made m CROSS JOIN due d
-RETURNING t.lane;
+RETURNING t.execution_id;
 
 -- Starts many executions of one function, in the order of their ids so that two of these cannot deadlock.
 -- Returns the ids that were new.
@@ -95,7 +94,7 @@ WITH target AS MATERIALIZED (
     RETURNING v.id
 ), woken AS (
     UPDATE {schema}.zart_tasks t
-    SET signal = t.signal + 1,
+    SET signal = t.signal % 2147483647 + 1,
         state = CASE WHEN t.state = 'waiting' AND t.started_at IS NOT NULL
                 AND (t.not_before IS NULL OR t.not_before <= {schema}.zart_now())
             THEN 'ready' ELSE t.state END
@@ -152,7 +151,7 @@ WITH task AS MATERIALIZED (
     RETURNING t.id, t.execution_id, t.run_id
 ), told AS (
     UPDATE {schema}.zart_tasks t
-    SET signal = t.signal + 1, cancel_reason = %(reason)s, cancel_author = %(author)s, cancel_at = {schema}.zart_now(),
+    SET signal = t.signal % 2147483647 + 1, cancel_reason = %(reason)s, cancel_author = %(author)s, cancel_at = {schema}.zart_now(),
         state = CASE WHEN t.state = 'waiting' THEN 'ready' ELSE t.state END
     FROM task k WHERE t.id = k.id AND NOT k.ends AND k.cancel_at IS NULL
     RETURNING t.execution_id, t.run_id, t.state
@@ -179,7 +178,7 @@ SELECT EXISTS (SELECT FROM ended), EXISTS (SELECT FROM told),
 -- name: resume
 WITH task AS (
     UPDATE {schema}.zart_tasks t
-    SET state = 'ready', recoveries = 0, signal = t.signal + 1,
+    SET state = 'ready', recoveries = 0, signal = t.signal % 2147483647 + 1,
         accept_arguments = t.accept_arguments OR %(accept_arguments)s::bool
     WHERE t.id = %(task)s AND t.state = 'blocked'
     RETURNING t.id, t.execution_id, t.run_id
@@ -193,13 +192,13 @@ SELECT EXISTS (SELECT FROM task);
 
 -- name: status
 SELECT v.id, v.name, v.status, v.run_id::text, v.waiting_for, v.cancelling, v.served, v.queue, v.priority, v.version,
-    v.failure::text, v.created_at, v.finished_at
+    v.failure::text, {time:v.created_at}, {time:v.finished_at}
 FROM {schema}.zart_v_executions v WHERE v.id = %(id)s;
 
 -- A page of executions, the newest first, after the one with the id `after`.
 -- name: page
 SELECT v.id, v.name, v.status, v.run_id::text, v.waiting_for, v.cancelling, v.served, v.queue, v.priority, v.version,
-    v.failure::text, v.created_at, v.finished_at
+    v.failure::text, {time:v.created_at}, {time:v.finished_at}
 FROM {schema}.zart_v_executions v
 WHERE (%(name)s::text IS NULL OR v.name = %(name)s)
     AND (%(status)s::text IS NULL OR v.status = %(status)s)
@@ -214,7 +213,7 @@ LIMIT %(limit)s;
 -- The same for a status of live work, whatever the number of those that have ended.
 -- name: live_page
 SELECT v.id, v.name, v.status, v.run_id::text, v.waiting_for, v.cancelling, v.served, v.queue, v.priority, v.version,
-    v.failure::text, v.created_at, v.finished_at
+    v.failure::text, {time:v.created_at}, {time:v.finished_at}
 FROM {schema}.zart_tasks t JOIN {schema}.zart_v_executions v ON v.id = t.execution_id
 WHERE v.status = %(status)s
     AND (%(name)s::text IS NULL OR v.name = %(name)s)
@@ -228,27 +227,34 @@ LIMIT %(limit)s;
 
 -- The journal of a run: what was delivered in its order, then what is under way.
 -- name: records
-SELECT s.path, s.name, s.occurrence, s.kind, s.state, s.attempts, s.started_at, s.finished_at, s.until, s.failure::text
+SELECT s.path, s.name, s.occurrence, s.kind, s.state, s.attempts, {time:s.started_at}, {time:s.finished_at},
+    {time:s.until}, s.failure::text
 FROM {schema}.zart_steps s WHERE s.run_id = %(run_id)s
 ORDER BY s.seq NULLS LAST, s.started_at NULLS LAST, s.path, s.name, s.occurrence;
 
 -- name: attempts
-SELECT a.path, a.name, a.occurrence, a.attempt, a.body_attempt, a.finished_at, a.next_at, a.failure::text
+SELECT a.path, a.name, a.occurrence, a.attempt, a.body_attempt, {time:a.finished_at}, {time:a.next_at},
+    a.failure::text
 FROM {schema}.zart_step_attempts a WHERE a.run_id = %(run_id)s ORDER BY a.id;
 
 -- name: notes
-SELECT h.at, h.what, h.author, h.note FROM {schema}.zart_history h WHERE h.execution_id = %(id)s ORDER BY h.id;
+SELECT {time:h.at}, h.what, h.author, h.note FROM {schema}.zart_history h WHERE h.execution_id = %(id)s ORDER BY h.id;
 
 -- name: count_by_status
 SELECT v.status, count(*) FROM {schema}.zart_v_executions v GROUP BY v.status;
 
+-- Ready work that no live worker has registered. One execution of each lane says what its function is.
 -- name: count_unserved
-SELECT l.name, count(*)
-FROM {schema}.zart_tasks t JOIN {schema}.zart_lanes l ON l.id = t.lane
-WHERE t.state = 'ready' AND NOT EXISTS (
-    SELECT FROM {schema}.zart_workers w WHERE w.writer = 0 AND t.lane = ANY (w.lanes)
-        AND w.expires_at > clock_timestamp())
-GROUP BY l.name;
+WITH waiting AS (
+    SELECT count(*) AS tasks, min(t.id) AS example FROM {schema}.zart_tasks t
+    WHERE t.state = 'ready' AND NOT EXISTS (
+        SELECT FROM {schema}.zart_workers w WHERE w.writer = 0 AND t.lane = ANY (w.lanes)
+            AND w.expires_at > clock_timestamp())
+    GROUP BY t.lane
+)
+SELECT e.name, sum(w.tasks)::bigint
+FROM waiting w JOIN {schema}.zart_tasks t ON t.id = w.example JOIN {schema}.zart_executions e ON e.id = t.execution_id
+GROUP BY e.name;
 
 -- name: count_workers
 SELECT count(DISTINCT w.worker_id) FROM {schema}.zart_workers w WHERE w.expires_at > clock_timestamp();

@@ -9,13 +9,22 @@ INSERT INTO {schema}.zart_workers (worker_id, writer, host, pid, lanes, expires_
 SELECT %(worker)s, writer, %(host)s, %(pid)s, %(lanes)s, clock_timestamp() + %(lease)s
 FROM generate_series(0, %(writers)s - 1) AS writer;
 
--- The lanes of functions, made where they are new; sorted, so that workers that start together do not deadlock.
+-- Writes down which functions the lanes of a worker stand for; sorted, so that workers that start together do not
+-- deadlock. Only workers write here, in transactions of this one statement: nobody waits for longer.
+-- name: note_lanes
+INSERT INTO {schema}.zart_lanes (id, queue, name, version)
+SELECT {schema}.zart_lane(f.queue, f.name, f.version), f.queue, f.name, f.version
+FROM unnest(%(queues)s::text[], %(names)s::text[], %(versions)s::text[]) AS f (queue, name, version)
+ORDER BY 1
+ON CONFLICT (id) DO NOTHING;
+
+-- The lanes of functions: the number that is derived from each, and one that was given out to it before numbers were
+-- derived. If another function has the derived number, that one is found.
 -- name: lanes
-SELECT f.queue, f.name, f.version, {schema}.zart_lane(f.queue, f.name, f.version)
-FROM (
-    SELECT * FROM unnest(%(queues)s::text[], %(names)s::text[], %(versions)s::text[]) AS f (queue, name, version)
-    ORDER BY queue, name, version OFFSET 0
-) f;
+SELECT f.queue, f.name, f.version, l.id, l.queue, l.name, l.version
+FROM unnest(%(queues)s::text[], %(names)s::text[], %(versions)s::text[]) AS f (queue, name, version)
+    JOIN {schema}.zart_lanes l ON l.id = {schema}.zart_lane(f.queue, f.name, f.version)
+        OR (l.queue = f.queue AND l.name = f.name AND l.version IS NOT DISTINCT FROM f.version);
 
 -- Rows in the order in which the reaper takes them; none back means that the worker was reaped.
 -- name: heartbeat
@@ -65,7 +74,7 @@ WITH held AS MATERIALIZED (
 ), freed AS (
     UPDATE {schema}.zart_tasks t
     SET state = CASE WHEN t.state = 'running' THEN 'ready' ELSE t.state END,
-        owner = NULL, batch = NULL, recoveries = t.recoveries + 1
+        owner = NULL, batch = NULL, recoveries = least(t.recoveries, 2147483646) + 1
     FROM held WHERE t.id = held.id
     RETURNING t.execution_id, t.run_id, held.owner
 )
@@ -80,13 +89,17 @@ FROM {schema}.zart_workers w LEFT JOIN pg_stat_activity a ON a.backend_xid = w.x
 WHERE w.expires_at < clock_timestamp()
 GROUP BY w.worker_id, w.host, w.pid;
 
--- Ready work that no worker which runs now has registered.
+-- Ready work that no worker which runs now has registered. One execution of each lane says what its function is.
 -- name: unserved
-SELECT l.queue, l.name, l.version, count(*)
-FROM {schema}.zart_tasks t JOIN {schema}.zart_lanes l ON l.id = t.lane
-WHERE t.state = 'ready'
-    AND NOT EXISTS (
-        SELECT FROM {schema}.zart_workers w WHERE t.lane = ANY (w.lanes) AND w.expires_at > clock_timestamp()
-    )
-GROUP BY l.queue, l.name, l.version
-ORDER BY l.queue, l.name, l.version;
+WITH waiting AS (
+    SELECT count(*) AS tasks, min(t.id) AS example FROM {schema}.zart_tasks t
+    WHERE t.state = 'ready'
+        AND NOT EXISTS (
+            SELECT FROM {schema}.zart_workers w WHERE t.lane = ANY (w.lanes) AND w.expires_at > clock_timestamp()
+        )
+    GROUP BY t.lane
+)
+SELECT e.queue, e.name, e.version, sum(w.tasks)::bigint
+FROM waiting w JOIN {schema}.zart_tasks t ON t.id = w.example JOIN {schema}.zart_executions e ON e.id = t.execution_id
+GROUP BY e.queue, e.name, e.version
+ORDER BY e.queue, e.name, e.version;
