@@ -217,7 +217,7 @@ def _pending(row: TupleRow, now: dt.datetime) -> Pending:
         started_at,
         not_before,
     ) = row[:12]
-    cancelled_at, reason, author, accept_arguments, time_limit, payload, steps, weight = row[12:]
+    cancelled, reason, author, accept_arguments, time_limit, payload, steps, weight = row[12:]
     return Pending(
         task_id=task,
         execution_id=execution,
@@ -232,7 +232,7 @@ def _pending(row: TupleRow, now: dt.datetime) -> Pending:
         time_limit=time_limit,
         started_at=started_at,
         not_before=not_before,
-        cancel=CancelRequest(reason, author) if cancelled_at is not None else None,
+        cancel=CancelRequest(reason, author) if cancelled else None,
         accept_arguments=accept_arguments,
         now=now,
         payload=payload,

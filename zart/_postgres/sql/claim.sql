@@ -51,7 +51,7 @@ WITH fence AS MATERIALIZED (
     FOR NO KEY UPDATE SKIP LOCKED
 ), claimed AS (
     UPDATE {schema}.zart_tasks t
-    SET state = 'running', owner = %(worker)s, epoch = t.epoch % 2147483647 + 1, batch = %(batch)s,
+    SET state = 'running', owner = %(worker)s, epoch = t.epoch %% 2147483647 + 1, batch = %(batch)s,
         started_at = coalesce(t.started_at, {schema}.zart_now()), waiting_for = NULL
     WHERE t.id = ANY (ARRAY(SELECT f.id FROM fit f UNION ALL SELECT s.id FROM suspect s))
     RETURNING t.id, t.execution_id, t.run_id, t.lane, t.priority, t.epoch, t.signal, t.attempt, t.floor, t.recoveries,

@@ -94,7 +94,7 @@ WITH target AS MATERIALIZED (
     RETURNING v.id
 ), woken AS (
     UPDATE {schema}.zart_tasks t
-    SET signal = t.signal % 2147483647 + 1,
+    SET signal = t.signal %% 2147483647 + 1,
         state = CASE WHEN t.state = 'waiting' AND t.started_at IS NOT NULL
                 AND (t.not_before IS NULL OR t.not_before <= {schema}.zart_now())
             THEN 'ready' ELSE t.state END
@@ -151,7 +151,7 @@ WITH task AS MATERIALIZED (
     RETURNING t.id, t.execution_id, t.run_id
 ), told AS (
     UPDATE {schema}.zart_tasks t
-    SET signal = t.signal % 2147483647 + 1, cancel_reason = %(reason)s, cancel_author = %(author)s, cancel_at = {schema}.zart_now(),
+    SET signal = t.signal %% 2147483647 + 1, cancel_reason = %(reason)s, cancel_author = %(author)s, cancel_at = {schema}.zart_now(),
         state = CASE WHEN t.state = 'waiting' THEN 'ready' ELSE t.state END
     FROM task k WHERE t.id = k.id AND NOT k.ends AND k.cancel_at IS NULL
     RETURNING t.execution_id, t.run_id, t.state
@@ -178,7 +178,7 @@ SELECT EXISTS (SELECT FROM ended), EXISTS (SELECT FROM told),
 -- name: resume
 WITH task AS (
     UPDATE {schema}.zart_tasks t
-    SET state = 'ready', recoveries = 0, signal = t.signal % 2147483647 + 1,
+    SET state = 'ready', recoveries = 0, signal = t.signal %% 2147483647 + 1,
         accept_arguments = t.accept_arguments OR %(accept_arguments)s::bool
     WHERE t.id = %(task)s AND t.state = 'blocked'
     RETURNING t.id, t.execution_id, t.run_id

@@ -41,7 +41,7 @@ WITH taken AS MATERIALIZED (
     RETURNING t.id, t.execution_id, t.run_id, n.reason, n.author, n.failure
 ), told AS (
     UPDATE {schema}.zart_tasks t
-    SET signal = t.signal + 1,
+    SET signal = t.signal %% 2147483647 + 1,
         state = CASE
             WHEN t.state = 'waiting'
                 AND (n.cancels OR greatest(t.due_at, t.not_before) <= {schema}.zart_now()) THEN 'ready'
