@@ -1,12 +1,44 @@
-"""Fixtures for every test. Asynchronous tests need no mark: anyio runs them on asyncio."""
+"""Fixtures for every test, and the mode that the session runs in (`support/modes.py`).
 
+Asynchronous tests need no mark: anyio runs them on asyncio.
+"""
+
+import os
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
 
 import anyio
 import pytest
 
+from tests.support import modes
 from tests.support.databases import Databases
+from tests.support.pooler import pgbouncer
 from tests.support.server import Server, running_server
+
+MODE = modes.current()
+
+
+def pytest_configure() -> None:
+    if MODE is not None:
+        modes.prepare_children(MODE)
+        modes.enter(MODE)
+
+
+def pytest_report_header() -> list[str]:
+    return [f"zart mode: {MODE}"] if MODE is not None else []
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        for mark in item.iter_markers("not_in"):
+            unknown = set(mark.args) - set(modes.MODES)
+            if unknown or not mark.args or not mark.kwargs.get("reason"):
+                raise pytest.UsageError(
+                    f"{item.nodeid}: not_in takes names of modes and a reason, not {mark}"
+                )
+            if MODE in mark.args:
+                item.add_marker(pytest.mark.skip(reason=f"not in mode {MODE}: {mark.kwargs['reason']}"))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -24,9 +56,11 @@ def server() -> Iterator[Server]:
 @pytest.fixture(scope="session")
 def databases(server: Server) -> Iterator[Databases]:
     """For a test that wants several databases: `with databases.database(template) as name: databases.address(name)`."""
-    made = Databases(server.dsn)
-    yield made
-    made.close()
+    with ExitStack() as stack:
+        through = stack.enter_context(pgbouncer(server.dsn)) if MODE == "pgbouncer" else None
+        made = Databases(server.dsn, through=through)
+        stack.callback(made.close)
+        yield made
 
 
 @pytest.fixture(scope="session")
@@ -35,7 +69,8 @@ def template(databases: Databases) -> Iterator[str]:
     from zart.migrate import migrate
 
     with databases.database() as name:
-        anyio.run(migrate, databases.address(name))
+        # Past a pooler: it would keep its connection, and with one the database cannot be cloned.
+        anyio.run(migrate, databases.direct(databases.address(name)))
         yield name
 
 
@@ -44,6 +79,12 @@ def dsn(databases: Databases, template: str) -> Iterator[str]:
     """A migrated database of the test's own."""
     with databases.database(template) as name:
         yield databases.address(name)
+
+
+@pytest.fixture
+def direct_dsn(databases: Databases, dsn: str) -> str:
+    """The same database, past the pooler in the mode that has one: for what needs a session of its own."""
+    return databases.direct(dsn)
 
 
 @pytest.fixture
@@ -67,3 +108,25 @@ def server_log(server: Server) -> Callable[[], str]:
             return file.read()
 
     return read
+
+
+if MODE == "twice":
+
+    @pytest.fixture(scope="session")
+    def differences(tmp_path_factory: pytest.TempPathFactory) -> Path:
+        """Where every process writes which replays came to another end."""
+        path = tmp_path_factory.mktemp("twice") / "differences"
+        path.touch()
+        os.environ[modes.DIFFERENCES] = str(path)
+        return path
+
+    @pytest.fixture(autouse=True)
+    def _same_end_twice(differences: Path) -> Iterator[None]:
+        """A replay that came to another end fails the test, whatever it looks at."""
+        before = differences.stat().st_size
+        yield
+        with differences.open() as file:
+            file.seek(before)
+            told = file.read()
+        if told:
+            pytest.fail(told)

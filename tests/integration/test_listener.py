@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.floor import Floor
 from tests.support.proxy import Proxy
-from zart._postgres.listener import Listener, done_channel, through_pooler, work_channel
+from zart._postgres.listener import Listener, done_channel, work_channel
 
 
 class Ears:
@@ -99,14 +99,6 @@ async def test_an_address_that_does_not_answer_is_tried_on(dsn, caplog):
             proxy.refusing = False
             await ears.caught_up.get()
         assert caplog.text.count("polls instead") == 1
-
-
-async def test_a_pooler_is_noticed(dsn):
-    """The process that answers is not the one that was announced."""
-    async with Floor(dsn) as floor:
-        backend = floor.database.info.backend_pid
-        assert not through_pooler(floor.database, backend)
-        assert through_pooler(floor.database, backend + 1)
 
 
 @pytest.mark.parametrize("schema", ["public", 'we"ird', "Ünïcode"])

@@ -1,4 +1,7 @@
-"""A database for each test: cloned from one that was migrated once, dropped afterwards whoever is still connected."""
+"""A database for each test: cloned from one that was migrated once, dropped afterwards whoever is still connected.
+
+With `through` the addresses lead through a pooler; databases are made and dropped past it.
+"""
 
 import itertools
 import os
@@ -12,8 +15,9 @@ from psycopg import conninfo, sql
 class Databases:
     """Makes and drops the databases of one test session."""
 
-    def __init__(self, dsn: str) -> None:
+    def __init__(self, dsn: str, *, through: str | None = None) -> None:
         self._dsn = dsn
+        self._through = through
         self._connection = psycopg.connect(dsn, autocommit=True)
         self._numbers = itertools.count(1)
         # Copying files asks for a checkpoint, which is slow unless fsync is off; PostgreSQL 14 knows no other way.
@@ -23,12 +27,11 @@ class Databases:
 
     def address(self, name: str) -> str:
         """The DSN of one of them, in the form of the one that was given."""
-        if "://" in self._dsn:
-            head, _, query = self._dsn.partition("?")
-            scheme, _, rest = head.partition("://")
-            server = rest.partition("/")[0]
-            return f"{scheme}://{server}/{name}" + (f"?{query}" if query else "")
-        return conninfo.make_conninfo(self._dsn, dbname=name)
+        return _with_database(self._through or self._dsn, name)
+
+    def direct(self, dsn: str) -> str:
+        """What `dsn` leads to, past the pooler if there is one."""
+        return _with_database(self._dsn, str(conninfo.conninfo_to_dict(dsn)["dbname"]))
 
     @contextmanager
     def database(self, template: str | None = None) -> Iterator[str]:
@@ -43,3 +46,12 @@ class Databases:
 
     def close(self) -> None:
         self._connection.close()
+
+
+def _with_database(dsn: str, name: str) -> str:
+    if "://" in dsn:
+        head, _, query = dsn.partition("?")
+        scheme, _, rest = head.partition("://")
+        server = rest.partition("/")[0]
+        return f"{scheme}://{server}/{name}" + (f"?{query}" if query else "")
+    return conninfo.make_conninfo(dsn, dbname=name)

@@ -268,11 +268,13 @@ class Registration:
 
     async def _connect_directly(self) -> connections.Connection:
         address = connections.direct_address(self._address)
-        return await connections.connect(address, application_name="zart listener")
+        return await connections.connect(address, application_name="zart listener", prepared=False)
 
     def _dial(self) -> psycopg.Connection[Any]:
         address = connections.direct_address(self._address)
-        arguments = connections.connection_arguments(address, application_name="zart heartbeat")
+        arguments = connections.connection_arguments(
+            address, application_name="zart heartbeat", prepared=False
+        )
         return psycopg.Connection.connect(address, **arguments)
 
 

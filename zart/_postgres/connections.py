@@ -2,8 +2,8 @@
 
 A database that is starting, full or out of reach is tried again, with growing pauses that are drawn at random
 so that a fleet does not knock in step; an address that can never work (a wrong password, an unknown database)
-fails at once. Nothing here leaves state in a session: a pooler in transaction mode may stand between.
-`ZART_PREPARED=off` does without prepared statements, for poolers that cannot keep them.
+fails at once. Nothing here leaves state in a session but prepared statements, and where a pooler stands
+between there are none: many cannot keep them. `ZART_PREPARED` says `on` for one that can, or `off`.
 """
 
 import asyncio
@@ -20,6 +20,7 @@ import psycopg
 from psycopg import conninfo
 from psycopg_pool import AsyncConnectionPool
 
+from zart._postgres.pooler import through_pooler
 from zart.config import EMBEDDED, find_direct_dsn, mask_dsn, resolve_dsn
 from zart.errors import UsageError, ZartError
 
@@ -83,45 +84,66 @@ async def connect(
 ) -> Connection:
     """An open connection in autocommit mode.
 
-    `prepared=False` does without prepared statements (None: as `ZART_PREPARED` says). Raises
-    `DatabaseUnreachable` when the database cannot be reached within `patience`, or at once when trying again
-    is of no use.
+    `prepared=False` does without prepared statements (None: as `ZART_PREPARED` says, or without them behind
+    a pooler). Raises `DatabaseUnreachable` when the database cannot be reached within `patience`, or at once
+    when trying again is of no use.
     """
+    if prepared is None:
+        prepared = wants_prepared()
     arguments = connection_arguments(dsn, application_name=application_name, prepared=prepared)
 
     async def attempt() -> Connection:
-        return await psycopg.AsyncConnection.connect(dsn, **arguments)
+        connection = await psycopg.AsyncConnection.connect(dsn, **arguments)
+        if prepared is None:
+            try:
+                await _suit_pooler(connection)
+            except BaseException:
+                await connection.close()
+                raise
+        return connection
 
     return await _with_patience(attempt, dsn, patience)
 
 
-def connection_arguments(dsn: str, *, application_name: str, prepared: bool | None = None) -> dict[str, Any]:
+def connection_arguments(dsn: str, *, application_name: str, prepared: bool | None) -> dict[str, Any]:
     """What psycopg's `connect` is given beside the address. What the address says itself wins."""
     said = conninfo.conninfo_to_dict(dsn)
     arguments: dict[str, Any] = {
         "autocommit": True,
-        "prepare_threshold": PREPARE_AFTER if (wants_prepared() if prepared is None else prepared) else None,
+        "prepare_threshold": None if prepared is False else PREPARE_AFTER,
     }
     defaults = {"application_name": application_name, "connect_timeout": _CONNECT_WITHIN_SECONDS}
     return arguments | {name: value for name, value in defaults.items() if name not in said}
 
 
-def wants_prepared() -> bool:
-    """Whether `ZART_PREPARED` leaves prepared statements on, as they are by default."""
-    value = os.environ.get("ZART_PREPARED", "on").strip().lower()
-    if value in ("on", "1", "true", "yes", ""):
+def wants_prepared() -> bool | None:
+    """Whether `ZART_PREPARED` wants prepared statements; None where it says nothing: unless a pooler stands
+    between.
+    """
+    value = os.environ.get("ZART_PREPARED", "auto").strip().lower()
+    if value in ("auto", ""):
+        return None
+    if value in ("on", "1", "true", "yes"):
         return True
     if value in ("off", "0", "false", "no"):
         return False
-    raise UsageError(f"ZART_PREPARED is {value!r}: set it to on or off")
+    raise UsageError(f"ZART_PREPARED is {value!r}: set it to on, off or auto")
+
+
+async def _suit_pooler(connection: Connection) -> None:
+    """Do without prepared statements on a connection through a pooler."""
+    if await through_pooler(connection):
+        connection.prepare_threshold = None
 
 
 def make_pool(
-    dsn: str, *, application_name: str, prepared: bool | None = None, min_size: int = 1, max_size: int = 8
+    dsn: str, *, application_name: str, min_size: int = 1, max_size: int = 8
 ) -> AsyncConnectionPool[Connection]:
     """A pool that is not open yet, of autocommit connections."""
+    prepared = wants_prepared()
     return AsyncConnectionPool(
         dsn,
+        configure=_suit_pooler if prepared is None else None,
         kwargs=connection_arguments(dsn, application_name=application_name, prepared=prepared),
         min_size=min_size,
         max_size=max_size,

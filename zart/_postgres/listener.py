@@ -15,6 +15,8 @@ from typing import Any
 import psycopg
 from psycopg import AsyncConnection, sql
 
+from zart._postgres.pooler import through_pooler
+
 _log = logging.getLogger("zart.listener")
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 30.0
@@ -66,7 +68,7 @@ class Listener:
                 self._say("cannot listen for notifications and polls instead: %s", error)
             else:
                 try:
-                    if through_pooler(connection, await _backend(connection)):
+                    if await through_pooler(connection):
                         self._say(
                             "cannot listen for notifications through a connection pooler and polls instead; "
                             "ZART_DIRECT_URL may name the database itself"
@@ -100,14 +102,3 @@ class Listener:
         if not self._told:
             self._told = True
             _log.warning(text, *arguments)
-
-
-async def _backend(connection: AsyncConnection[Any]) -> int:
-    cursor = await connection.execute("SELECT pg_backend_pid()")
-    ((backend,),) = await cursor.fetchall()
-    return int(backend)
-
-
-def through_pooler(connection: AsyncConnection[Any], backend: int) -> bool:
-    """Whether somebody stands between: the process that was announced is not the one that answers."""
-    return connection.info.backend_pid != backend

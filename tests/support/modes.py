@@ -1,0 +1,60 @@
+"""Ways to run the whole suite in which everything must hold as well: `ZART_TEST_MODE=suspending pytest`.
+
+    suspending   each committed record, instead of being delivered, unwinds the body, and the next activation replays
+    twice        a body that has come to its end is given back and replayed in whole from what the database holds of
+                 it; that replay must make the same calls in each branch and come to the same end
+    unprepared   no prepared statements (`ZART_PREPARED=off`)
+    pgbouncer    every connection of tests and workers leads through PgBouncer in transaction mode (`pooler.py`)
+
+Worker processes join in: `site/sitecustomize.py` is on their path, and calls `enter` when Zart's worker is imported.
+A test that cannot hold in a mode says why: `@pytest.mark.not_in("pgbouncer", reason=...)`.
+"""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+VARIABLE = "ZART_TEST_MODE"
+DIFFERENCES = "ZART_TEST_DIFFERENCES"
+"""Where the mode `twice` writes what differed."""
+MODES = ("suspending", "twice", "unprepared", "pgbouncer")
+SITE = Path(__file__).parent / "site"
+
+
+def current() -> str | None:
+    """The mode of this process; None for the ordinary one."""
+    mode = os.environ.get(VARIABLE) or None
+    if mode is not None and mode not in MODES:
+        raise ValueError(f"{VARIABLE} is {mode!r}: use one of {', '.join(MODES)}")
+    return mode
+
+
+def prepare_children(mode: str) -> None:
+    """Have the processes that tests start run in the same mode."""
+    if mode in _IN_WORKERS:
+        paths = [str(SITE), *filter(None, [os.environ.get("PYTHONPATH")])]
+        os.environ["PYTHONPATH"] = os.pathsep.join(paths)
+    if mode == "unprepared":
+        os.environ["ZART_PREPARED"] = "off"
+
+
+def enter(mode: str) -> None:
+    """Change the workers of this process; the modes of connections need nothing here."""
+    change = _IN_WORKERS.get(mode)
+    if change is not None:
+        change()
+
+
+def _always_suspend() -> None:
+    from zart.worker import Worker
+
+    Worker._always_suspend = True
+
+
+def _replay_twice() -> None:
+    from tests.support import twice
+
+    twice.install()
+
+
+_IN_WORKERS: dict[str, Callable[[], None]] = {"suspending": _always_suspend, "twice": _replay_twice}
