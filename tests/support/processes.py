@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import Self
 
 from tests.acceptance.apps.place import Effect, effects
+from tests.support import modes
 from tests.support.running import until
 
 ROOT = Path(__file__).parents[2]
@@ -28,6 +29,15 @@ QUICK = {
     "shutdown_timeout": "2s",
     "poll_interval": "100ms",
 }
+
+
+def _is_inherited(variable: str) -> bool:
+    """Nothing that would change a worker, but the mode in which the tests run."""
+    return not variable.startswith("ZART_") or variable in (
+        modes.VARIABLE,
+        modes.DIFFERENCES,
+        "ZART_PREPARED",
+    )
 
 
 class WorkerProcess:
@@ -110,10 +120,20 @@ class Crew:
             for name, value in (QUICK | options).items()
             for part in (f"--{name.replace('_', '-')}", value)
         ]
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith("ZART_")}
+        inherited = {name: value for name, value in os.environ.items() if _is_inherited(name)}
         with log.open("wb") as output:
             process = subprocess.Popen(
-                [sys.executable, "-m", "zart_cli", "worker", "--app", app, "--dsn", dsn or self.dsn, *arguments],
+                [
+                    sys.executable,
+                    "-m",
+                    "zart_cli",
+                    "worker",
+                    "--app",
+                    app,
+                    "--dsn",
+                    dsn or self.dsn,
+                    *arguments,
+                ],
                 cwd=ROOT,
                 env=inherited | {"ZART_TEST_PLACE": str(self.directory)} | (environment or {}),
                 stdin=subprocess.DEVNULL,

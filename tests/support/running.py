@@ -41,7 +41,8 @@ def worker_for(
     lifespan: Any = None,
 ) -> Worker:
     worker = Worker(dsn, Registry(*durables, lifespan=lifespan), config or fast())
-    worker._always_suspend = always_suspend
+    if always_suspend:
+        worker._always_suspend = True
     return worker
 
 
