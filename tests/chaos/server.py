@@ -1,0 +1,110 @@
+"""The machine's own database server: with fsync on, since it is crashed and started again while executions run."""
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.to_thread
+import psycopg
+
+from zart._postgres import embedded
+from zart._postgres.caretaker import read_pid_file
+
+CONNECTIONS = 100
+SETTINGS = {
+    "max_connections": str(CONNECTIONS),
+    "fsync": "on",
+    "log_min_messages": "warning",
+    "log_line_prefix": "%m [%p] %d %a ",
+    "deadlock_timeout": "200ms",
+    "checkpoint_timeout": "1min",
+}
+_STOPS_WITHIN = 20.0
+_STARTS_WITHIN = 60.0
+
+
+class Server:
+    """`dsn` is the address of its database, over a socket."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._server = embedded.start(directory, settings=SETTINGS)
+        self.dsn = self._server.dsn()
+        self.starts = 1
+
+    @property
+    def log(self) -> Path:
+        return self._server.log
+
+    @property
+    def pid(self) -> int:
+        return int(read_pid_file(self.directory / "data")[0])
+
+    def crash(self) -> None:
+        """Stop it as `pg_ctl stop -m immediate` does: nothing is flushed, nobody is told."""
+        pid = self.pid
+        os.kill(pid, signal.SIGQUIT)
+        deadline = time.monotonic() + _STOPS_WITHIN
+        while embedded.running(self.directory) is not None or _lives(pid):
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"the server did not stop within {_STOPS_WITHIN:g} s")
+            time.sleep(0.01)
+
+    def start(self) -> None:
+        """Start it again; it recovers from its log."""
+        deadline = time.monotonic() + _STARTS_WITHIN
+        while True:
+            try:
+                new = embedded.start(self.directory, settings=SETTINGS)
+                break
+            except embedded.EmbeddedServerError:  # its predecessor's last processes may still end
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.2)
+        old, self._server = self._server, new
+        old.release()
+        self.starts += 1
+
+    def stop(self) -> None:
+        """For good. A server that is down is started first, so that nobody waits for it in vain."""
+        if embedded.running(self.directory) is None:
+            self.start()
+        self._server.stop()
+
+    async def restart(self, away: float) -> None:
+        """Crash it, and start it again after so many seconds."""
+        await anyio.to_thread.run_sync(self.crash)
+        try:
+            await anyio.sleep(away)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await anyio.to_thread.run_sync(self.start)
+
+    async def connect(self, **options: Any) -> psycopg.AsyncConnection[Any]:
+        options = {"autocommit": True, "application_name": "chaos", "connect_timeout": 5} | options
+        return await psycopg.AsyncConnection.connect(self.dsn, **options)
+
+    async def ask(self, statement: str, *parameters: Any, within: float = 60) -> list[tuple[Any, ...]]:
+        """What a statement gives, on a connection of its own; tried until the server answers."""
+        deadline = time.monotonic() + within
+        while True:
+            try:
+                async with await self.connect() as connection:
+                    cursor = await connection.execute(statement.encode(), parameters or None)
+                    return await cursor.fetchall() if cursor.description else []
+            except psycopg.OperationalError:
+                if time.monotonic() > deadline:
+                    raise
+            await anyio.sleep(0.1)
+
+
+def _lives(pid: int) -> bool:
+    """Whether this process runs; a dead one that nobody has reaped does not."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
