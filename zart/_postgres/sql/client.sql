@@ -142,13 +142,13 @@ SELECT e.task_id, e.status FROM {schema}.zart_executions e WHERE e.id = %(id)s;
 -- somebody awaits the end.
 -- name: cancel
 WITH task AS MATERIALIZED (
-    SELECT t.id, t.execution_id, t.run_id, t.cancel_at,
+    SELECT t.id, t.execution_id, t.run_id, t.started_at, t.cancel_at,
         %(force)s::bool OR (t.state <> 'running' AND (t.started_at IS NULL OR t.state = 'blocked')) AS ends
     FROM {schema}.zart_tasks t WHERE t.id = %(task)s
     FOR UPDATE
 ), ended AS (
     DELETE FROM {schema}.zart_tasks t USING task k WHERE t.id = k.id AND k.ends
-    RETURNING t.id, t.execution_id, t.run_id
+    RETURNING t.id, t.execution_id, t.run_id, k.started_at
 ), told AS (
     UPDATE {schema}.zart_tasks t
     SET signal = t.signal %% 2147483647 + 1, cancel_reason = %(reason)s, cancel_author = %(author)s, cancel_at = {schema}.zart_now(),
@@ -157,7 +157,8 @@ WITH task AS MATERIALIZED (
     RETURNING t.execution_id, t.run_id, t.state
 ), closed AS (
     UPDATE {schema}.zart_executions e
-    SET status = 'cancelled', failure = %(failure)s::text::json, finished_at = {schema}.zart_now()
+    SET status = 'cancelled', failure = %(failure)s::text::json, started_at = x.started_at,
+        finished_at = {schema}.zart_now()
     FROM ended x WHERE e.id = x.execution_id AND e.task_id = x.id
     RETURNING e.id, e.awaited
 ), swept AS (

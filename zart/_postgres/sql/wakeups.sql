@@ -23,22 +23,22 @@ WITH taken AS MATERIALIZED (
     ORDER BY w.id LIMIT %(batch)s
     FOR UPDATE OF w SKIP LOCKED
 ), locked AS MATERIALIZED (
-    SELECT t.id, t.started_at IS NULL OR t.state = 'blocked' AS unstarted
+    SELECT t.id, t.started_at, t.started_at IS NULL OR t.state = 'blocked' AS unstarted
     FROM {schema}.zart_tasks t
     WHERE t.id = ANY (ARRAY(SELECT DISTINCT k.task_id FROM taken k))
     ORDER BY t.id
     FOR UPDATE SKIP LOCKED
 ), news AS MATERIALIZED (
-    SELECT l.id, l.unstarted, bool_or(k.kind = 'cancel') AS cancels,
+    SELECT l.id, l.started_at, l.unstarted, bool_or(k.kind = 'cancel') AS cancels,
         (array_agg(k.reason ORDER BY k.id) FILTER (WHERE k.kind = 'cancel'))[1] AS reason,
         (array_agg(k.author ORDER BY k.id) FILTER (WHERE k.kind = 'cancel'))[1] AS author,
         (array_agg(k.failure ORDER BY k.id) FILTER (WHERE k.kind = 'cancel'))[1] AS failure
     FROM locked l JOIN taken k ON k.task_id = l.id
-    GROUP BY l.id, l.unstarted
+    GROUP BY l.id, l.started_at, l.unstarted
 ), ended AS (
     DELETE FROM {schema}.zart_tasks t USING news n
     WHERE t.id = n.id AND n.cancels AND n.unstarted AND n.failure IS NOT NULL
-    RETURNING t.id, t.execution_id, t.run_id, n.reason, n.author, n.failure
+    RETURNING t.id, t.execution_id, t.run_id, n.started_at, n.reason, n.author, n.failure
 ), told AS (
     UPDATE {schema}.zart_tasks t
     SET signal = t.signal %% 2147483647 + 1,
@@ -54,7 +54,7 @@ WITH taken AS MATERIALIZED (
     RETURNING t.id, t.state
 ), closed AS (
     UPDATE {schema}.zart_executions e
-    SET status = 'cancelled', failure = x.failure::json, finished_at = {schema}.zart_now()
+    SET status = 'cancelled', failure = x.failure::json, started_at = x.started_at, finished_at = {schema}.zart_now()
     FROM ended x
     WHERE e.id = x.execution_id AND e.task_id = x.id
     RETURNING e.id, e.awaited
