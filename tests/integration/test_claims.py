@@ -117,7 +117,7 @@ async def test_a_history_is_complete_though_another_worker_parked_in_between(dsn
             late, early = await floor.hand(), await floor.hand()
             holder = await floor.connect()
             watched = await floor.connect()
-            connection = watched if naive else await late.claimer._connected()
+            backend = watched.info.backend_pid if naive else (await late.claimer._connected()).backend
             async with holder.transaction():
                 await holder.execute("SELECT FROM zart_workers WHERE worker_id = %s FOR UPDATE", (late.id,))
                 if naive:
@@ -125,7 +125,7 @@ async def test_a_history_is_complete_though_another_worker_parked_in_between(dsn
                     waiting = asyncio.create_task(watched.execute(NAIVE, {"worker": late.id, "lane": lane}))
                 else:
                     waiting = asyncio.create_task(late.tick())
-                await floor.until_locked_out(connection.info.backend_pid)
+                await floor.until_locked_out(backend)
                 (claim,) = await early.claim_all()
                 await floor.record(claim, "done meanwhile")
                 await floor.database.execute("UPDATE zart_tasks SET signal = signal + 1")
@@ -255,7 +255,7 @@ async def test_a_load_that_fails_is_gone_on_with(dsn):
         await floor.claimed_before()
         hand = await floor.hand()
         await hand.claimer.peek()
-        backend = (await hand.claimer._connected()).info.backend_pid
+        backend = (await hand.claimer._connected()).backend
         holder = await floor.connect()
         async with holder.transaction():
             await holder.execute("LOCK TABLE zart_events")
@@ -276,7 +276,7 @@ async def test_claims_are_not_lost_with_what_a_tick_does_after_them(dsn):
         hand = await floor.hand()
         await hand.claimer.peek()
         await floor.offer("told", "n")
-        backend = (await hand.claimer._connected()).info.backend_pid
+        backend = (await hand.claimer._connected()).backend
         holder = await floor.connect()
         async with holder.transaction():
             await holder.execute("LOCK TABLE zart_history")
@@ -301,7 +301,7 @@ async def test_release_gives_back_what_was_not_handed_out(dsn):
         async with holder.transaction():
             await holder.execute("LOCK TABLE zart_events")
             waiting = asyncio.create_task(hand.tick())
-            await floor.until_locked_out((await hand.claimer._connected()).info.backend_pid)
+            await floor.until_locked_out((await hand.claimer._connected()).backend)
             waiting.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await waiting
@@ -450,7 +450,7 @@ async def test_nothing_that_a_tick_locks_outlives_its_statement(dsn):
         async with holder.transaction():
             await holder.execute("LOCK TABLE zart_events")
             loading = asyncio.create_task(stopped.tick())
-            await floor.until_locked_out((await stopped.claimer._connected()).info.backend_pid)
+            await floor.until_locked_out((await stopped.claimer._connected()).backend)
             async with asyncio.timeout(5):
                 await floor.database.execute("UPDATE zart_tasks SET signal = signal + 1")
                 await floor.database.execute("SELECT FROM zart_workers FOR UPDATE")

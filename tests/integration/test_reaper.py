@@ -3,12 +3,14 @@
 import asyncio
 import datetime as dt
 import itertools
+from contextlib import asynccontextmanager
 
 import psycopg
 import pytest
 
 from tests.support.floor import HOUR, YEAR, Floor, Hand
 from zart._engine.reaper import reap
+from zart._postgres.direct import Statement
 from zart._postgres.queries import load
 
 
@@ -55,15 +57,23 @@ async def test_owners_without_a_row_are_swept(dsn):
         assert await reap(floor.database, "public") == ["a"]
 
 
+@asynccontextmanager
+async def transaction(direct):
+    """What is sent in between is committed together."""
+    await direct.rows(Statement(b"BEGIN"), {})
+    yield
+    await direct.rows(Statement(b"COMMIT"), {})
+
+
 async def test_a_claim_in_flight_while_its_worker_is_reaped_leaves_nothing_behind(dsn):
     """The reaper neither waits for it nor misses it: once the claim has committed, the next round frees it."""
     async with Floor(dsn) as floor:
         await floor.start("before", "in flight")
         zombie = await floor.hand()
         assert len((await zombie.tick(1)).claims) == 1
-        connection = await zombie.claimer._connected()
-        async with connection.transaction():
-            assert await zombie.claimer._claim(connection, 1, suspect=False) == (True, True)
+        direct = await zombie.claimer._connected()
+        async with transaction(direct):
+            assert await zombie.claimer._claim(direct, 1, suspect=False) == (True, True)
             await expire(
                 floor, zombie
             )  # a claim in flight holds its fence FOR KEY SHARE: heartbeats still pass
@@ -85,10 +95,10 @@ async def test_a_reaper_of_one_statement_would_leave_them_to_the_dead(dsn):
     async with Floor(dsn) as floor:
         await floor.start("in flight")
         zombie = await floor.hand()
-        connection = await zombie.claimer._connected()
+        direct = await zombie.claimer._connected()
         naive = await floor.connect()
-        async with connection.transaction():
-            await zombie.claimer._claim(connection, 1, suspect=False)
+        async with transaction(direct):
+            await zombie.claimer._claim(direct, 1, suspect=False)
             await expire(floor, zombie)
             waiting = asyncio.create_task(naive.execute(ONE_STATEMENT))
             await floor.until_locked_out(naive.info.backend_pid)

@@ -29,10 +29,10 @@ import psycopg
 from psycopg import AsyncConnection
 
 from zart._engine.entries import CancelRequest, Claim, StoredEvent
-from zart._engine.histories import HISTORY_BYTES, SHORT_INPUT, Histories, Statement, by_task
+from zart._engine.histories import HISTORY_BYTES, SHORT_INPUT, Histories, Question, by_task
 from zart._engine.points import reach
+from zart._postgres.direct import Direct, Row, statements
 from zart._postgres.listener import done_channel, work_channel
-from zart._postgres.queries import load
 from zart.errors import ExecutionCancelled
 from zart.failures import exception_to_json
 
@@ -120,12 +120,13 @@ class Claimer:
         self._worker = worker_id
         self._lanes = list(lanes)
         self._histories = Histories(schema, worker_id, history_bytes)
-        self._claims = load("claim", schema)
-        self._wakeups = load("wakeups", schema)
-        self._workers = load("workers", schema)
+        self._claims = statements("claim", schema)
+        self._wakeups = statements("wakeups", schema)
+        self._workers = statements("workers", schema)
         self._work_channel = work_channel(schema)
         self._done_channel = done_channel(schema)
         self._connection: Connection | None = None
+        self._direct: Direct | None = None
         self._tokens = itertools.count(secrets.randbits(62))
         self._doubtful: dict[int, float] = {}
         self._claimed_at = dt.datetime.min.replace(tzinfo=dt.UTC)
@@ -153,12 +154,12 @@ class Claimer:
         With `suspect`, one of them may be an execution that was taken over more than once and has recorded nothing
         since (`recoveries` > 1); a process should hold one of these at a time.
         """
-        connection = await self._connected()
+        direct = await self._connected()
         if self._doubtful:
-            await self._give_back(connection, [], [])
+            await self._give_back(direct, [], [])
         room = limit - len(self._histories)
         asked = time.monotonic()
-        standing, more = await self._claim(connection, room, suspect=suspect) if room > 0 else (True, False)
+        standing, more = await self._claim(direct, room, suspect=suspect) if room > 0 else (True, False)
         early = 0
         # An answer that comes late may be old: a process that was stopped meanwhile asks after its fence first.
         if hand_out is not None and standing and time.monotonic() - asked < _PROMPT:
@@ -181,20 +182,20 @@ class Claimer:
         if watching:
             questions.append(self._inbox(watching))
         questions.append((self._claims["look"], {"worker": self._worker}))
-        answers = await self._ask(connection, questions)
+        answers = await self._ask(direct, questions)
         if len(self._histories):
             reach("claim.read")
         seen = _look(answers.pop())
-        news = await self._news(connection, answers.pop()) if watching else []
+        news = await self._news(direct, answers.pop()) if watching else []
 
         next_due = seen.next_due
         if seen.wakeups:
-            done, left = await self._apply(connection, free=limit - len(self._histories))
+            done, left = await self._apply(direct, free=limit - len(self._histories))
             more = more or done
             if left:
                 next_due = min(next_due or seen.now + _RETRY, seen.now + _RETRY)
         if seen.due:
-            if await self._promote(connection, free=limit - len(self._histories)):
+            if await self._promote(direct, free=limit - len(self._histories)):
                 more = True
             else:
                 next_due = seen.now + _RETRY
@@ -216,11 +217,9 @@ class Claimer:
 
     async def peek(self, *, suspect: bool = True) -> Peek:
         """Whether a tick would find anything; `suspect` as there."""
-        connection = await self._connected()
+        direct = await self._connected()
         parameters = {"lanes": self._lanes, "suspect": suspect}
-        (((ready, suspects, wakeups, next_due, now),),) = await self._ask(
-            connection, [(self._claims["peek"], parameters)]
-        )
+        ((ready, suspects, wakeups, next_due, now),) = await direct.rows(self._claims["peek"], parameters)
         due = next_due is not None and next_due <= now
         return Peek(work=ready or suspects or wakeups or due, next_due=next_due, now=now)
 
@@ -229,9 +228,9 @@ class Claimer:
 
         Ask again after saying yes: what was committed just before has notified nobody.
         """
-        connection = await self._connected()
+        direct = await self._connected()
         reach("idle.begin")
-        await connection.execute(self._workers["set_idle"], {"worker": self._worker, "idle": idle})
+        await direct.rows(self._workers["set_idle"], {"worker": self._worker, "idle": idle})
         reach("idle.committed")
 
     async def release(self) -> None:
@@ -242,13 +241,16 @@ class Claimer:
 
     async def close(self) -> None:
         """Closes the connection. What is pending stays claimed: see `release`."""
+        direct, self._direct = self._direct, None
+        if direct is not None:
+            direct.close()
         connection, self._connection = self._connection, None
         if connection is not None:
             await connection.close()
 
     # -- the claim
 
-    async def _claim(self, connection: Connection, room: int, *, suspect: bool) -> tuple[bool, bool]:
+    async def _claim(self, direct: Direct, room: int, *, suspect: bool) -> tuple[bool, bool]:
         """Whether the fence stood, and whether there may be more to claim."""
         batch = next(self._tokens) & 0x7FFF_FFFF_FFFF_FFFF
         parameters = {
@@ -261,7 +263,7 @@ class Claimer:
         }
         self._doubtful[batch] = time.monotonic() + _DOUBT
         reach("claim.begin")
-        (rows,) = await self._ask(connection, [(self._claims["claim"], parameters)])
+        rows = await direct.rows(self._claims["claim"], parameters)
         reach("claim.committed")
         del self._doubtful[batch]
         standing, candidates, now = rows[0][:3]
@@ -274,7 +276,7 @@ class Claimer:
             taken += 1
         return standing, standing and (taken >= room or candidates > taken)
 
-    async def _give_back(self, connection: Connection, tasks: list[int], epochs: list[int]) -> None:
+    async def _give_back(self, direct: Direct, tasks: list[int], epochs: list[int]) -> None:
         """Gives these back, and all that claims took whose answer was lost."""
         parameters = {
             "worker": self._worker,
@@ -283,14 +285,14 @@ class Claimer:
             "epochs": epochs,
         }
         reach("return.begin")
-        await connection.execute(self._claims["give_back"], parameters)
+        await direct.rows(self._claims["give_back"], parameters)
         reach("return.committed")
         now = time.monotonic()
         self._doubtful = {batch: until for batch, until in self._doubtful.items() if until > now}
 
     # -- news
 
-    def _inbox(self, watching: Sequence[Watched]) -> Statement:
+    def _inbox(self, watching: Sequence[Watched]) -> Question:
         tasks, epochs, signals = (list(column) for column in zip(*watching, strict=True))
         return self._claims["read_inbox"], {
             "worker": self._worker,
@@ -299,12 +301,11 @@ class Claimer:
             "signals": signals,
         }
 
-    async def _news(self, connection: Connection, rows: list[tuple[Any, ...]]) -> list[News]:
+    async def _news(self, direct: Direct, rows: list[Row]) -> list[News]:
         told = [(row[0], row[3]) for row in rows if not row[1]]
         events: dict[int, list[StoredEvent]] = {}
         if told:
-            (rows_of_events,) = await self._ask(connection, [self._histories.events(told)])
-            events = by_task(rows_of_events)
+            events = by_task(await direct.rows(*self._histories.events(told)))
         if rows:
             reach("inbox.read")
         return [
@@ -320,65 +321,56 @@ class Claimer:
 
     # -- what a tick does for everybody
 
-    async def _apply(self, connection: Connection, *, free: int) -> tuple[bool, bool]:
+    async def _apply(self, direct: Direct, *, free: int) -> tuple[bool, bool]:
         """Whether wake-ups were applied, and whether some are left."""
         reach("wakeups.begin")
-        (cancels,) = await self._ask(connection, [(self._wakeups["read_cancels"], {"batch": _BATCH})])
+        cancels = await direct.rows(self._wakeups["read_cancels"], {"batch": _BATCH})
         reach("wakeups.read")
         parameters = {
             "batch": _BATCH,
             "cancels": [wakeup for wakeup, _, _ in cancels],
             "failures": [cancelled_before_start(execution, reason) for _, execution, reason in cancels],
         }
-        (((applied, ready, left, ended),),) = await self._ask(
-            connection, [(self._wakeups["apply_wakeups"], parameters)]
-        )
+        ((applied, ready, left, ended),) = await direct.rows(self._wakeups["apply_wakeups"], parameters)
         reach("wakeups.committed")
         if ended:
-            await self._notify(connection, "notify", {"channel": self._done_channel, "notes": ended})
-        await self._share(connection, ready, free)
+            await self._notify(direct, "notify", {"channel": self._done_channel, "notes": ended})
+        await self._share(direct, ready, free)
         return applied > 0, left > 0
 
-    async def _promote(self, connection: Connection, *, free: int) -> bool:
+    async def _promote(self, direct: Direct, *, free: int) -> bool:
         reach("sleepers.begin")
-        cursor = await connection.execute(self._wakeups["promote"], {"batch": _BATCH})
+        ((promoted,),) = await direct.rows(self._wakeups["promote"], {"batch": _BATCH})
         reach("sleepers.committed")
-        await self._share(connection, cursor.rowcount, free)
-        return cursor.rowcount > 0
+        await self._share(direct, promoted, free)
+        return bool(promoted > 0)
 
-    async def _share(self, connection: Connection, ready: int, free: int) -> None:
+    async def _share(self, direct: Direct, ready: int, free: int) -> None:
         """Tells the others when more has become ready than this worker can take."""
         if ready > free:
-            await self._notify(
-                connection, "notify_idle", {"channel": self._work_channel, "worker": self._worker}
-            )
+            await self._notify(direct, "notify_idle", {"channel": self._work_channel, "worker": self._worker})
 
-    async def _notify(self, connection: Connection, statement: str, parameters: dict[str, object]) -> None:
+    async def _notify(self, direct: Direct, statement: str, parameters: dict[str, object]) -> None:
         try:
-            await connection.execute(self._wakeups[statement], parameters)
+            await direct.rows(self._wakeups[statement], parameters)
         except psycopg.OperationalError as error:
             # Those who wait poll as well. A lost connection shows at the next statement.
             _log.warning("could not notify: %s", error)
 
     # -- the connection
 
-    async def _connected(self) -> Connection:
-        if self._connection is not None and (self._connection.closed or self._connection.broken):
+    async def _connected(self) -> Direct:
+        if self._direct is None or self._direct.closed:
             await self.close()
-        if self._connection is None:
             self._connection = await self._connect()
-        return self._connection
+            self._direct = Direct(self._connection)
+        return self._direct
 
-    async def _ask(
-        self, connection: Connection, questions: Sequence[Statement]
-    ) -> list[list[tuple[Any, ...]]]:
+    async def _ask(self, direct: Direct, questions: Sequence[Question]) -> list[list[Row]]:
         """The rows of one statement, or of several that only read, in one round trip."""
         if len(questions) == 1:
-            cursors = [await connection.execute(*questions[0], binary=True)]
-        else:
-            async with connection.pipeline():
-                cursors = [await connection.execute(*question, binary=True) for question in questions]
-        return [await cursor.fetchall() for cursor in cursors]
+            return [await direct.rows(*questions[0])]
+        return await direct.rows_of_each(questions)
 
 
 def cancelled_before_start(execution_id: str, reason: str | None) -> str:
@@ -388,6 +380,6 @@ def cancelled_before_start(execution_id: str, reason: str | None) -> str:
     return exception_to_json(error, attempts=0).decode()
 
 
-def _look(rows: list[tuple[Any, ...]]) -> _Look:
+def _look(rows: list[Row]) -> _Look:
     ((standing, wakeups, next_due, now),) = rows
     return _Look(standing=standing, wakeups=wakeups, next_due=next_due, now=now)

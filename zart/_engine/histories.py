@@ -20,7 +20,7 @@ import msgspec
 from psycopg.rows import TupleRow
 
 from zart._engine.entries import CancelRequest, Claim, Key, StoredEntry, StoredEvent
-from zart._postgres.queries import load
+from zart._postgres.direct import Statement, statements
 
 HISTORY_BYTES = 16 * 1024 * 1024
 """So much of stored histories, as the database keeps them, is loaded by one tick."""
@@ -28,7 +28,7 @@ SHORT_INPUT = 1024
 """Inputs up to this size, in bytes, come with the first claim."""
 _ROW_BYTES = 200  # what a row weighs beside its result
 
-Statement = tuple[bytes, dict[str, Any]]
+Question = tuple[Statement, dict[str, Any]]
 
 
 class Pending(msgspec.Struct, kw_only=True, eq=False):
@@ -87,7 +87,7 @@ class Histories:
     def __init__(self, schema: str, worker_id: int, history_bytes: int = HISTORY_BYTES) -> None:
         self._worker = worker_id
         self._history_bytes = history_bytes
-        self._statements = load("claim", schema)
+        self._statements = statements("claim", schema)
         self._pending: dict[int, Pending] = {}
         self._whole: list[Pending] = []
         self._paged: Pending | None = None
@@ -107,7 +107,7 @@ class Histories:
     def clear(self) -> None:
         self._pending.clear()
 
-    def statements(self) -> Iterator[Statement]:
+    def statements(self) -> Iterator[Question]:
         """What to ask now, if anything; the answers go to `finish`, in this order."""
         self._choose()
         if self._whole:
@@ -142,7 +142,7 @@ class Histories:
                 claims += self._hand_out([self._paged], payloads, events)
         return claims
 
-    def events(self, held: Sequence[tuple[int, str]]) -> Statement:
+    def events(self, held: Sequence[tuple[int, str]]) -> Question:
         """The unconsumed events of (task id, execution id) pairs; `by_task` sorts the answer."""
         return self._statements["load_events"], {
             "tasks": [task for task, _ in held],
@@ -162,14 +162,14 @@ class Histories:
             room -= pending.weight
             self._whole.append(pending)
 
-    def _payloads(self, held: Sequence[Pending]) -> Statement:
+    def _payloads(self, held: Sequence[Pending]) -> Question:
         return self._statements["load_payloads"], {
             "worker": self._worker,
             "tasks": [pending.task_id for pending in held],
             "epochs": [pending.epoch for pending in held],
         }
 
-    def _page(self, pending: Pending) -> Statement:
+    def _page(self, pending: Pending) -> Question:
         path, name, occurrence, kind = pending.entries[-1].key if pending.entries else ("", "", 0, "")
         return self._statements["load_page"], {
             "task": pending.task_id,

@@ -14,10 +14,9 @@ import datetime as dt
 import functools
 import logging
 import random
-import re
 import socket
 import struct
-from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
@@ -38,10 +37,8 @@ from zart._engine.folding import (
     touches_entries,
 )
 from zart._engine.points import reach
-from zart._postgres.arrays import texts
-from zart._postgres.direct import Direct, Parameter
+from zart._postgres.direct import Direct, Parameters, Row, Statement, statements
 from zart._postgres.listener import done_channel, work_channel
-from zart._postgres.queries import load
 from zart._postgres.trouble import Trouble, breaks_off, classify, keeps_connection
 from zart.errors import SerializationError
 
@@ -55,7 +52,6 @@ _SUSPICIOUS = 3  # then the batch is divided, which costs the innocent nothing
 _GUILTY = 8  # alone, over several seconds: no series of restarts meets one record as often as that
 _SHORTEST_DELAY, _LONGEST_DELAY = 0.05, 5.0
 _NOTHING: frozenset[int] = frozenset()
-_PLACEHOLDER = re.compile(rb"%\((\w+)\)s")
 
 
 class Stopped(Exception):  # noqa: N818
@@ -72,38 +68,19 @@ class Unwritable(Stopped):
     """The tables or the role are not what this library needs; `__cause__` is the database's word."""
 
 
-class _Statement:
-    """A named statement with the server's own placeholders.
+class _Send:
+    """A statement of the journal, and the points that are reached with it."""
 
-    The client would otherwise translate the long ones anew each time, which takes longer than to run them.
-    `point` begins the names of the points that are reached with it.
-    """
-
-    def __init__(self, statement: bytes, point: str) -> None:
-        names: list[str] = []
-
-        def numbered(found: re.Match[bytes]) -> bytes:
-            name = found[1].decode()
-            if name not in names:
-                names.append(name)
-            return b"$%d" % (names.index(name) + 1)
-
-        self._text = _PLACEHOLDER.sub(numbered, statement).replace(b"%%", b"%")
-        self._texts = {0: self._text}
-        self._names = names
+    def __init__(self, statement: Statement, point: str) -> None:
+        self._statement = statement
         self._begin = f"{point}.begin"
         self._sent = functools.partial(reach, f"{point}.sent")
         self._answered = f"{point}.answered"
 
-    async def run(
-        self, direct: Direct, parameters: Mapping[str, Parameter], *, plan: int = 0
-    ) -> list[tuple[Any, ...]]:
+    async def __call__(self, direct: Direct, parameters: Parameters, *, plan: int = 0) -> list[Row]:
         """Its rows; another number of `plan` has it prepared anew."""
-        text = self._texts.get(plan)
-        if text is None:
-            text = self._texts[plan] = b"/* %d */ " % plan + self._text
         reach(self._begin)
-        rows = await direct.rows(text, [parameters[name] for name in self._names], on_sent=self._sent)
+        rows = await direct.rows(self._statement, parameters, plan=plan, on_sent=self._sent)
         reach(self._answered)
         return rows
 
@@ -137,13 +114,13 @@ class Sender:
             "done_channel": done_channel(schema),
             "work_channel": work_channel(schema),
         }
-        statements = load("journal", schema)
-        self._record = _Statement(statements["record"], "journal.record")
-        self._record_and_end = _Statement(statements["record_and_end"], "journal.record-and-end")
-        self._finish = _Statement(statements["finish"], "journal.finish")
-        self._read_back_statement = _Statement(statements["read_back"], "journal.read-back")
-        self._now = _Statement(statements["now"], "journal.now")
-        self._announcement = _Statement(statements["announce"], "journal.announce")
+        journal = statements("journal", schema)
+        self._record = _Send(journal["record"], "journal.record")
+        self._record_and_end = _Send(journal["record_and_end"], "journal.record-and-end")
+        self._finish = _Send(journal["finish"], "journal.finish")
+        self._read_back_statement = _Send(journal["read_back"], "journal.read-back")
+        self._now = _Send(journal["now"], "journal.now")
+        self._announcement = _Send(journal["announce"], "journal.announce")
         self._fence = {"worker": worker_id, "writer": writer}
         self._on_now = on_now
         self._settle = settle
@@ -223,7 +200,7 @@ class Sender:
         self._batches += 1
         if self._batches >= 1 << (2 * self._plans):
             self._plans += 1
-        parameters: Mapping[str, Parameter]
+        parameters: Parameters
         if is_plain(part):
             statement, parameters = self._record, entry_columns(part)
         elif only_finishes(part):
@@ -236,7 +213,7 @@ class Sender:
             }
         else:
             statement, parameters = self._record_and_end, all_columns(part)
-        rows = await statement.run(direct, {**parameters, **self._fence}, plan=self._plans)
+        rows = await statement(direct, {**parameters, **self._fence}, plan=self._plans)
         ((stands, now, written, ended, awaited, claimable),) = rows
         if not stands:
             raise FenceGone
@@ -253,14 +230,14 @@ class Sender:
         entries = [entry for entry in part.entries if entry.token not in known]
         changes = [change for change in part.changes if change.token not in known]
         columns = {**key_columns(entries), **task_columns(Batch([], changes, {}))}
-        found = {token for (token,) in await self._read_back_statement.run(direct, columns)}
+        found = {token for (token,) in await self._read_back_statement(direct, columns)}
         return ({entry.token for entry in entries} | {change.token for change in changes}) - found
 
     async def _inspect(self, direct: Direct, part: Batch, suspect: Exception) -> Reply | Exception:
         """After the same unexplained failure again and again: is it committed, or is it the data?"""
         if await self._read_back(direct, part, set()):
             return suspect
-        ((now,),) = await self._now.run(direct, {})
+        ((now,),) = await self._now(direct, {})
         return Reply(now, _NOTHING, [c.execution_id for c in part.changes if _is_final(c)], claimable=True)
 
     def _deliver(self, part: Batch, reply: Reply) -> None:
@@ -282,9 +259,9 @@ class Sender:
         try:
             direct = await self._open()
             with self._patiently():
-                await self._announcement.run(
+                await self._announcement(
                     direct,
-                    {**self._channels, "ended": texts(reply.ended), "claimable": reply.claimable},
+                    {**self._channels, "ended": reply.ended, "claimable": reply.claimable},
                 )
         except (psycopg.Error, OSError) as error:
             log.debug("a notification was not sent: %s", error)
@@ -306,7 +283,7 @@ class Sender:
             timer.cancel()
 
     async def _open(self) -> Direct:
-        if self._direct is None or self._connection is None or self._connection.closed:
+        if self._direct is None or self._direct.closed:
             await self._drop()
             self._connection = await self._connect()
             self._direct = Direct(self._connection)

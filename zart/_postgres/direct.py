@@ -1,22 +1,97 @@
-"""Statements sent straight to libpq: for the few that are sent all the time, one after the other.
+"""Statements sent straight to libpq: for those that are sent all the time, and that somebody waits for.
 
 psycopg's cursor does for every statement what only the first one needs: it looks the text up, finds a dumper for each
 parameter, registers the socket with the event loop and takes it out again. That takes longer than a small commit. Here
-a statement is prepared once per connection, its parameters are packed by the caller (`arrays.py`), and the socket stays
-registered. Everything used is psycopg's documented `pq` interface; errors are psycopg's own.
+a statement is prepared when it comes a second time, its lists are packed by their types in its text (`arrays.py`), and
+the socket stays registered. Everything used is psycopg's documented `pq` interface; errors are psycopg's own.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+import datetime as dt
+import itertools
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
+from types import MappingProxyType
 from typing import Any
+from uuid import UUID
 
 import psycopg
 from psycopg import AsyncConnection, errors, pq
 from psycopg.adapt import Transformer
 
-from zart._postgres.arrays import Array
+from zart._postgres.arrays import Array, bools, byteas, int4s, int8s, texts, times, uuids
+from zart._postgres.queries import load
 
-Parameter = Array | str | int | bool | None
+Parameters = Mapping[str, Any]
+"""By name: text, numbers, times, UUIDs, bytes, and lists of these where the statement says `%(name)s::type[]`."""
+Row = tuple[Any, ...]
+
+_PLACEHOLDER = re.compile(rb"%\((\w+)\)s(?:::(\w+)\[\])?")
+_BINARY = pq.Format.BINARY
+_PACKERS: dict[str, Callable[[Iterable[Any]], Array]] = {
+    "text": texts,
+    "int": int4s,
+    "bigint": int8s,
+    "bool": bools,
+    "bytea": byteas,
+    "uuid": uuids,
+    "timestamptz": times,
+}
+
+
+class Statement:
+    """A named statement with the server's own placeholders.
+
+    The client would otherwise translate the long ones anew each time, which takes longer than to run them.
+    """
+
+    def __init__(self, statement: bytes) -> None:
+        names: list[str] = []
+        self._packers: dict[str, Callable[[Iterable[Any]], Array]] = {}
+
+        def numbered(found: re.Match[bytes]) -> bytes:
+            name = found[1].decode()
+            if name not in names:
+                names.append(name)
+            number = b"$%d" % (names.index(name) + 1)
+            if found[2] is None:
+                return number
+            kind = found[2].decode()
+            if kind in _PACKERS:
+                self._packers[name] = _PACKERS[kind]
+            return number + b"::" + found[2] + b"[]"
+
+        self.text = _PLACEHOLDER.sub(numbered, statement).replace(b"%%", b"%")
+        self._texts = {0: self.text}
+        self._names = names
+
+    def planned(self, plan: int) -> bytes:
+        """Its text; another one for each number of `plan`, so that it is prepared and planned anew."""
+        text = self._texts.get(plan)
+        if text is None:
+            text = self._texts[plan] = b"/* %d */ " % plan + self.text
+        return text
+
+    def values(self, parameters: Parameters) -> list[bytes | None]:
+        """Its parameters as they travel, in their order."""
+        packers = self._packers
+        packed: list[bytes | None] = []
+        for name in self._names:
+            value = parameters[name]
+            if value is None or isinstance(value, Array):
+                packed.append(value)
+            elif name in packers:
+                packed.append(packers[name](value))
+            else:
+                packed.append(_text(value))
+        return packed
+
+
+@cache
+def statements(file: str, schema: str) -> Mapping[str, Statement]:
+    """The statements of `sql/<file>.sql` by name, for one schema."""
+    return MappingProxyType({name: Statement(text) for name, text in load(file, schema).items()})
 
 
 class Direct:
@@ -27,62 +102,115 @@ class Direct:
         self._libpq = connection.pgconn
         self._socket = connection.fileno()
         self._loop = asyncio.get_running_loop()
-        self._names: dict[bytes, bytes] = {}
+        self._names: dict[bytes, bytes | None] = {}
+        self._numbers = itertools.count()
+        self._transformer = Transformer(connection)
         self._results: list[pq.abc.PGresult] = []
         self._answer: asyncio.Future[list[pq.abc.PGresult]] | None = None
+        self._vacant: asyncio.Future[None] | None = None
         self._writable: asyncio.Future[None] | None = None
+        self._in_pipeline = False
         self._reading = True
         self._loop.add_reader(self._socket, self._readable)
 
+    @property
+    def closed(self) -> bool:
+        """Whether nothing can be sent any more: it was closed, or has lost its connection."""
+        return not self._reading or self._connection.closed
+
+    @property
+    def backend(self) -> int:
+        """The server's process at the other end."""
+        return self._libpq.backend_pid
+
     def close(self) -> None:
-        """Let go of the socket."""
-        if self._reading:
-            self._reading = False
-            self._loop.remove_reader(self._socket)
-            self._loop.remove_writer(self._socket)
-            self._go_on()
+        """Let go of the socket; whoever waits for an answer gets an error."""
+        self._let_go(psycopg.OperationalError("the connection was closed"))
 
     async def rows(
-        self, statement: bytes, parameters: Sequence[Parameter], *, on_sent: Callable[[], None]
-    ) -> list[tuple[Any, ...]]:
-        """Run a statement with placeholders `$1`, `$2`, …; its rows. Raises `psycopg.Error`.
+        self,
+        statement: Statement,
+        parameters: Parameters,
+        *,
+        plan: int = 0,
+        on_sent: Callable[[], None] | None = None,
+    ) -> list[Row]:
+        """Run a statement; its rows. Raises `psycopg.Error`.
 
-        `on_sent` is called when all of it is on its way, and its answer is not here.
+        Each number of `plan` is prepared and planned anew. `on_sent` is called when all of it is on its way, and its
+        answer is not here.
         """
-        if self._answer is not None:
-            raise psycopg.OperationalError(
-                "the statement before was abandoned, and its answer is still to come"
-            )
-        values = [_text(parameter) for parameter in parameters]
-        types = [parameter.array_oid if isinstance(parameter, Array) else 0 for parameter in parameters]
-        formats = [int(isinstance(parameter, Array)) for parameter in parameters]
-        if self._connection.prepare_threshold is None:
-            self._libpq.send_query_params(statement, values, types, formats)
-        else:
-            name = self._names.get(statement)
-            if name is None:
-                name = b"zart_%d" % len(self._names)
-                self._libpq.send_prepare(name, statement, types)
-                await self._answered()
-                self._names[statement] = name
-            self._libpq.send_query_prepared(name, values, formats)
-        result = await self._answered(on_sent)
-        transformer = Transformer(self._connection)
-        transformer.set_pgresult(result)
-        return transformer.load_rows(0, result.ntuples, tuple)
+        values = statement.values(parameters)
+        await self._vacated()
+        text = statement.planned(plan)
+        self._send(text, await self._prepared(text, values), values)
+        return self._read((await self._answered(on_sent))[-1])
 
-    async def _answered(self, on_sent: Callable[[], None] | None = None) -> pq.abc.PGresult:
+    async def rows_of_each(self, questions: Sequence[tuple[Statement, Parameters]]) -> list[list[Row]]:
+        """The rows of several statements that only read, in one round trip and one transaction."""
+        await self._vacated()
+        packed = [(statement.text, statement.values(parameters)) for statement, parameters in questions]
+        named = [(text, await self._prepared(text, values), values) for text, values in packed]
+        self._libpq.enter_pipeline_mode()
+        self._in_pipeline = True
+        for question in named:
+            self._send(*question)
+        self._libpq.pipeline_sync()
+        return [self._read(result) for result in await self._answered()]
+
+    # ------------------------------------------------------------ one after the other
+
+    async def _vacated(self) -> None:
+        """Somebody stopped waiting for the answer before, and it is still to come."""
+        while self._answer is not None:
+            self._vacant = self._loop.create_future()
+            await self._vacant
+        if self.closed:
+            raise psycopg.OperationalError("the connection is lost")
+
+    async def _prepared(self, text: bytes, values: Sequence[bytes | None]) -> bytes | None:
+        """The name under which a statement is prepared; None the first time, and where none is to be."""
+        name = self._names.get(text)
+        if name is None and self._connection.prepare_threshold is not None:
+            if text not in self._names:
+                self._names[text] = None
+                return None
+            name = b"zart_%d" % next(self._numbers)
+            self._libpq.send_prepare(name, text, _types(values))
+            await self._answered()
+            self._names[text] = name
+        return name
+
+    def _send(self, text: bytes, name: bytes | None, values: list[bytes | None]) -> None:
+        formats = [int(isinstance(value, Array)) for value in values]
+        if name is None:
+            self._libpq.send_query_params(text, values, _types(values), formats, _BINARY)
+        else:
+            self._libpq.send_query_prepared(name, values, formats, _BINARY)
+
+    async def _answered(self, on_sent: Callable[[], None] | None = None) -> list[pq.abc.PGresult]:
         answer: asyncio.Future[list[pq.abc.PGresult]] = self._loop.create_future()
         self._answer = answer
-        while self._libpq.flush():
-            await self._room()
+        try:
+            while self._libpq.flush():
+                await self._room()
+        except BaseException:
+            self.close()  # half a statement was sent
+            raise
         if on_sent is not None:
             on_sent()
         results: list[pq.abc.PGresult] = await answer
         for result in results:
             if result.status == pq.ExecStatus.FATAL_ERROR:
                 raise errors.error_from_result(result, encoding="utf-8")
-        return results[-1]
+        return results
+
+    def _read(self, result: pq.abc.PGresult) -> list[Row]:
+        transformer = self._transformer
+        transformer.set_pgresult(result)
+        return transformer.load_rows(0, result.ntuples, tuple)
+
+    # ------------------------------------------------------------ the socket
 
     async def _room(self) -> None:
         """A large statement does not fit into the socket's buffer at once."""
@@ -99,21 +227,39 @@ class Direct:
             self._loop.remove_writer(self._socket)
 
     def _readable(self) -> None:
+        libpq = self._libpq
         try:
-            self._libpq.consume_input()
-            while not self._libpq.is_busy():
-                result = self._libpq.get_result()
+            libpq.consume_input()
+            while not libpq.is_busy():
+                result = libpq.get_result()
                 if result is None:
+                    if self._in_pipeline:
+                        continue  # after each statement's result
+                    self._settle(None)
+                    return
+                if result.status == pq.ExecStatus.PIPELINE_SYNC:
+                    libpq.exit_pipeline_mode()
+                    self._in_pipeline = False
                     self._settle(None)
                     return
                 self._results.append(result)
         except psycopg.Error as error:
-            self.close()
-            self._settle(error)
+            self._let_go(error)
+
+    def _let_go(self, error: Exception) -> None:
+        if self._reading:
+            self._reading = False
+            self._loop.remove_reader(self._socket)
+            self._loop.remove_writer(self._socket)
+            self._go_on()
+        self._settle(error)
 
     def _settle(self, error: Exception | None) -> None:
         answer, self._answer = self._answer, None
         results, self._results = self._results, []
+        vacant, self._vacant = self._vacant, None
+        if vacant is not None and not vacant.done():
+            vacant.set_result(None)
         if answer is None or answer.done():
             return
         if error is not None:
@@ -124,9 +270,24 @@ class Direct:
             answer.set_result(results)
 
 
-def _text(parameter: Parameter) -> bytes | None:
-    if parameter is None or isinstance(parameter, Array):
-        return parameter
-    if isinstance(parameter, bool):
-        return b"t" if parameter else b"f"
-    return str(parameter).encode()
+def _types(values: Sequence[bytes | None]) -> list[int]:
+    return [value.array_oid if isinstance(value, Array) else 0 for value in values]
+
+
+def _text(value: Any) -> bytes:
+    if isinstance(value, str):
+        data = value.encode()
+        if b"\0" in data:
+            raise psycopg.DataError("PostgreSQL text cannot contain NUL (0x00) bytes")
+        return data
+    if isinstance(value, bool):
+        return b"t" if value else b"f"
+    if isinstance(value, (int, UUID)):
+        return str(value).encode()
+    if isinstance(value, bytes):
+        return b"\\x" + value.hex().encode()
+    if isinstance(value, dt.datetime):
+        return value.isoformat().encode()
+    if isinstance(value, dt.timedelta):
+        return b"%d days %d seconds %d microseconds" % (value.days, value.seconds, value.microseconds)
+    raise TypeError(f"a parameter of type {type(value).__name__} cannot be sent")

@@ -94,8 +94,30 @@ class Listener:
             self._told = False
             _log.info("listens for notifications again")
         self._caught_up()
-        async for notification in connection.notifies():
-            self._heard(notification.channel, notification.payload)
+        await self._hear(connection)
+
+    async def _hear(self, connection: AsyncConnection[Any]) -> None:
+        """Until the connection is lost. The socket stays registered: to hear takes one turn of the loop."""
+        libpq, loop = connection.pgconn, asyncio.get_running_loop()
+        lost: asyncio.Future[None] = loop.create_future()
+
+        def readable() -> None:
+            try:
+                libpq.consume_input()
+                while (notification := libpq.notifies()) is not None:
+                    self._heard(notification.relname.decode(), notification.extra.decode())
+            except psycopg.Error as error:
+                loop.remove_reader(socket)
+                if not lost.done():
+                    lost.set_exception(error)
+
+        socket = connection.fileno()
+        loop.add_reader(socket, readable)
+        try:
+            readable()  # what came while LISTEN was sent
+            await lost
+        finally:
+            loop.remove_reader(socket)
 
     def _say(self, text: str, *arguments: object) -> None:
         """Once for each time that it goes wrong."""

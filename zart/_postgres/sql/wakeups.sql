@@ -73,15 +73,17 @@ SELECT (SELECT count(*) FROM applied), (SELECT count(*) FROM told t WHERE t.stat
     (SELECT count(*) FROM taken) - (SELECT count(*) FROM applied),
     coalesce((SELECT array_agg(c.id) FROM closed c WHERE c.awaited), '{}');
 
--- Sleepers that are due become ready.
+-- Sleepers that are due become ready. Returns how many.
 -- name: promote
 WITH due AS MATERIALIZED (
     SELECT t.id FROM {schema}.zart_tasks t
     WHERE t.state = 'waiting' AND t.wake_at <= {schema}.zart_now()
     ORDER BY t.wake_at LIMIT %(batch)s
     FOR NO KEY UPDATE SKIP LOCKED
+), promoted AS (
+    UPDATE {schema}.zart_tasks t SET state = 'ready' FROM due WHERE t.id = due.id RETURNING t.id
 )
-UPDATE {schema}.zart_tasks t SET state = 'ready' FROM due WHERE t.id = due.id;
+SELECT count(*) FROM promoted;
 
 -- Tells one channel. It is a hint: when it fails, nothing else does.
 -- name: notify
