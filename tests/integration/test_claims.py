@@ -206,6 +206,7 @@ async def test_a_fenced_worker_claims_nothing(dsn):
         after = await hand.tick(1, watching=tick.claims)
         assert after.fenced
         assert after.claims == []
+        assert set((await floor.states()).values()) == {"ready"}
         assert [(news.task_id, news.lost) for news in after.news] == [(tick.claims[0].task_id, True)]
         assert (await hand.tick(0)).fenced
 
@@ -260,8 +261,7 @@ async def test_a_load_that_fails_is_gone_on_with(dsn):
         async with holder.transaction():
             await holder.execute("LOCK TABLE zart_events")
             waiting = asyncio.create_task(hand.tick(1))
-            await floor.until_locked_out(backend)
-            await floor.database.execute("SELECT pg_terminate_backend(%s)", (backend,))
+            await floor.end_locked_out(backend)
             with pytest.raises(psycopg.OperationalError):
                 await waiting
         assert hand.claimer.pending == 1
@@ -281,8 +281,7 @@ async def test_claims_are_not_lost_with_what_a_tick_does_after_them(dsn):
         async with holder.transaction():
             await holder.execute("LOCK TABLE zart_history")
             waiting = asyncio.create_task(hand.tick(1))
-            await floor.until_locked_out(backend)
-            await floor.database.execute("SELECT pg_terminate_backend(%s)", (backend,))
+            await floor.end_locked_out(backend)
             with pytest.raises(psycopg.OperationalError):
                 await waiting
         assert hand.claimer.pending == 1
