@@ -19,7 +19,7 @@ import psycopg
 from zart._engine.claimer import Claimer, Tick
 from zart._engine.clock import DatabaseClock
 from zart._engine.holding import Holding
-from zart._postgres.trouble import Trouble, classify
+from zart._postgres.trouble import Trouble, classify, keeps_connection
 
 _log = logging.getLogger("zart.worker")
 
@@ -91,6 +91,8 @@ class Claiming:
                     _log.error("cannot claim: the tables are not what this version expects: %s", error)
                 elif not failures:
                     _log.warning("cannot claim and tries again: %s", str(error).strip())
+                if not keeps_connection(error):  # it may have led to a server that takes no writes any more
+                    await self._claimer.close()
                 pause = min(0.05 * 2**failures, _LONGEST_RETRY) * random.uniform(0.5, 1.5)  # noqa: S311
                 failures = min(failures + 1, 10)
                 await asyncio.sleep(pause)
