@@ -11,7 +11,7 @@ PYTEST_ARGS ?= -n 2 --dist worksteal
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint type ci build migrate bench-quick test-pg15 test-versions clean
+.PHONY: help demo test lint type ci build migrate bench-quick test-pg15 test-versions mutations clean
 
 help: ## Show what can be made
 	@grep -hE '^[a-z][a-z0-9%-]*:.*## ' $(MAKEFILE_LIST) | sed -e 's/^example-%/example-NAME/' \
@@ -64,6 +64,9 @@ test-versions: ## Run the identity tests on every Python of PYTHON_VERSIONS that
 		.venv-$$version/bin/python --version; \
 		.venv-$$version/bin/pytest -q tests/unit/test_lineage.py; \
 	done
+
+mutations: $(VENV)/installed-dev ## Break each promise once, in a copy, and see that its tests fail: about ten minutes
+	@$(BIN)/python -m tests.mutations $(MUTATIONS)
 
 clean: ## Remove what was built or cached; the virtual environments and .zart/ stay
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

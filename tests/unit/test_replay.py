@@ -445,5 +445,7 @@ async def test_no_attempt_begins_while_the_lease_is_in_doubt() -> None:
             assert not effects or self.asked > 3
             return self.asked > 3
 
-    result = await replayed(body, host=InDoubt(cut=lambda _commit: False, suspend=False))
+    host = InDoubt(cut=lambda _commit: False, suspend=False)
+    result = await replayed(body, host=host)
     assert result.result == "A"
+    assert host.asked > 3

@@ -1,0 +1,327 @@
+"""Mutations of what a body observes: its log, the order of delivery, replay, waits, time and cancels."""
+
+from tests.mutations.mutation import Edit, Mutation
+
+ACTIVATION = "zart/_engine/activation.py"
+BRANCH = "zart/_engine/branch.py"
+ENDINGS = "zart/_engine/endings.py"
+LOG = "zart/_engine/log.py"
+STEPS = "zart/_engine/steps.py"
+WAITS = "zart/_engine/waits.py"
+
+_REPLAY = "tests/unit/test_replay.py::"
+_FAILING = "tests/integration/test_failing.py::"
+_IDENTITY = "tests/integration/test_identity.py::"
+_WAITING = "tests/integration/test_waiting.py::"
+
+BODIES = (
+    Mutation(
+        name="delivered-out-of-order",
+        breaks="What a body observes comes in one order, live and on replay.",
+        edits=(
+            Edit(
+                file=ACTIVATION,
+                old="committed, hand_over = self._outbox.popleft()",
+                new="committed, hand_over = self._outbox.pop()",
+            ),
+        ),
+        tests=(f"{_REPLAY}test_a_crash_at_any_record_leaves_a_log_that_explains_the_outcome",),
+    ),
+    Mutation(
+        name="delivered-without-rest",
+        breaks="The next entry is delivered when the body has come to rest after the one before it.",
+        edits=(
+            Edit(
+                file=ACTIVATION,
+                old="if not self._outbox and deliver is None and self._only_waits_for(future):",
+                new="if deliver is None and not future.done():",
+            ),
+        ),
+        tests=(f"{_REPLAY}test_a_crash_at_any_record_leaves_a_log_that_explains_the_outcome",),
+    ),
+    Mutation(
+        name="replayed-in-order-of-names",
+        breaks="A replay hands the entries out in the recorded order.",
+        edits=(Edit(file=LOG, old="key=lambda entry: entry.seq or 0,", new="key=lambda entry: entry.key,"),),
+        tests=(f"{_REPLAY}test_a_crash_at_any_record_leaves_a_log_that_explains_the_outcome",),
+    ),
+    Mutation(
+        name="recorded-steps-run-again",
+        breaks="A recorded step never runs again.",
+        edits=(
+            Edit(
+                file=BRANCH,
+                old="        if record is None or record.seq is None:\n            if activation.replaying:",
+                new="        if record is None or record.seq is None or record.key.kind == 'step':\n"
+                "            if activation.replaying:",
+            ),
+        ),
+        tests=(f"{_IDENTITY}test_a_caught_failure_is_replayed",),
+    ),
+    Mutation(
+        name="branches-not-numbered",
+        breaks="Each branch of a body has calls of its own, which never get another branch's records.",
+        edits=(
+            Edit(
+                file="zart/_engine/lineage.py",
+                old="        return parent.child(), True",
+                new="        return parent, True",
+            ),
+        ),
+        tests=(
+            "tests/unit/test_lineage.py::test_keys_are_the_golden_ones",
+            f"{_IDENTITY}test_chains_never_swap",
+        ),
+    ),
+    Mutation(
+        name="first-value-not-decoded",
+        breaks="What a body gets on the first run is what it gets on replay.",
+        edits=(Edit(file=STEPS, old="return decoded, result, None", new="return value, result, None"),),
+        tests=(f"{_IDENTITY}test_values_come_back_as_they_were",),
+    ),
+    Mutation(
+        name="contradictions-ignored",
+        breaks="Changed code is noticed before anything of it runs.",
+        edits=(
+            Edit(
+                file=LOG,
+                old="        if not self._unused:\n            return None",
+                new="        return None",
+            ),
+        ),
+        tests=(f"{_IDENTITY}test_changed_code_blocks_and_runs_nothing",),
+    ),
+    Mutation(
+        name="digest-ignored",
+        breaks="Changed arguments of a recorded step are noticed.",
+        edits=(Edit(file=BRANCH, old="and digest != record.digest", new="and False"),),
+        tests=(f"{_IDENTITY}test_changed_arguments_block_until_they_are_accepted",),
+    ),
+    Mutation(
+        name="defaults-in-the-digest",
+        breaks="A new field with its default blocks no running execution.",
+        edits=(
+            Edit(
+                file="zart/digest.py",
+                old="if usual is not _MISSING and _equals(member, usual):",
+                new="if False:",
+            ),
+        ),
+        tests=(f"{_IDENTITY}test_a_field_with_a_default_is_added",),
+    ),
+    Mutation(
+        name="random-values-not-stable",
+        breaks="`zart.uuid4()` and `zart.random()` give the same on replay.",
+        edits=(
+            Edit(
+                file=BRANCH,
+                old='f"{self.path}\\0{self._draws}".encode(), key=self.activation.claim.run_id.bytes',
+                new='f"{self.path}\\0{self._draws}".encode(), key=uuid.uuid4().bytes',
+            ),
+        ),
+        tests=(f"{_IDENTITY}test_derived_values",),
+    ),
+    Mutation(
+        name="now-not-derived",
+        breaks="`zart.now()` gives the same on replay.",
+        edits=(
+            Edit(
+                file=BRANCH,
+                old="        return self.heard_at\n",
+                new="        return self.activation.host.now()\n",
+            ),
+        ),
+        tests=(f"{_IDENTITY}test_derived_values",),
+    ),
+    Mutation(
+        name="retry-state-not-stored",
+        breaks="A worker that takes over waits for the remainder of a retry's delay, and counts on.",
+        edits=(
+            Edit(
+                file=STEPS,
+                old='activation.write(so_far(state="waiting", until=until, failed_attempt=failed_attempt))',
+                new="pass",
+            ),
+        ),
+        tests=(f"{_FAILING}test_delays_survive_a_crash", f"{_FAILING}test_a_short_delay_survives_a_takeover"),
+    ),
+    Mutation(
+        name="one-attempt-too-few",
+        breaks="`exponential(3, …)` means three retries after the first attempt.",
+        edits=(
+            Edit(
+                file=STEPS,
+                old="if attempt > spec.retry.retries or",
+                new="if attempt >= spec.retry.retries or",
+            ),
+        ),
+        tests=(f"{_FAILING}test_a_step_fails_twice_and_then_works",),
+    ),
+    Mutation(
+        name="one-attempt-too-many",
+        breaks="No attempt is made after the last retry.",
+        edits=(
+            Edit(
+                file=STEPS,
+                old="if attempt > spec.retry.retries or",
+                new="if attempt > spec.retry.retries + 1 or",
+            ),
+        ),
+        tests=(f"{_FAILING}test_a_step_fails_for_good",),
+    ),
+    Mutation(
+        name="bodies-retried-for-ever",
+        breaks="`max_retries` bounds the attempts of a body.",
+        edits=(
+            Edit(
+                file=ENDINGS,
+                old="claim.attempt > retry.retries or",
+                new="claim.attempt > retry.retries + 1 or",
+            ),
+        ),
+        tests=(f"{_FAILING}test_max_retries_ends",),
+    ),
+    Mutation(
+        name="limits-begin-anew",
+        breaks="An execution's time limit counts from when it was due, whatever happened to its workers.",
+        edits=(
+            Edit(
+                file=ENDINGS,
+                old="activation.alarms.set(activation.claim.due_at + limit, self._time_out)",
+                new="activation.alarms.set(activation.host.now() + limit, self._time_out)",
+            ),
+        ),
+        tests=(
+            "tests/integration/test_zombies.py::test_a_time_limit_does_not_begin_anew_with_another_worker",
+        ),
+    ),
+    Mutation(
+        name="deadlines-not-written",
+        breaks="A sleep or a limit that has begun keeps its time through suspensions and crashes.",
+        edits=(
+            Edit(
+                file=WAITS,
+                old="        for entry in unsaved.values():\n            self._activation.write(entry)",
+                new="        unsaved.clear()",
+            ),
+        ),
+        tests=(f"{_WAITING}test_a_sleep_outlasts_its_worker",),
+    ),
+    Mutation(
+        name="events-out-of-order",
+        breaks="Events of one name are received in the order in which they were offered.",
+        edits=(
+            Edit(
+                file="zart/_postgres/sql/claim.sql",
+                under="load_events",
+                old="ORDER BY v.id",
+                new="ORDER BY v.id DESC",
+            ),
+        ),
+        tests=(f"{_WAITING}test_events_before_the_body_first_ran",),
+    ),
+    Mutation(
+        name="consumed-events-come-again",
+        breaks="A worker that takes over does not hear once more of events that were consumed.",
+        edits=(
+            Edit(
+                file="zart/_postgres/sql/claim.sql",
+                under="load_events",
+                old="WHERE v.execution_id = held.execution AND v.consumed_at IS NULL",
+                new="WHERE v.execution_id = held.execution",
+            ),
+        ),
+        tests=(f"{_WAITING}test_events_over_takeovers_are_consumed_once",),
+    ),
+    Mutation(
+        name="cancelled-waits-keep-their-event",
+        breaks="An event that was consumed for a wait cancelled in the same moment goes to the next wait.",
+        edits=(
+            Edit(
+                file=WAITS,
+                old='if record.key.kind == "wait" and record.state == "completed":',
+                new="if False:",
+            ),
+        ),
+        tests=(f"{_WAITING}test_an_event_for_a_wait_that_was_cancelled",),
+    ),
+    Mutation(
+        name="cancel-not-logged",
+        breaks="A cancel is an entry of the log, delivered once, at the same place on replay.",
+        edits=(
+            Edit(
+                file=ENDINGS,
+                old="        activation.submit(entry, deliver=self.deliver)\n\n\nclass Phase",
+                new="        self.deliver(entry)\n\n\nclass Phase",
+            ),
+        ),
+        tests=("tests/integration/test_cancelling.py::test_cleanup_may_wait_and_survives_a_crash",),
+    ),
+    Mutation(
+        name="cancel-can-be-swallowed",
+        breaks="Whatever the body returns or raises after a cancel, the outcome is `cancelled`.",
+        edits=(
+            Edit(
+                file=ENDINGS,
+                old="if cancels.requested is not None:\n            activation.end(Cancelled",
+                new="if cancels.requested is not None and root.cancelled():\n            activation.end(Cancelled",
+            ),
+            # The database's own word on it: see `end-before-cancel`.
+            Edit(
+                file="zart/_postgres/sql/journal.sql",
+                under="finish",
+                old="CASE WHEN m.cancelling THEN 'cancelled' ELSE m.ending END",
+                new="m.ending",
+            ),
+        ),
+        tests=("tests/integration/test_cancelling.py::test_cleanup_runs_once",),
+    ),
+    Mutation(
+        name="suspensions-can-be-caught",
+        breaks="`except Exception` around a durable wait never sees a suspension.",
+        edits=(
+            Edit(
+                file="zart/errors.py",
+                old="class Suspended(BaseException",
+                new="class Suspended(Exception",
+            ),
+        ),
+        tests=(f"{_WAITING}test_constructs_around_a_wait",),
+    ),
+    Mutation(
+        name="plain-awaits-cut",
+        breaks="A body of which one branch waits for something plain is not suspended.",
+        edits=(
+            Edit(
+                file=ACTIVATION,
+                old="        return all(parking.is_parked(task, self.tasks) for task in self.tasks)",
+                new="        return self._all_blocked()",
+            ),
+        ),
+        tests=(f"{_WAITING}test_a_plain_await_beside_a_sleep",),
+    ),
+    Mutation(
+        name="waiting-takes-a-slot",
+        breaks="A waiting execution takes no slot of its worker.",
+        edits=(
+            Edit(
+                file="zart/_engine/holding.py",
+                old="            self._resting.add(task)\n            self._on_free()",
+                new="            self._on_free()",
+            ),
+        ),
+        tests=(f"{_WAITING}test_resident_executions_hold_no_slot",),
+    ),
+    Mutation(
+        name="leftover-branches-go-on",
+        breaks="Branches that the body left behind have ended before its outcome is written.",
+        edits=(
+            Edit(
+                file=ACTIVATION,
+                old="if self.root is not None and self.root.done() and not self.tasks:",
+                new="if self.root is not None and self.root.done():",
+            ),
+        ),
+        tests=(f"{_REPLAY}test_a_body_that_leaves_branches_behind_ends_them_first",),
+    ),
+)

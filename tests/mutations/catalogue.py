@@ -1,0 +1,11 @@
+"""All mutations, and those that nobody can notice."""
+
+from tests.mutations.bodies import BODIES
+from tests.mutations.clients import CLIENTS
+from tests.mutations.journal import JOURNAL_MUTATIONS
+from tests.mutations.leases import LEASES
+
+MUTATIONS = (*LEASES, *JOURNAL_MUTATIONS, *BODIES, *CLIENTS)
+
+SURVIVORS: dict[str, str] = {}
+"""By name: why no test can tell them from the original."""

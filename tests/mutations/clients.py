@@ -1,0 +1,184 @@
+"""Mutations of what is asked from outside: starts, events, cancels, results, notifications."""
+
+from tests.mutations.mutation import Edit, Mutation
+
+CLIENT = "zart/_postgres/sql/client.sql"
+SURFACE = "migrations/0002_add_sql_surface.sql"
+TABLES = "migrations/0001_create_engine.sql"
+WAKEUPS = "zart/_postgres/sql/wakeups.sql"
+
+_STARTS = "tests/integration/test_client_start.py::"
+_STEERS = "tests/integration/test_client_steering.py::"
+_WAKES = "tests/integration/test_wakeups.py::"
+_IF_IDLE = "IF EXISTS (SELECT FROM {schema}.zart_workers WHERE idle) AND"
+
+CLIENTS = (
+    Mutation(
+        name="start-not-idempotent",
+        breaks="Ten clients that start one id at once start one execution.",
+        edits=(Edit(file=CLIENT, under="start", old="    ON CONFLICT (id) DO NOTHING\n", new=""),),
+        tests=(f"{_STARTS}test_ten_clients_start_the_same_id_at_once",),
+    ),
+    Mutation(
+        name="conflicts-ignored",
+        breaks="An id stands for one function and one input; anything else is a conflict.",
+        edits=(
+            Edit(
+                file="zart/client/starter.py",
+                old='if on_conflict == "raise" and not is_equal(wanted, found[0]):',
+                new="if False:",
+            ),
+        ),
+        tests=(f"{_STARTS}test_other_input_or_function_is_a_conflict",),
+    ),
+    Mutation(
+        name="on-conflict-ignored",
+        breaks='With `on_conflict="return"` the execution that exists is returned, and nothing is raised.',
+        edits=(
+            Edit(
+                file="zart/client/starter.py",
+                old='if on_conflict == "raise" and not is_equal(wanted, found[0]):',
+                new="if not is_equal(wanted, found[0]):",
+            ),
+        ),
+        tests=(f"{_STARTS}test_other_input_or_function_is_a_conflict",),
+    ),
+    Mutation(
+        name="own-start-not-known",
+        breaks="A start that was committed while its answer was lost is known as one's own.",
+        edits=(
+            Edit(
+                file="zart/client/starter.py",
+                old="        if found[0][2] == str(wanted.run_id):\n            return True",
+                new="        if False:\n            return True",
+            ),
+        ),
+        tests=("tests/integration/test_client_faults.py::test_start_whose_answer_was_lost",),
+    ),
+    Mutation(
+        name="dedup-ignored",
+        breaks="An event that is delivered again under its dedup key is there once.",
+        edits=(
+            Edit(
+                file=CLIENT,
+                under="offer_event",
+                old="%(payload)s::text::json, %(dedup)s FROM task k",
+                new="%(payload)s::text::json, NULL::text FROM task k",
+            ),
+        ),
+        tests=(
+            f"{_STEERS}test_event_dedup",
+            "tests/integration/test_waiting.py::test_an_event_offered_twice",
+        ),
+    ),
+    Mutation(
+        name="event-without-signal",
+        breaks="Whoever offers an event tells the execution that there is news.",
+        edits=(
+            Edit(
+                file=CLIENT,
+                under="offer_event",
+                old="SET signal = t.signal %% 2147483647 + 1,",
+                new="SET signal = t.signal,",
+            ),
+        ),
+        tests=(
+            f"{_STEERS}test_event_wakes_at_once",
+            "tests/integration/test_waiting.py::test_news_while_a_step_runs",
+        ),
+    ),
+    Mutation(
+        name="wakeup-without-signal",
+        breaks="An event from SQL that arrives while its execution is held is not slept over.",
+        edits=(
+            Edit(
+                file=WAKEUPS,
+                under="apply_wakeups",
+                old="SET signal = t.signal %% 2147483647 + 1,",
+                new="SET signal = t.signal,",
+            ),
+        ),
+        tests=(f"{_WAKES}test_an_event_between_the_claim_and_the_suspension_is_not_lost",),
+    ),
+    Mutation(
+        name="wakeup-dropped",
+        breaks="A wake-up whose task is locked at this moment is kept.",
+        edits=(
+            Edit(
+                file=WAKEUPS,
+                under="apply_wakeups",
+                old="            OR NOT EXISTS (SELECT FROM {schema}.zart_tasks t WHERE t.id = k.task_id)))",
+                new="            OR true))",
+            ),
+        ),
+        tests=(f"{_WAKES}test_a_wake_up_is_left_while_its_task_is_locked",),
+    ),
+    Mutation(
+        name="event-ends-a-pause",
+        breaks="An event does not shorten the pause before a body is run again.",
+        edits=(
+            Edit(
+                file=CLIENT,
+                under="offer_event",
+                old="\n                AND (t.not_before IS NULL OR t.not_before <= {schema}.zart_now())",
+                new="",
+            ),
+        ),
+        tests=(f"{_STEERS}test_event_during_a_body_retry",),
+    ),
+    Mutation(
+        name="sql-locks-tasks",
+        breaks="A transaction of the caller's that stays open holds no lock that a worker could need.",
+        edits=(
+            Edit(
+                file=SURFACE,
+                old="    INSERT INTO {schema}.zart_wakeups (task_id, kind) VALUES (target.task_id, 'event');\n",
+                new="    INSERT INTO {schema}.zart_wakeups (task_id, kind) VALUES (target.task_id, 'event');\n"
+                "    UPDATE {schema}.zart_tasks SET signal = signal + 1 WHERE id = target.task_id;\n",
+            ),
+        ),
+        tests=(
+            "tests/integration/test_sql_surface.py::test_open_transactions_lock_no_task",
+            "tests/integration/test_waiting.py::test_an_open_transaction_delays_nobody_else",
+        ),
+    ),
+    Mutation(
+        name="cancel-not-heard",
+        breaks="A cancel of live work reaches its body.",
+        edits=(
+            Edit(
+                file=CLIENT,
+                under="cancel",
+                old="SET signal = t.signal %% 2147483647 + 1, cancel_reason",
+                new="SET signal = t.signal, cancel_reason",
+            ),
+        ),
+        tests=("tests/integration/test_waiting.py::test_news_while_a_step_runs",),
+    ),
+    Mutation(
+        name="always-notified",
+        breaks="Nobody pays for notifications while no worker is idle.",
+        edits=(Edit(file=TABLES, old=_IF_IDLE, new="IF true AND"),),
+        tests=(f"{_WAKES}test_only_an_idle_worker_is_notified",),
+    ),
+    Mutation(
+        name="never-notified",
+        breaks="An idle worker hears of new work at once.",
+        edits=(Edit(file=TABLES, old=_IF_IDLE, new="IF false AND"),),
+        tests=(f"{_WAKES}test_only_an_idle_worker_is_notified",),
+    ),
+    Mutation(
+        name="ends-not-announced",
+        breaks="Who awaits a result hears of it at once.",
+        edits=(
+            Edit(
+                file="zart/_postgres/sql/journal.sql",
+                under="finish",
+                old="%(announce)s::bool AND pg_notification_queue_usage() < 0.5\n"
+                "            AND pg_notify(%(done_channel)s::text, f.id) IS NOT NULL",
+                new="%(announce)s::bool AND %(done_channel)s::text IS NOT NULL",
+            ),
+        ),
+        tests=("tests/acceptance/test_database_faults.py::test_results_are_quick",),
+    ),
+)
