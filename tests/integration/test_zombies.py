@@ -57,7 +57,7 @@ class Pen:
 @contextlib.asynccontextmanager
 async def pen_of(dsn: str, hand: Hand) -> AsyncIterator[Pen]:
     async def connect() -> psycopg.AsyncConnection[Any]:
-        return await psycopg.AsyncConnection.connect(dsn, autocommit=True, application_name="pen")
+        return await psycopg.AsyncConnection.connect(dsn, autocommit=True)
 
     journal = Journal(
         connect,
@@ -92,7 +92,7 @@ async def test_a_record_in_flight_is_in_the_history_of_who_takes_over(dsn: str) 
                 told = pen.write(claim, "slow")
                 await floor.until(
                     "SELECT EXISTS (SELECT FROM pg_stat_activity"
-                    " WHERE application_name = 'pen' AND wait_event_type = 'Lock')"
+                    " WHERE datname = current_database() AND wait_event_type = 'Lock')"
                 )
                 await floor.database.execute(
                     "UPDATE zart_workers SET expires_at = clock_timestamp() - interval '1s'"
@@ -115,11 +115,11 @@ async def test_what_another_claimed_a_moment_ago_is_not_claimed(dsn: str) -> Non
         await floor.start("e")
         late, early = await floor.hand(), await floor.hand()
         holder = await floor.connect()
-        connection = await late.claimer._connected()
+        backend = (await late.claimer._connected()).backend
         async with holder.transaction():
             await holder.execute("SELECT FROM zart_workers WHERE worker_id = %s FOR UPDATE", (late.id,))
             waiting = asyncio.create_task(late.tick())
-            await floor.until_locked_out(connection.info.backend_pid)
+            await floor.until_locked_out(backend)
             assert [claim.execution_id for claim in await early.claim_all()] == ["e"]
         assert (await waiting).claims == []
         assert await floor.value("SELECT owner FROM zart_tasks") == early.id
