@@ -75,6 +75,21 @@ def _start_embedded() -> str:
     return embedded.start(Path(DIRECTORY)).dsn()
 
 
+async def dial(dsn: str, *, application_name: str, prepared: bool | None = None) -> Connection:
+    """One attempt to connect; see `connect`. Raises what psycopg does."""
+    if prepared is None:
+        prepared = wants_prepared()
+    arguments = connection_arguments(dsn, application_name=application_name, prepared=prepared)
+    connection = await psycopg.AsyncConnection.connect(dsn, **arguments)
+    if prepared is None:
+        try:
+            await _suit_pooler(connection)
+        except BaseException:
+            await connection.close()
+            raise
+    return connection
+
+
 async def connect(
     dsn: str,
     *,
@@ -88,19 +103,9 @@ async def connect(
     a pooler). Raises `DatabaseUnreachable` when the database cannot be reached within `patience`, or at once
     when trying again is of no use.
     """
-    if prepared is None:
-        prepared = wants_prepared()
-    arguments = connection_arguments(dsn, application_name=application_name, prepared=prepared)
 
     async def attempt() -> Connection:
-        connection = await psycopg.AsyncConnection.connect(dsn, **arguments)
-        if prepared is None:
-            try:
-                await _suit_pooler(connection)
-            except BaseException:
-                await connection.close()
-                raise
-        return connection
+        return await dial(dsn, application_name=application_name, prepared=prepared)
 
     return await _with_patience(attempt, dsn, patience)
 
@@ -137,7 +142,7 @@ async def _suit_pooler(connection: Connection) -> None:
 
 
 def make_pool(
-    dsn: str, *, application_name: str, min_size: int = 1, max_size: int = 8
+    dsn: str, *, application_name: str, min_size: int = 0, max_size: int = 8
 ) -> AsyncConnectionPool[Connection]:
     """A pool that is not open yet, of autocommit connections."""
     prepared = wants_prepared()

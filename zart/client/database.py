@@ -20,9 +20,11 @@ from psycopg_pool import AsyncConnectionPool
 
 from zart._postgres import connections
 from zart._postgres.connections import Connection
+from zart._postgres.direct import statements
 from zart._postgres.naming import check_schema, schema_trouble
 from zart._postgres.queries import load
 from zart._postgres.trouble import Trouble, classify
+from zart.client.line import Line
 from zart.errors import UsageError
 
 _log = logging.getLogger("zart.client")
@@ -30,17 +32,20 @@ _log = logging.getLogger("zart.client")
 PATIENCE: Final = dt.timedelta(seconds=10)
 """How long a statement is tried while the database is away."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 1.0
+_WAITED_FOR: Final = frozenset(("start", "start_many", "await_ends", "ended"))
+"""The statements of every execution."""
 
 Row = tuple[Any, ...]
 
 
 class Database:
-    """The pool of one client, and the statements that it sends."""
+    """The connections of one client, and the statements that it sends."""
 
     def __init__(self, dsn: str | None, schema: str) -> None:
         self.schema: str = check_schema(schema)
         self._dsn = dsn
         self._address: str | None = None
+        self._line = Line(self._dial)
         self._pool: AsyncConnectionPool[Connection] | None = None
 
     @property
@@ -62,8 +67,12 @@ class Database:
 
     async def close(self) -> None:
         pool, self._pool = self._pool, None
+        await self._line.close()
         if pool is not None:
             await pool.close()
+
+    async def _dial(self) -> Connection:
+        return await connections.dial(self.address, application_name="zart client")
 
     async def connect_directly(self) -> Connection:
         """A connection beside the pool, past a pooler if `ZART_DIRECT_URL` names a way."""
@@ -79,12 +88,11 @@ class Database:
         Raises SchemaError for tables that are not as expected, DatabaseUnreachable when the database stayed
         away.
         """
-        text = load("client", self.schema)[statement]
         deadline = time.monotonic() + patience.total_seconds()
         pause = _FIRST_PAUSE
         while True:
             try:
-                return await self._send(text, parameters)
+                return await self._send(statement, parameters)
             except psycopg.Error as error:
                 trouble = classify(error)
                 if trouble is Trouble.SCHEMA:
@@ -99,19 +107,21 @@ class Database:
     async def hint(self, statement: str, parameters: Mapping[str, Any]) -> None:
         """Send a notification. Nothing depends on it, so a failure is only logged."""
         try:
-            await self._send(load("client", self.schema)[statement], parameters)
+            await self._send(statement, parameters)
         except psycopg.Error as error:
             _log.debug("a notification could not be sent: %s", error)
 
-    async def _send(self, text: bytes, parameters: Mapping[str, Any]) -> list[Row]:
+    async def _send(self, statement: str, parameters: Mapping[str, Any]) -> list[Row]:
         if self._pool is None:
             raise UsageError(
                 "the Client is not open: use it in `async with zart.Client(...) as client:` "
                 "(only start and offer_event with connection= need no open one)"
             )
+        if statement in _WAITED_FOR and not self._line.busy:
+            return await self._line.rows(statements("client", self.schema)[statement], parameters)
         async with self._pool.connection() as connection:
             try:
-                cursor = await connection.execute(text, parameters)
+                cursor = await connection.execute(load("client", self.schema)[statement], parameters)
                 return await cursor.fetchall()
             except errors.ReadOnlySqlTransaction:
                 await (
