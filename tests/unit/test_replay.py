@@ -449,3 +449,36 @@ async def test_no_attempt_begins_while_the_lease_is_in_doubt() -> None:
     result = await replayed(body, host=host)
     assert result.result == "A"
     assert host.asked > 3
+
+
+@pytest.mark.parametrize("asked", [1, 2, 3])
+async def test_a_body_that_waits_for_its_lease_is_unwound_at_any_moment(asked: int) -> None:
+    """An execution is given back in the very moment in which its step looks whether the lease stands: the body is
+    unwound, and begins no attempt."""
+
+    @durable("doubtful")
+    async def body() -> str:
+        return await work("a")
+
+    class GivenBack(CuttingHost):
+        asked = 0
+        activation: Any = None
+
+        async def run(self, activation: Any) -> Any:
+            self.activation = activation
+            return await super().run(activation)
+
+        def suspends(self, activation: Any, due: Any, /) -> bool:
+            return False
+
+        @property
+        def fresh(self) -> bool:  # type: ignore[override]
+            self.asked += 1
+            if self.asked == asked:
+                self.activation.release()
+            return self.asked > 3
+
+    async with asyncio.timeout(5):
+        result = await replayed(body, host=GivenBack(cut=lambda _commit: False, suspend=False))
+    assert (result.result, result.activations) == ("A", 2)
+    assert effects == ["a"]

@@ -490,6 +490,8 @@ class Activation:
             future = self.future()
             self.loop.call_later(_FRESH_AGAIN, _settle, future, context=self.host.base_context)
             await branch.parked(future)
+            if self.closed:  # between the moment when the pause was over and this one
+                raise Suspended
 
     def set_timer(self, branch: Branch, delay: float, timer: BodyTimer) -> None:
         """A time limit that a body has set."""

@@ -84,6 +84,8 @@ class Steps:
             try:
                 if not host.fresh:
                     await activation.until_fresh(branch)
+                if activation.closed:  # while this waited for its time or its turn, which had come just then
+                    raise Suspended
                 now = host.now()
                 first = first or now
                 step = Running(key, attempt, first, now, thread=step.thread if step else None)
