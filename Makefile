@@ -11,7 +11,7 @@ PYTEST_ARGS ?= -n 2 --dist worksteal
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint type ci build migrate bench-quick test-pg15 test-versions mutations clean
+.PHONY: help demo test lint type ci build migrate bench-quick test-pg15 explore test-versions test-modes $(MODES:%=test-%) mutations clean
 
 help: ## Show what can be made
 	@grep -hE '^[a-z][a-z0-9%-]*:.*## ' $(MAKEFILE_LIST) | sed -e 's/^example-%/example-NAME/' \
@@ -52,6 +52,21 @@ bench-quick: $(VENV)/installed-demo ## Measure steps per second beside DBOS, on 
 test-pg15: $(VENV)/installed-dev ## Run the test suite on the PostgreSQL in DEBIAN_POSTGRES instead of the wheel's
 	@test -x $(DEBIAN_POSTGRES)/postgres || { echo "no postgres in $(DEBIAN_POSTGRES): set DEBIAN_POSTGRES" >&2; exit 2; }
 	ZART_TEST_POSTGRES_BIN=$(DEBIAN_POSTGRES) $(BIN)/pytest $(PYTEST_ARGS)
+
+EXPLORE_ARGS ?=
+
+explore: $(VENV)/installed-dev ## Kill workers at every named point of the engine, then at pairs of them
+	$(BIN)/python -m tests.crashes.explore $(EXPLORE_ARGS)
+
+MODES := suspending twice unprepared pgbouncer
+test-suspending: ## Run the test suite with every record replayed instead of delivered
+test-twice: ## Run it with every body replayed in whole at its end, which must be the same
+test-unprepared: ## Run it without prepared statements
+test-pgbouncer: ## Run it through PgBouncer in transaction mode (apt-get install pgbouncer)
+$(MODES:%=test-%): test-%: $(VENV)/installed-dev
+	ZART_TEST_MODE=$* $(BIN)/pytest $(PYTEST_ARGS)
+
+test-modes: $(MODES:%=test-%) ## Run it in each of these modes, one after another
 
 # What a step's identity is must not depend on the Python: the same golden list on each that is here.
 test-versions: ## Run the identity tests on every Python of PYTHON_VERSIONS that is installed

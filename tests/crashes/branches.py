@@ -6,7 +6,7 @@ from collections.abc import Awaitable
 import anyio
 
 import zart
-from tests.acceptance.apps.place import note
+from tests.crashes.effects import note
 from tests.crashes.straight import do, plain
 from tests.crashes.workflow import Workflow, returns
 from zart import durable, step

@@ -3,7 +3,7 @@
 import asyncio
 
 import zart
-from tests.acceptance.apps.place import note
+from tests.crashes.effects import note
 from tests.crashes.straight import do
 from tests.crashes.workflow import Cancel, Workflow, cancelled, fails, returns
 from zart import Failure, durable, step

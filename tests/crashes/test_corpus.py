@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.apps.place import effects
 from tests.crashes.corpus import WORKFLOWS, registry
+from tests.crashes.effects import effects
 from tests.crashes.workflow import Ended
 from tests.support.running import fast, hurrying
 from zart import Client, Worker

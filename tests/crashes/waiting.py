@@ -198,6 +198,7 @@ WORKFLOWS = (
         expect=returns("yesdone"),
         chains=(("timer", "done"),),
         maybe=frozenset({"timer"}),
+        varies=True,
     ),
     Workflow(
         durable=event_loop,

@@ -10,8 +10,7 @@ repeated once the next one of its chain has happened: by then its record was com
     ended = await workflow.end(client, id)
     problems = workflow.problems(ended, [e.what for e in effects(directory) if e.execution == id])
 
-Steps report what they do by `note` (tests/acceptance/apps/place.py): one line, appended to the file `effects` in the
-directory that `ZART_TEST_PLACE` names.
+Steps report what they do by `note`, in a file in the directory that `ZART_TEST_PLACE` names: see `effects.py`.
 """
 
 import asyncio
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import zart
-from tests.acceptance.apps.place import effects
+from tests.crashes.effects import effects
 from zart.durable import Durable
 from zart.errors import ExecutionFinished
 
@@ -108,9 +107,14 @@ class Workflow:
     happens: tuple[Offer | Cancel, ...] = ()
     """What must come from outside, in this order; without it the execution would not end."""
     chains: tuple[tuple[str, ...], ...] = ()
-    """Effects that happen, once each without faults. In a chain each waits for the record of the one before."""
+    """Effects that happen, once each without faults. In a chain each waits for the record of the one before.
+
+    The attempts of a step are no chain: one that fails is recorded while the next one waits for its time.
+    """
     maybe: frozenset[str] = frozenset()
     """Effects that a fault, or something from outside that comes at another time, may prevent."""
+    varies: bool = False
+    """Which calls are recorded depends on when a fault comes; the outcome does not."""
     slow: bool = False
     """It takes seconds."""
 
@@ -132,16 +136,20 @@ class Workflow:
         else:
             await client.start(self.durable, self.data, id=id)
 
-    async def outside(self, client: zart.Client, id: str, directory: Path) -> None:
+    async def outside(
+        self, client: zart.Client, id: str, directory: Path, *, skip: int = 0, most: int | None = None
+    ) -> None:
         """Let what must happen from outside happen, each when it is time; returns after the last.
 
         `directory` is where its steps note their effects. Where so many executions run that looking at all of that is
         too much, call `happen` instead, at any time: the outcome must be the same, unless it is a cancel that comes
         early; then the effects after it may be missing.
         """
-        for number, happening in enumerate(self.happens):
-            while not await self._is_time(client, id, happening.once, directory):
-                await asyncio.sleep(0.01)  # noqa: ASYNC110 (it looks at a database and a file)
+        for number, happening in enumerate(self.happens[:most]):
+            if number < skip:
+                continue
+            while not await self._is_time(client, id, happening.once, directory):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
             await self.happen(client, id, number)
 
     async def happen(self, client: zart.Client, id: str, number: int) -> None:
@@ -153,7 +161,7 @@ class Workflow:
         try:
             await client.offer_event(id, happening.event, happening.payload, dedup=f"{number}")
         except ExecutionFinished:
-            if not any(isinstance(other, Cancel) for other in self.happens):
+            if not self.is_cancelled:
                 raise
 
     async def _is_time(self, client: zart.Client, id: str, once: Once, directory: Path) -> bool:
@@ -174,20 +182,28 @@ class Workflow:
 
     # ------------------------------------------------------------ to judge it
 
-    def problems(self, ended: Ended, done: Sequence[str], *, faultless: bool = False) -> Iterator[str]:
+    @property
+    def is_cancelled(self) -> bool:
+        return any(isinstance(happening, Cancel) for happening in self.happens)
+
+    def problems(
+        self, ended: Ended, done: Sequence[str], *, faultless: bool = False, any_time: bool = False
+    ) -> Iterator[str]:
         """What is wrong with an end and its effects, `done` in the order in which they happened.
 
-        Without faults (and with all from outside at its time) each effect happens exactly once.
+        Without faults (and with all from outside at its time) each effect happens exactly once. With `any_time` what
+        came from outside did not keep to its time: then a cancel may have prevented any effect.
         """
         if not self.expect(ended):
             yield f"it was to be {self.expect.text}, but it is {ended}"
         counts = Counter(done)
+        prevented = any_time and self.is_cancelled
         unknown = counts.keys() - self.effects
         if unknown:
             yield f"nobody expects the effects {sorted(unknown)}"
         for chain in self.chains:
             for effect in chain:
-                if counts[effect] < 1 and effect not in self.maybe:
+                if counts[effect] < 1 and effect not in self.maybe and not prevented:
                     yield f"effect {effect!r} has not happened"
                 if counts[effect] > 1 and faultless:
                     yield f"effect {effect!r} has happened {counts[effect]} times, without any fault"

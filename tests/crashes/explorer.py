@@ -1,0 +1,437 @@
+"""Runs one workflow under one plan of faults, and judges what came of it.
+
+A plan says what happens to the first worker, to the one that goes on after it, and so on; behind the last of them comes
+one to which nothing happens. Each is a process of its own, and each fault happens exactly where the plan says.
+
+    run = await Explorer(...).run(WORKFLOWS["gather"], plan("kill@journal.record.sent#2", "kill@takeover.begin#1"))
+
+What must hold in the end, whatever the plan:
+
+- the execution has ended as the workflow says, and nothing of it is left among the live work;
+- each call has one record, which is final; the records are those of a run without faults, numbered without a gap;
+- each effect has happened at least once, and none again after the record of its call was committed;
+- no worker that has died or left has rows or owns anything, and the history tells of no more than the takeovers.
+"""
+
+import asyncio
+import contextlib
+import hashlib
+import os
+import signal
+import time
+import uuid
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+import zart
+from tests.crashes.effects import Effect, effects
+from tests.crashes.faults import Fault, Faults, parse
+from tests.crashes.nursery import Life, Nursery
+from tests.crashes.workflow import Workflow
+from zart._engine.reaper import reap
+
+PATIENCE = 10.0
+"""Seconds after which a run is stuck."""
+_NEWS_WITHIN = 1.0
+"""Seconds after which what comes from outside comes at its own time, since the plan's point is not reached."""
+_HEARD_WITHIN = 1.0
+"""Seconds for a worker that was taken for dead to find that out, once it goes on."""
+
+Plan = tuple[Faults, ...]
+Call = tuple[str, str, int, str]
+"""Path, name, occurrence and kind: the identity of a call."""
+
+
+def plan(*workers: str) -> Plan:
+    return tuple(parse(worker) for worker in workers)
+
+
+class _Stuck(Exception):
+    pass
+
+
+@dataclass
+class Run:
+    """What came of it."""
+
+    workflow: Workflow
+    plan: Plan
+    problems: list[str] = field(default_factory=list)
+    reached: bool = False
+    """Whether every fault of the plan has happened."""
+    traces: list[list[str]] = field(default_factory=list)
+    """The points that each worker reached, as POINT#NUMBER."""
+    happened_at: int = 0
+    """How many points the first worker had reached when the first thing happened from outside."""
+    calls: frozenset[tuple[Call, str]] = frozenset()
+    """The records: calls and states."""
+    seconds: float = 0.0
+    directory: Path = Path()
+
+
+class Explorer:
+    """Runs plans on one database, one after the other."""
+
+    def __init__(self, dsn: str, nursery: Nursery, directory: Path) -> None:
+        self._dsn = dsn
+        self._nursery = nursery
+        self._directory = directory
+        self._numbers = iter(range(1, 1_000_000))
+        self._shifted = 0.0
+
+    async def __aenter__(self) -> "Explorer":
+        async with contextlib.AsyncExitStack() as stack:
+            self._client = await stack.enter_async_context(zart.Client(self._dsn))
+            self._database = await psycopg.AsyncConnection.connect(self._dsn, autocommit=True)
+            stack.push_async_callback(self._database.close)
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stack.aclose()
+
+    async def run(self, workflow: Workflow, planned: Plan = (), baseline: Run | None = None) -> Run:
+        """`baseline` is a run without faults: the records must be the same."""
+        number = next(self._numbers)
+        directory = self._directory / f"{os.getpid()}-{number}-{workflow.name}"
+        directory.mkdir(parents=True)
+        run = Run(workflow, planned, directory=directory)
+        begun = time.monotonic()
+        course = _Course(self, run, f"{workflow.name}-{number}-{uuid.uuid4().hex[:6]}")
+        try:
+            async with asyncio.timeout(PATIENCE):
+                await course.go()
+        except (_Stuck, TimeoutError) as stuck:
+            run.problems.append(str(stuck) or f"it has not ended within {PATIENCE} s")
+            run.problems += await course.scene()
+        finally:
+            await course.clear()
+        run.traces = [_lines(path) for path in course.trace_files]
+        run.reached = all(
+            f"{fault.point}#{fault.occurrence}" in trace
+            for faults, trace in zip(planned, run.traces, strict=False)
+            for fault in faults
+        ) and len(run.traces) >= len(planned)
+        if not run.problems:
+            run.problems += await course.judge(baseline)
+        run.seconds = time.monotonic() - begun
+        return run
+
+
+class _Course:
+    """One run, on its way."""
+
+    def __init__(self, explorer: Explorer, run: Run, id: str) -> None:
+        self._explorer = explorer
+        self._client = explorer._client
+        self._database = explorer._database
+        self._run = run
+        self._workflow = run.workflow
+        self._id = id
+        self._lives: list[Life] = []
+        self._frozen: list[Life] = []
+        self._news = asyncio.Event()
+        self._news_done = asyncio.Event()
+        self._outside: asyncio.Task[None] | None = None
+        self._committed: list[tuple[int, set[str]]] = []
+        """At each death: how many effects there were, and the calls whose record was committed."""
+        self.trace_files: list[Path] = []
+
+    # ------------------------------------------------------------ the course of it
+
+    async def go(self) -> None:
+        await self._workflow.start(self._client, self._id)
+        self._outside = asyncio.create_task(self._let_happen())
+        ended = asyncio.create_task(self._until_ended())
+        try:
+            for faults in (*self._run.plan, ()):
+                life = await self._fork(faults)
+                await self._live(life, faults, ended)
+                if ended.done():
+                    break
+                await self._bury(life)
+            ended.result()
+            for life in self._frozen:
+                await self._thaw(life)
+        finally:
+            ended.cancel()
+            self._outside.cancel()
+            await asyncio.wait([ended, self._outside])
+
+    async def _fork(self, faults: Faults) -> Life:
+        number = len(self._lives) + 1
+        directory = self._run.directory
+        trace = directory / f"trace-{number}"
+        self.trace_files.append(trace)
+        life = await self._explorer._nursery.fork(
+            self._explorer._dsn, directory, faults, trace=trace, log=directory / f"log-{number}"
+        )
+        self._lives.append(life)
+        return life
+
+    async def _live(self, life: Life, faults: Faults, ended: "asyncio.Task[None]") -> None:
+        """Until the worker has ended or is frozen, or the execution has ended, and the worker after it."""
+        kinds = {f"{fault.point}#{fault.occurrence}": fault.kind for fault in faults}
+        told_to_stop = False
+        while True:
+            change = asyncio.create_task(life.change())
+            await asyncio.wait(
+                [change] if told_to_stop else [change, ended], return_when=asyncio.FIRST_COMPLETED
+            )
+            if ended.done() and ended.exception() is not None:
+                change.cancel()
+                raise _Stuck(str(ended.exception()))
+            if change.done():
+                if life.exit_code is not None:
+                    self._check_exit(life, faults)
+                    return
+                kind = kinds[_lines(self.trace_files[-1])[-1]]
+                if kind == "freeze":
+                    self._frozen.append(life)
+                    return
+                self._news.set()
+                await self._news_done.wait()
+                life.send(signal.SIGCONT)
+            else:
+                change.cancel()
+                told_to_stop = True
+                life.send(signal.SIGTERM)
+
+    def _check_exit(self, life: Life, faults: Faults) -> None:
+        expected = {0, -signal.SIGKILL} if any(fault.kind == "kill" for fault in faults) else {0}
+        if life.exit_code not in expected:
+            self._run.problems.append(
+                f"worker {len(self._lives)} has ended with exit code {life.exit_code}: see {self._run.directory}"
+            )
+
+    async def _bury(self, life: Life) -> None:
+        """A worker is no more, or stands still: let the others take it for dead, and note what it has left."""
+        await self._query(
+            "UPDATE zart_workers SET expires_at = clock_timestamp() - interval '1s' WHERE pid = %s", life.pid
+        )
+        rows = await self._query(
+            "SELECT s.run_id, s.path, s.name, s.occurrence, s.kind, s.state FROM zart_steps s"
+            " JOIN zart_executions e ON e.run_id = s.run_id WHERE e.id = %s",
+            self._id,
+        )
+        # A failed call may be tried afresh with the whole body.
+        final = {"completed"} if self._workflow.durable.spec.retry.retries else {"completed", "failed"}
+        committed = {
+            _idempotency_key(run, (path, name, n, kind))
+            for run, path, name, n, kind, state in rows
+            if state in final
+        }
+        self._committed.append((len(self._effects()), committed))
+
+    async def _thaw(self, life: Life) -> None:
+        """It goes on, must find out that it was taken for dead, and may do no harm."""
+        trace = self.trace_files[self._lives.index(life)]
+        life.send(signal.SIGCONT)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_HEARD_WITHIN):
+                while not any(line.startswith("fenced.dropped") for line in _lines(trace)):
+                    if life.exit_code is not None:
+                        break
+                    await asyncio.sleep(0.005)
+        life.send(signal.SIGTERM)
+        while life.exit_code is None:
+            await life.change()
+            if life.standing:
+                life.send(signal.SIGCONT)
+
+    # ------------------------------------------------------------ from outside
+
+    async def _let_happen(self) -> None:
+        if any(fault.kind == "news" for faults in self._run.plan for fault in faults):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_NEWS_WITHIN):
+                    await self._news.wait()
+            if self._workflow.happens and self._news.is_set():
+                await self._workflow.happen(self._client, self._id, 0)
+            elif self._workflow.happens:
+                await self._workflow.outside(self._client, self._id, self._run.directory, most=1)
+            elif self._news.is_set():
+                with contextlib.suppress(zart.ExecutionFinished):
+                    await self._client.offer_event(self._id, "nobody-waits-for-this")
+            self._news_done.set()
+        elif self._workflow.happens:
+            await self._workflow.outside(self._client, self._id, self._run.directory, most=1)
+            if self.trace_files and self.trace_files[0].exists():
+                self._run.happened_at = len(_lines(self.trace_files[0]))
+        await self._workflow.outside(self._client, self._id, self._run.directory, skip=1)
+
+    async def _until_ended(self) -> None:
+        """Until the execution has ended; moves durable time when nothing but time can make it go on."""
+        assert self._outside is not None
+        while True:
+            ((status, state, until),) = await self._query(
+                "SELECT e.status, t.state, extract(epoch FROM t.wake_at - zart_now())::float FROM zart_executions e"
+                " LEFT JOIN zart_tasks t ON t.id = e.task_id WHERE e.id = %s",
+                self._id,
+            )
+            if status != "scheduled":
+                return
+            if state == "blocked":
+                raise _Stuck("the execution is blocked")
+            if self._outside.done():
+                self._outside.result()
+                if state == "waiting" and until is not None and until > 0:
+                    await self._shift_clock(until)
+            await asyncio.sleep(0.005)
+
+    async def _shift_clock(self, seconds: float) -> None:
+        self._explorer._shifted += seconds
+        await self._query(
+            "CREATE OR REPLACE FUNCTION zart_now() RETURNS timestamptz LANGUAGE sql STABLE AS "
+            f"'SELECT pg_catalog.statement_timestamp() + interval ''{self._explorer._shifted} seconds'''"
+        )
+        await self._query("SELECT pg_notify('zart_work_' || substr(md5('public'), 1, 12), '')")
+
+    # ------------------------------------------------------------ afterwards
+
+    async def judge(self, baseline: Run | None) -> list[str]:
+        """What is wrong."""
+        await self._reap()
+        ended = await self._workflow.end(self._client, self._id)
+        done = self._lasting_effects()
+        any_time = any(fault.kind == "news" for faults in self._run.plan for fault in faults)
+        problems = list(self._workflow.problems(ended, done, faultless=not self._run.plan, any_time=any_time))
+        problems += self._repeated()
+        problems += [problem async for problem in self._wrong_records(baseline)]
+        problems += [problem async for problem in self._left_over()]
+        return problems
+
+    async def _reap(self) -> None:
+        pids = [life.pid for life in self._lives if life.exit_code != 0]
+        await self._query(
+            "UPDATE zart_workers SET expires_at = clock_timestamp() - interval '1s' WHERE pid = ANY (%s)",
+            pids,
+        )
+        # A session of a process that was killed may hold its row for a moment longer.
+        for _ in range(200):
+            await reap(self._database, "public")
+            if not await self._query("SELECT 1 FROM zart_workers WHERE pid = ANY (%s)", pids):
+                break
+            await asyncio.sleep(0.01)
+
+    def _effects(self) -> list[Effect]:
+        return [effect for effect in effects(self._run.directory) if effect.execution == self._id]
+
+    def _lasting_effects(self) -> list[str]:
+        """Without what a worker did that was taken for dead: that may overlap with what the next one does."""
+        frozen = {life.pid for life in self._frozen}
+        seen: list[str] = []
+        later = False
+        for effect in self._effects():
+            later = later or (bool(frozen) and effect.pid not in frozen)
+            if not (later and effect.pid in frozen):
+                seen.append(effect.what)
+        return seen
+
+    def _repeated(self) -> Iterator[str]:
+        """Effects of calls whose record was committed when a worker ended."""
+        done = self._effects()
+        for count, committed in self._committed:
+            for effect in done[count:]:
+                if effect.call in committed and effect.pid not in {life.pid for life in self._frozen}:
+                    yield f"effect {effect.what!r} happened again, although its record was committed"
+
+    async def _wrong_records(self, baseline: Run | None) -> Any:
+        rows = await self._query(
+            "SELECT s.path, s.name, s.occurrence, s.kind, s.state, s.seq FROM zart_steps s"
+            " JOIN zart_executions e ON e.run_id = s.run_id WHERE e.id = %s ORDER BY s.seq",
+            self._id,
+        )
+        self._run.calls = frozenset(((path, name, n, kind), state) for path, name, n, kind, state, _ in rows)
+        for path, name, n, kind, state, seq in rows:
+            if state not in {"completed", "failed", "cancelled"}:
+                yield f"{kind} {path}{name}#{n} is still {state}"
+            if seq is None and state != "cancelled":
+                yield f"{kind} {path}{name}#{n} is {state} without a number"
+        numbers = [seq for *_, seq in rows if seq is not None]
+        retried = self._workflow.durable.spec.retry.retries > 0
+        if len(set(numbers)) < len(numbers) or (not retried and numbers != list(range(1, len(numbers) + 1))):
+            yield f"the records are numbered {numbers}"
+        varies = self._workflow.varies or (
+            self._workflow.is_cancelled and any(f.kind == "news" for faults in self._run.plan for f in faults)
+        )
+        if baseline is not None and not varies and self._run.calls != baseline.calls:
+            more = sorted(map(str, self._run.calls - baseline.calls))
+            fewer = sorted(map(str, baseline.calls - self._run.calls))
+            yield f"the records differ from those without faults: {more} instead of {fewer}"
+
+    async def _left_over(self) -> Any:
+        pids = [life.pid for life in self._lives]
+        ownerless = (
+            "SELECT t.* FROM zart_tasks t WHERE t.owner IS NOT NULL AND %s::text IS NOT NULL"
+            " AND NOT EXISTS (SELECT FROM zart_workers w WHERE w.worker_id = t.owner)"
+        )
+        rows_of_workers = "SELECT worker_id, writer, pid FROM zart_workers WHERE pid = ANY (%s)"
+        for what, statement, given in (
+            ("live work", "SELECT * FROM zart_tasks WHERE execution_id = %s", self._id),
+            ("rows of workers", rows_of_workers, pids),
+            ("work of workers that are gone", ownerless, self._id),
+        ):
+            rows = await self._query(statement, given)
+            if rows:
+                yield f"{what} left: {rows}"
+        told = Counter(
+            what
+            for (what,) in await self._query(
+                "SELECT what FROM zart_history WHERE execution_id = %s", self._id
+            )
+        )
+        deaths = sum(1 for life in self._lives if life.exit_code != 0) + len(self._frozen)
+        if told["takeover"] > deaths:
+            yield f"{told['takeover']} takeovers, but {deaths} workers were lost"
+        unexpected = told.keys() - {"takeover", "retry", "warning", "cancelled", "cancel requested"}
+        if unexpected:
+            yield f"its history tells of {sorted(unexpected)}"
+
+    async def scene(self) -> list[str]:
+        """What is there when it does not end."""
+        found: list[str] = []
+        records = (
+            "SELECT s.path, s.name, s.occurrence, s.kind, s.seq, s.state, s.until FROM zart_steps s"
+            " JOIN zart_executions e ON e.run_id = s.run_id WHERE e.id = %s ORDER BY s.seq"
+        )
+        for what, statement in (
+            ("live work", "SELECT * FROM zart_tasks WHERE execution_id = %s"),
+            ("records", records),
+            ("history", "SELECT what, note FROM zart_history WHERE execution_id = %s ORDER BY id"),
+        ):
+            found.append(f"{what}: {await self._query(statement, self._id)}")
+        workers = "SELECT worker_id, writer, pid, idle, expires_at > clock_timestamp() FROM zart_workers"
+        found.append(f"workers: {await self._query(workers)}")
+        return found
+
+    async def clear(self) -> None:
+        """No process stays."""
+        for life in self._lives:
+            life.send(signal.SIGKILL)
+        for life in self._lives:
+            await life.end()
+        await self._query(
+            "DELETE FROM zart_tasks WHERE execution_id = %s", self._id
+        ) if self._run.problems else None
+
+    async def _query(self, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
+        cursor = await self._database.execute(statement.encode(), parameters or None)
+        return await cursor.fetchall() if cursor.description else []
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def _idempotency_key(run_id: uuid.UUID, call: Call) -> str:
+    identity = "\0".join(map(str, call)).encode()
+    return hashlib.blake2b(identity, key=run_id.bytes, digest_size=16).hexdigest()
+
+
+__all__ = ["Explorer", "Fault", "Plan", "Run", "plan"]

@@ -1,0 +1,97 @@
+"""Workers die at every named point, and others make it good.
+
+A part of what `make explore` does, chosen anew for each `ZART_CRASHES_SEED`. A failure prints the command that repeats
+it.
+"""
+
+import logging
+import os
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.crashes.corpus import WORKFLOWS
+from tests.crashes.explorer import Run, plan
+from tests.crashes.exploring import Exploration, command, exploration
+from tests.crashes.workflow import Ended
+from tests.support.databases import Databases
+
+SEED = int(os.environ.get("ZART_CRASHES_SEED", "1"))
+PAIRS_FOR = 6.0
+"""Seconds."""
+QUICK = [workflow for workflow in WORKFLOWS.values() if not workflow.slow]
+
+pytestmark = pytest.mark.timeout(600)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    logging.getLogger("zart.reaper").setLevel(logging.ERROR)
+    yield tmp_path_factory.mktemp("crashes")
+    logging.getLogger("zart.reaper").setLevel(logging.NOTSET)
+
+
+@pytest.fixture
+async def found(databases: Databases, template: str, place: Path) -> AsyncIterator[Exploration]:
+    async with exploration(databases, template, place, seed=SEED) as exploring:
+        yield exploring
+        print(exploring.table())
+
+
+def _told(runs: list[Run]) -> str:
+    return "\n".join(line for run in runs for line in (command(run), *run.problems))
+
+
+async def test_any_worker_may_die_anywhere(found: Exploration) -> None:
+    """Every point that the corpus leads to, each workflow several times; then other faults, and pairs of them."""
+    await found.begin(QUICK)
+    await found.run_all(found.spread(QUICK, "kill", 2), what="singles")
+    for number, kind in enumerate(("stop", "freeze", "cut", "news")):
+        await found.run_all(found.spread(QUICK[number::4], kind, 1), what="singles")
+    await found.run_pairs(QUICK, PAIRS_FOR)
+    assert not found.failures, _told(found.failures)
+    killed = {point for (point, kind), _times in found.reached.items() if kind == "kill"}
+    led_to = {line.partition("#")[0] for run in found.baselines.values() for line in run.traces[0]}
+    assert len(led_to - killed) <= 3, f"no worker died at {led_to - killed}"
+
+
+async def test_what_only_a_first_fault_leads_to(found: Exploration) -> None:
+    """A kill in the middle of a takeover, of a shutdown with work in hand, of looking for lost commits."""
+    workflows = [WORKFLOWS[name] for name in ("sequence", "cancelled-wait")]
+    await found.begin(workflows)
+    first = [(workflow, plan) for workflow in workflows for plan in found.first_faults(workflow)]
+    runs = await found.run_all(first, what="singles")
+    await found.run_all([(run.workflow, plan) for run in runs for plan in found.seconds(run)], what="seconds")
+    assert not found.failures, _told(found.failures)
+    reached = {point for point, kind in found.reached if kind == "kill"}
+    assert {"takeover.begin", "takeover.committed", "reaping.committed", "release.begin"} <= reached
+
+
+async def test_the_judge_sees_other_records(found: Exploration) -> None:
+    """A record too many, or one too few, is noticed."""
+    workflow = WORKFLOWS["sequence"]
+    await found.begin([workflow])
+    baseline = found.baselines[workflow.name]
+    good = await found._explorers[0].run(workflow, plan("kill@step.returned#2"), baseline)
+    assert good.problems == []
+    assert good.reached
+    baseline.calls -= {(("", "b", 1, "step"), "completed")}
+    bad = await found._explorers[0].run(workflow, (), baseline)
+    assert any("the records differ" in problem for problem in bad.problems)
+
+
+@pytest.mark.parametrize(
+    ("done", "problem"),
+    [
+        ("abcd", None),
+        ("abbcd", None),
+        ("abacd", "'a' was repeated after 'b'"),
+        ("abd", "'c' has not happened"),
+        ("abcde", "nobody expects"),
+    ],
+)
+def test_the_judge_sees_what_is_wrong_with_effects(done: str, problem: str | None) -> None:
+    """An effect may happen again until the next one has happened: by then it was recorded."""
+    found = list(WORKFLOWS["sequence"].problems(Ended("completed", "-abcd"), list(done)))
+    assert found == [] if problem is None else problem in found[0]
