@@ -7,6 +7,8 @@ DEBIAN_POSTGRES ?= /usr/lib/postgresql/15/bin
 PYTHON_VERSIONS ?= 3.11 3.12 3.13
 # Most tests wait for something: two at a time, each half with a server of its own.
 PYTEST_ARGS ?= -n 2 --dist worksteal
+# tests/support/modes.py says what they are.
+MODES := suspending twice unprepared pgbouncer
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
@@ -58,7 +60,6 @@ EXPLORE_ARGS ?=
 explore: $(VENV)/installed-dev ## Kill workers at every named point of the engine, then at pairs of them
 	$(BIN)/python -m tests.crashes.explore $(EXPLORE_ARGS)
 
-MODES := suspending twice unprepared pgbouncer
 test-suspending: ## Run the test suite with every record replayed instead of delivered
 test-twice: ## Run it with every body replayed in whole at its end, which must be the same
 test-unprepared: ## Run it without prepared statements
