@@ -88,6 +88,13 @@ def direct_dsn(databases: Databases, dsn: str) -> str:
 
 
 @pytest.fixture
+def notified(direct_dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clients and workers of this test can listen: behind a pooler they are told the way past it."""
+    if MODE == "pgbouncer":
+        monkeypatch.setenv("ZART_DIRECT_URL", direct_dsn)
+
+
+@pytest.fixture
 def empty_dsn(databases: Databases) -> Iterator[str]:
     """A database of the test's own that has not been migrated."""
     with databases.database() as name:

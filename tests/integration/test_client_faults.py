@@ -94,17 +94,17 @@ async def test_unknown_database_fails_at_once(dsn: str) -> None:
         ("default_transaction_read_only=on", "read-only"),
     ],
 )
-async def test_settings_that_break_it(dsn: str, setting: str, text: str) -> None:
+async def test_settings_that_break_it(direct_dsn: str, setting: str, text: str) -> None:
     """A database whose settings would break what Zart promises is refused by name."""
     with pytest.raises(UsageError, match=text):
-        async with Client(conninfo.make_conninfo(dsn, options=f"-c{setting}")):
+        async with Client(conninfo.make_conninfo(direct_dsn, options=f"-c{setting}")):
             pass
 
 
-async def test_settings_that_are_worth_a_warning(dsn: str, caplog: pytest.LogCaptureFixture) -> None:
+async def test_settings_that_are_worth_a_warning(direct_dsn: str, caplog: pytest.LogCaptureFixture) -> None:
     """A setting that costs speed or safety is a line in the log."""
     options = "-csynchronous_commit=off -cstatement_timeout=5s -clock_timeout=3s"
-    async with Client(conninfo.make_conninfo(dsn, options=options)) as client:
+    async with Client(conninfo.make_conninfo(direct_dsn, options=options)) as client:
         assert (await client.start(ship, Order(1))).created
     for name in ("synchronous_commit", "statement_timeout = 5s", "lock_timeout = 3s"):
         assert name in caplog.text
@@ -138,13 +138,13 @@ async def test_dsn_from_the_environment(dsn: str, monkeypatch: pytest.MonkeyPatc
         assert client.address == dsn
 
 
-async def test_role_without_rights(dsn: str) -> None:
+async def test_role_without_rights(direct_dsn: str) -> None:
     """A role that may not write is told so, by the table's name."""
     role = f"zart_test_guest_{os.getpid()}"
-    with psycopg.connect(dsn, autocommit=True) as connection:
+    with psycopg.connect(direct_dsn, autocommit=True) as connection:
         connection.execute(f"CREATE ROLE {role} LOGIN")
         try:
-            async with Client(conninfo.make_conninfo(dsn, user=role)) as client:
+            async with Client(conninfo.make_conninfo(direct_dsn, user=role)) as client:
                 with pytest.raises(SchemaError, match=r"role may not do that.*permission denied for"):
                     await client.start(ship, Order(1))
         finally:

@@ -50,6 +50,7 @@ def awaited(dsn: str, id: str) -> bool:
     return rows(dsn, "SELECT awaited FROM zart_executions WHERE id = %s", (id,)) == [(True,)]
 
 
+@pytest.mark.usefixtures("notified")
 async def test_result_comes_by_notification(client: Client, dsn: str) -> None:
     """A result that takes its time is delivered within 50 ms of the end, by a notification."""
     waiting = []
@@ -78,13 +79,14 @@ async def test_result_comes_by_polling(client: Client, dsn: str) -> None:
     assert time.perf_counter() - begin < 2
 
 
-async def test_result_while_the_listener_is_gone(client: Client, dsn: str) -> None:
+@pytest.mark.usefixtures("notified")
+async def test_result_while_the_listener_is_gone(client: Client, dsn: str, direct_dsn: str) -> None:
     """With its LISTEN connection terminated a client goes on waiting, and finds the end."""
     handle = await client.start(ship, Order(1), id="a")
     waiting = asyncio.create_task(handle.result(timeout=30))
     await until(lambda: listening(dsn))
     rows(
-        dsn,
+        direct_dsn,
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
         "WHERE datname = current_database() AND application_name LIKE 'zart client%%'",
     )
@@ -194,6 +196,7 @@ async def test_start_and_wait(client: Client, dsn: str) -> None:
     assert await client.start_and_wait(ship, Order(1), id="a") == "shipped"
 
 
+@pytest.mark.usefixtures("notified")
 async def test_closing_ends_the_waits(dsn: str) -> None:
     """Whoever waits when the Client is closed gets an error instead of waiting for ever."""
     async with Client(dsn) as client:

@@ -233,7 +233,7 @@ async def test_wrong_tables_stop_the_journal(dsn, damage):
 
 
 async def test_prepared_statements_can_be_off(dsn):
-    async with Bench(dsn, prepare=None) as bench:
+    async with Bench(dsn, prepare=False) as bench:
         held = await bench.hold(range(1, 6))
         for n in range(10):
             assert await asyncio.gather(*(bench.write(each, f"step-{n}") for each in held)) == [None] * 5

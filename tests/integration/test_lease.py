@@ -111,10 +111,10 @@ async def test_a_worker_that_cannot_renew_knows_before_others_take_over(dsn):
         assert not worker.lease.fenced
 
 
-async def test_a_lost_connection_is_opened_again(dsn, caplog):
+async def test_a_lost_connection_is_opened_again(direct_dsn, caplog):
     """The heartbeat says so once, and goes on by itself."""
     caplog.set_level(logging.INFO, "zart.worker")
-    async with Floor(dsn) as floor:
+    async with Floor(direct_dsn) as floor:
         worker = await kept(floor)
         await floor.until("SELECT bool_and(heartbeat_at > started_at) FROM zart_workers")
         (first,) = worker.connections

@@ -348,9 +348,9 @@ def test_due_times_follow_durable_time(sql: psycopg.Connection[Any]) -> None:
     )
 
 
-async def test_idle_worker_hears_of_it_at_commit(dsn: str) -> None:
+async def test_idle_worker_hears_of_it_at_commit(dsn: str, direct_dsn: str) -> None:
     """An idle worker that listens is notified when the transaction commits; nobody is when none is idle."""
-    async with await connect(dsn, application_name="test") as listener:
+    async with await connect(direct_dsn, application_name="test") as listener:
         rows(
             dsn,
             "INSERT INTO zart_workers (worker_id, writer, host, pid, idle, expires_at) "

@@ -9,6 +9,7 @@ from typing import Any, Self
 import psycopg
 from psycopg import AsyncConnection
 
+from tests.support import modes
 from zart._engine.entries import Change, Ending, Entry, EntryState, FailedAttempt, Key
 from zart._engine.writer import Journal
 
@@ -40,7 +41,7 @@ class Bench:
         *,
         worker_id: int = 1,
         through: str | None = None,
-        prepare: int | None = 2,
+        prepare: bool = True,
         **options: Any,
     ) -> None:
         self.dsn = dsn
@@ -52,7 +53,7 @@ class Bench:
         self.order: list[Entry | Change] = []
         """Records in the order of their verdicts."""
         self._through = through or dsn
-        self._prepare = prepare
+        self._prepare = modes.prepare_after() if prepare else None
         self.journal = Journal(
             self._connect,
             "public",

@@ -9,6 +9,7 @@ from typing import Any, Self
 import psycopg
 from psycopg import AsyncConnection
 
+from tests.support import modes
 from zart._engine.claimer import Claimer, Tick
 from zart._engine.entries import Claim
 from zart._engine.lease import Lease, resolve_lanes
@@ -79,7 +80,9 @@ class Floor:
         lease = await Lease.register(self._dial, "public", lanes=lanes, orphan_timeout=orphan_timeout)
 
         async def dial() -> AsyncConnection[Any]:
-            return await psycopg.AsyncConnection.connect(self.dsn, autocommit=True, prepare_threshold=2)
+            return await psycopg.AsyncConnection.connect(
+                self.dsn, autocommit=True, prepare_threshold=modes.prepare_after()
+            )
 
         hand = Hand(lease, Claimer(connect or dial, "public", lease.worker_id, lanes, **options))
         self._hands.append(hand)
@@ -151,10 +154,21 @@ class Floor:
                 await asyncio.sleep(0.005)
 
     async def until_locked_out(self, backend: int) -> None:
-        """Waits until this session waits for a lock."""
+        """Waits until this session waits for a lock; behind a pooler any will do, since their numbers mean nothing."""
         await self.until(
-            "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE pid = %s AND wait_event_type = 'Lock')",
+            "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database()"
+            " AND (pid = %s OR %s) AND wait_event_type = 'Lock')",
             backend,
+            modes.current() == "pgbouncer",
+        )
+
+    async def end_locked_out(self, backend: int) -> None:
+        """Ends this session once it waits for a lock; see `until_locked_out`."""
+        await self.until_locked_out(backend)
+        await self.database.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()"
+            " AND (pid = %s OR %s) AND wait_event_type = 'Lock'",
+            (backend, modes.current() == "pgbouncer"),
         )
 
     async def move_clock(self, by: dt.timedelta) -> None:

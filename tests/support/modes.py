@@ -14,10 +14,15 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import psycopg
+
+from zart._postgres.connections import PREPARE_AFTER
+
 VARIABLE = "ZART_TEST_MODE"
 DIFFERENCES = "ZART_TEST_DIFFERENCES"
 """Where the mode `twice` writes what differed."""
 MODES = ("suspending", "twice", "unprepared", "pgbouncer")
+_WITHOUT_PREPARED = ("unprepared", "pgbouncer")
 SITE = Path(__file__).parent / "site"
 
 
@@ -39,10 +44,17 @@ def prepare_children(mode: str) -> None:
 
 
 def enter(mode: str) -> None:
-    """Change the workers of this process; the modes of connections need nothing here."""
-    change = _IN_WORKERS.get(mode)
-    if change is not None:
-        change()
+    """Change the workers of this process, or the connections that its tests make themselves."""
+    if mode in _WITHOUT_PREPARED:
+        for connection in (psycopg.Connection, psycopg.AsyncConnection):
+            connection.connect.__func__.__kwdefaults__["prepare_threshold"] = None  # type: ignore[attr-defined]
+    elif mode in _IN_WORKERS:
+        _IN_WORKERS[mode]()
+
+
+def prepare_after() -> int | None:
+    """The `prepare_threshold` of connections that tests make for the engine: its own, or none in this mode."""
+    return None if current() in _WITHOUT_PREPARED else PREPARE_AFTER
 
 
 def _always_suspend() -> None:

@@ -72,6 +72,8 @@ _confirmed: set[tuple[UUID, int]] = set()
 
 def install() -> None:
     """For all workers of this process, from now on."""
+    if activations.Log is _Noting:
+        return
     activations.Log = _Noting  # type: ignore[misc]
     end, submit = Holding.end, Activation.submit
 
