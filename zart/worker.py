@@ -84,7 +84,7 @@ class Worker:
                 "the registry holds no durable function, so this worker would have nothing to do"
             )
         self._address = self._resolve()
-        functions = await self._prepare()
+        functions = await connections.use(self._address, self._prepare, application_name="zart worker")
         with opened("worker"), body_tasks(loop), body_timers(loop):
             if not is_instrumented(loop):
                 raise UsageError(
@@ -140,19 +140,15 @@ class Worker:
             return self._target.address
         return connections.resolve_address(self._target)
 
-    async def _prepare(self) -> dict[int, DurableSpec]:
+    async def _prepare(self, connection: connections.Connection) -> dict[int, DurableSpec]:
         """Look the database over; returns the functions by lane."""
-        connection = await connections.connect(self._address, application_name="zart worker")
-        try:
-            await ensure_current(connection, self._schema)
-            for warning in await connections.check_settings(connection, self._address):
-                _log.warning("%s", warning)
-            specs = {key: durable.spec for key, durable in self._registry.durables.items()}
-            queues = self._config.queues or tuple(sorted({spec.queue for spec in specs.values()}))
-            wanted = [(queue, spec.name, spec.version) for spec in specs.values() for queue in queues]
-            lanes = await resolve_lanes(connection, self._schema, wanted)
-        finally:
-            await connection.close()
+        await ensure_current(connection, self._schema)
+        for warning in await connections.check_settings(connection, self._address):
+            _log.warning("%s", warning)
+        specs = {key: durable.spec for key, durable in self._registry.durables.items()}
+        queues = self._config.queues or tuple(sorted({spec.queue for spec in specs.values()}))
+        wanted = [(queue, spec.name, spec.version) for spec in specs.values() for queue in queues]
+        lanes = await resolve_lanes(connection, self._schema, wanted)
         return {lane: specs[name, version] for lane, (_queue, name, version) in lanes.items()}
 
     @contextlib.asynccontextmanager
