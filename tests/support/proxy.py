@@ -32,6 +32,8 @@ class Proxy:
         self.refusing = False
         """Whether new connections are closed at once."""
         self._deaf = False
+        self.requests_to_spare = 0
+        """How many requests pass before any is lost."""
         self.answers_to_lose = 0
         self.requests_to_lose = 0
         self.lost = 0
@@ -51,9 +53,10 @@ class Proxy:
             "", **parameters, host="127.0.0.1", port=port, sslmode="disable", gssencmode="disable"
         )
 
-    def lose_answers(self, count: int) -> None:
-        """The next requests reach the server and are answered; their connections break before that."""
-        self.answers_to_lose = count
+    def lose_answers(self, count: int, *, after: int = 0) -> None:
+        """The next requests reach the server and are answered; their connections break before that. So many others
+        pass before them."""
+        self.answers_to_lose, self.requests_to_spare = count, after
 
     def lose_requests(self, count: int) -> None:
         """The connections of the next requests break before the server has seen them."""
@@ -172,11 +175,13 @@ class _Link:
                 self.unheard = True
                 continue
             if self._started and (data.endswith(_SYNC) or data[:1] == b"Q"):
-                if self._proxy.requests_to_lose:
+                if self._proxy.requests_to_spare:
+                    self._proxy.requests_to_spare -= 1
+                elif self._proxy.requests_to_lose:
                     self._proxy.requests_to_lose -= 1
                     await self._proxy._count(lost=1)
                     return
-                if self._proxy.answers_to_lose:
+                elif self._proxy.answers_to_lose:
                     self._proxy.answers_to_lose -= 1
                     self._swallowing = True
             self._server[1].write(data)

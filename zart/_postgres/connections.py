@@ -12,9 +12,9 @@ import os
 import random
 import re
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import psycopg
 from psycopg import conninfo
@@ -23,6 +23,8 @@ from psycopg_pool import AsyncConnectionPool
 from zart._postgres.pooler import through_pooler
 from zart.config import EMBEDDED, find_direct_dsn, mask_dsn, resolve_dsn
 from zart.errors import UsageError, ZartError
+
+T = TypeVar("T")
 
 Connection = psycopg.AsyncConnection[Any]
 
@@ -108,6 +110,27 @@ async def connect(
         return await dial(dsn, application_name=application_name, prepared=prepared)
 
     return await _with_patience(attempt, dsn, patience)
+
+
+async def use(dsn: str, work: Callable[[Connection], Awaitable[T]], *, application_name: str) -> T:
+    """What `work` gives with a connection that is closed after it.
+
+    `work` is done again from its beginning when the database goes away in the middle of it: it must be
+    harmless to repeat. Raises as `connect` does, and whatever `work` raises.
+    """
+    deadline = time.monotonic() + PATIENCE.total_seconds()
+    while True:
+        connection = await connect(dsn, application_name=application_name)
+        try:
+            return await work(connection)
+        except psycopg.OperationalError as error:
+            if not may_pass(error):
+                raise
+            if time.monotonic() > deadline:
+                raise unreachable(error, dsn, PATIENCE) from None
+        finally:
+            await connection.close()
+        await asyncio.sleep(_FIRST_PAUSE)
 
 
 def connection_arguments(dsn: str, *, application_name: str, prepared: bool | None) -> dict[str, Any]:

@@ -58,9 +58,12 @@ class Database:
     async def open(self) -> None:
         """Open the pool, after one look at whether the database can be reached and used."""
         address = self.address
-        async with await connections.connect(address, application_name="zart client") as connection:
-            for warning in await connections.check_settings(connection, address):
-                _log.warning("%s", warning)
+
+        async def look_over(connection: Connection) -> list[str]:
+            return await connections.check_settings(connection, address)
+
+        for warning in await connections.use(address, look_over, application_name="zart client"):
+            _log.warning("%s", warning)
         pool = connections.make_pool(address, application_name="zart client")
         await pool.open()
         self._pool = pool
