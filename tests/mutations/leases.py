@@ -220,6 +220,20 @@ LEASES = (
         tests=("tests/unit/test_replay.py::test_no_attempt_begins_while_the_lease_is_in_doubt",),
     ),
     Mutation(
+        name="payloads-logged",
+        breaks="Logs say nothing of what is stored.",
+        edits=(
+            Edit(
+                file="zart/_engine/holding.py",
+                old="        activation = Activation(claim, spec, self)\n",
+                new='        _log.debug("took %s", claim)\n        activation = Activation(claim, spec, self)\n',
+            ),
+        ),
+        tests=(
+            "tests/integration/test_discretion.py::test_neither_payloads_nor_results_nor_events_are_logged",
+        ),
+    ),
+    Mutation(
         name="one-statement-claim",
         breaks="A history is read by a later statement than the claim; the claim's own may be older than its lock.",
         edits=(
