@@ -168,7 +168,11 @@ async def read_status(connection: psycopg.AsyncConnection[Any], schema: str) -> 
 
 
 def sql_text(schema: str = "public") -> str:
-    """All migrations as one script for psql, for those who apply them by other means to an empty schema."""
+    """All migrations as one script for psql, for those who apply them by other means to an empty schema.
+
+    Raises UsageError for what cannot be a schema's name.
+    """
+    check_schema(schema)
     parts = [
         "BEGIN;",
         _statement("CREATE SCHEMA IF NOT EXISTS {schema};", schema).as_string(None),

@@ -12,8 +12,11 @@ def check_schema(schema: object) -> str:
     """Return `schema` if it may be the name of one. Raises UsageError otherwise."""
     if not isinstance(schema, str) or not 0 < len(schema.encode(errors="surrogatepass")) <= 63:
         raise UsageError(f"the schema is {schema!r}: it must be text of 1 to 63 bytes, such as 'public'")
-    if "\0" in schema or re.search("[\ud800-\udfff]", schema):
-        raise UsageError(f"the schema is {schema!r}: PostgreSQL takes no such sign in a name")
+    if re.search("[\x00-\x1f\x7f-\x9f\ud800-\udfff]", schema):
+        # PostgreSQL would take most of these, but a line break ends the comments that name the schema.
+        raise UsageError(
+            f"the schema is {schema!r}: control characters and half characters cannot be in its name"
+        )
     return schema
 
 
