@@ -5,6 +5,10 @@ import os
 import re
 from dataclasses import dataclass
 from typing import Final, final
+from urllib.parse import unquote
+
+import psycopg
+from psycopg import conninfo
 
 from zart.durations import Duration, format_duration, parse_duration
 from zart.errors import UsageError
@@ -28,7 +32,17 @@ _OTHER_DATABASES: Final = {
     "sqlite": "SQLite",
 }
 _ACCEPTED: Final = 'use "postgresql://user@host:5432/database", "host=… dbname=… user=…" or "embedded"'
-_SECRETS: Final = r"(?:password|sslpassword|oauth_client_secret)"
+_KEYWORDS: Final = re.compile(r"\w+\s*=")
+_OPTION: Final = re.compile(
+    # A keyword, and its value: quoted, or from an open quote to the end, or up to a space. Words after it that are no
+    # keywords are taken for a part of it.
+    r"(?<!\w)(\w+)(\s*=\s*)"
+    r"('(?:\\.|[^'\\])*'(?=\s|\Z)|'.*|(?:\\.|[^\s\\]|\\\Z)*(?:\s+[^\s=]+(?=\s|\Z)(?!\s*=))*)",
+    re.DOTALL,
+)
+_SECRET: Final = re.compile(r"passw|pwd|secret|passphrase|token|scram_|_key", re.IGNORECASE)
+_NO_TEXT: Final = re.compile("[\x00\ud800-\udfff]")
+_SIGNS: Final = "special signs in it are written %40 for @, %2F for /, %3A for :, %3D for ="
 
 
 @final
@@ -162,45 +176,94 @@ def read_dsn(dsn: object, what: str) -> str:
     """Return a DSN as libpq reads it; a driver's name as SQLAlchemy writes it, `postgresql+psycopg://`, is
     dropped.
 
-    `what` is how the error calls it. Raises UsageError for another database's address and for what is no DSN.
+    `what` is how the error calls it. Raises UsageError for another database's address, for what is no DSN, and
+    for one that libpq or the resolver could not read; no error shows a password.
     """
     if not isinstance(dsn, str):
         raise UsageError(f"{what} is {type(dsn).__name__}, not text: {_ACCEPTED}")
     text = dsn.strip()
     if text == EMBEDDED:
         return text
+    if _NO_TEXT.search(text):
+        raise UsageError(f"{what} contains NUL or half of a character, which cannot be in an address")
     url = _URL.match(text)
     if url is None:
-        if re.match(r"\w+\s*=", text):
-            return text
-        raise UsageError(f"{what} is {mask_dsn(text) or 'empty'}, which is no DSN: {_ACCEPTED}")
-    scheme = url["scheme"].lower()
-    if scheme not in {"postgresql", "postgres"}:
-        named = _OTHER_DATABASES.get(scheme, f"{scheme}://")
-        raise UsageError(
-            f"{what} is the address of another database ({named}), but zart needs PostgreSQL: {_ACCEPTED}"
-        )
-    rest = text[url.end() :]
-    if url["driver"] == "+asyncpg":
-        # The one option that asyncpg's addresses commonly carry and libpq calls otherwise.
-        rest = re.sub(r"(?<=[?&])ssl=true\b", "sslmode=require", rest)
-        rest = re.sub(r"(?<=[?&])ssl=", "sslmode=", rest)
-    return f"postgresql://{rest}"
+        if not _KEYWORDS.match(text):
+            raise UsageError(f"{what} is {mask_dsn(text) or 'empty'}, which is no DSN: {_ACCEPTED}")
+        address = text
+    else:
+        scheme = url["scheme"].lower()
+        if scheme not in {"postgresql", "postgres"}:
+            named = _OTHER_DATABASES.get(scheme, f"{scheme}://")
+            raise UsageError(
+                f"{what} is the address of another database ({named}), but zart needs PostgreSQL: {_ACCEPTED}"
+            )
+        rest = text[url.end() :]
+        if url["driver"] == "+asyncpg":
+            # The one option that asyncpg's addresses commonly carry and libpq calls otherwise.
+            rest = re.sub(r"(?<=[?&])ssl=true\b", "sslmode=require", rest)
+            rest = re.sub(r"(?<=[?&])ssl=", "sslmode=", rest)
+        address = f"postgresql://{rest}"
+    if (trouble := _unreadable(address)) is not None:
+        raise UsageError(f"{what}, {mask_dsn(text)}, cannot be read: {trouble}")
+    return address
+
+
+def _unreadable(address: str) -> str | None:
+    """Why an address cannot be used, in words without any of its secrets; None when it can be."""
+    try:
+        options = conninfo.conninfo_to_dict(address)
+    except psycopg.Error:  # its text may quote the password
+        return _SIGNS
+    # A bare sign in a password shifts the parts, and an error of libpq would then quote a piece of it as the port.
+    if not re.fullmatch(r"[0-9, ]*", str(options.get("port") or "")):
+        return _SIGNS
+    if not re.fullmatch(r"\s*-?[0-9]{0,9}\s*", str(options.get("connect_timeout") or "")):
+        return "connect_timeout must be a whole number of seconds"
+    for host in str(options.get("host") or "").split(","):
+        try:
+            host.encode() if host.startswith(("/", "@")) else host.encode("idna")
+        except UnicodeError:
+            return "a host in it cannot be the name of one"
+    return None
 
 
 def mask_dsn(dsn: str) -> str:
-    """Return a DSN, as a URL or in keyword form, with its passwords replaced by ***, fit for logs."""
-    url = _URL.match(dsn)
-    if url is None:
-        keywords = rf"(?i)\b({_SECRETS}\s*=\s*)(?:'(?:\\.|[^'\\])*(?:'|$)|(?:\\.|[^\s\\'])+)"
-        return re.sub(keywords, r"\1***", dsn)
-    before, question, options = dsn[url.end() :].partition("?")
-    if "@" not in before and "@" in options:
-        # A password with a bare ? in it: no valid URL, but nothing of it may show.
-        before, question, options = dsn[url.end() :], "", ""
-    login, at, host = before.rpartition("@")
-    if at:
-        user, colon, _ = login.partition(":")
-        before = f"{user}{':***' if colon else ''}@{host}"
-    options = re.sub(rf"(?i)(^|&)({_SECRETS}=)[^&]*", r"\1\2***", options)
-    return f"{dsn[: url.end()]}{before}{question}{options}"
+    """Return a DSN, as a URL or in keyword form, with its passwords replaced by ***, fit for logs.
+
+    What cannot be told from a password, since the DSN is malformed, is replaced as well.
+    """
+    text = dsn.strip()
+    url = _URL.match(text)
+    if url is not None:
+        return text[: url.end()] + _mask_url(text[url.end() :])
+    if _KEYWORDS.match(text):
+        return _OPTION.sub(_mask_option, text)
+    if "@" in text:
+        return f"***@{text.rpartition('@')[2]}"
+    name, colon, _ = text.partition(":")
+    return f"{name}{':***' if colon else ''}"
+
+
+def _mask_url(rest: str) -> str:
+    before, question, options = rest.partition("?")
+    login = ""
+    if "@" in rest:
+        # A password with a bare ? or @ in it: no valid URL, but nothing of it may show.
+        secret, _, after = rest.rpartition("@")
+        user = re.split("[:@]", secret, maxsplit=1)[0]
+        login = f"{user}{':***' if user != secret else ''}@"
+        before, question, options = after.partition("?")
+    host, slash, name = before.partition("/")
+    host = re.sub(r":(?![0-9]*(?:,|\Z))[^,:\]]*(?=,|\Z)", ":***", host)
+    pieces = [
+        f"{piece.partition('=')[0]}=***" if _SECRET.search(unquote(piece.partition("=")[0])) else piece
+        for piece in (piece if "=" in piece else "***" for piece in options.split("&"))
+        if options
+    ]
+    return f"{login}{host}{slash}{name}{question}{'&'.join(pieces)}"
+
+
+def _mask_option(found: re.Match[str]) -> str:
+    name, equals, value = found.groups()
+    return f"{name}{equals}{'***' if _SECRET.search(name) else value}"

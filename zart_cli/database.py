@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 import click
-import psycopg
-from psycopg import conninfo
 
 import zart
 from zart._postgres import embedded
@@ -45,8 +43,6 @@ class Database:
         found = find_dsn(self.dsn)
         if found is not None:
             dsn, source = found
-            if dsn != EMBEDDED:
-                _refuse_unreadable(dsn)
             return Address(dsn=dsn, source="--dsn" if self.dsn is not None else source)
         server = running_dev(Path.cwd())
         if server is None:
@@ -77,19 +73,6 @@ def running_dev(start: Path) -> embedded.EmbeddedServer | None:
             if server is not None:
                 return server
     return None
-
-
-def _refuse_unreadable(dsn: str) -> None:
-    try:
-        port = str(conninfo.conninfo_to_dict(dsn).get("port") or "")
-    except psycopg.Error:  # its text may quote the password
-        port = None
-    # A bare sign in a password shifts the parts, and an error of libpq would then quote a piece of it as the port.
-    if port is None or (not port.replace(",", "0").isdecimal() and port):
-        raise zart.UsageError(
-            f"the DSN {mask_dsn(dsn)} cannot be read: special signs in it are written %40 for @, %2F for /, "
-            "%3A for :, %3D for ="
-        )
 
 
 def database_options(command: Callable[..., Any]) -> _Command:

@@ -114,7 +114,10 @@ def test_the_direct_address_has_a_variable_of_its_own(monkeypatch):
         ("postgresql+psycopg2://host/db", "postgresql://host/db"),
         ("postgresql+asyncpg://host/db", "postgresql://host/db"),
         ("postgresql+asyncpg://host/db?ssl=require", "postgresql://host/db?sslmode=require"),
-        ("postgresql+asyncpg://host/db?a=b&ssl=true", "postgresql://host/db?a=b&sslmode=require"),
+        (
+            "postgresql+asyncpg://host/db?application_name=b&ssl=true",
+            "postgresql://host/db?application_name=b&sslmode=require",
+        ),
         ("PostgreSQL://host/db", "postgresql://host/db"),
         ("  postgresql:///db\n", "postgresql:///db"),
         ("host=/tmp dbname=db password='a b'", "host=/tmp dbname=db password='a b'"),
@@ -165,6 +168,22 @@ def test_what_is_no_address_of_postgresql_is_refused(given, told):
         (r"password='it\'s s3cret' host=h", "password=*** host=h"),
         (r"password=it\ s3cret host=h", "password=*** host=h"),
         ("password='s3cret", "password=***"),
+        ("password='s3cret\\", "password=***"),
+        ("password=it's3cret host=h", "password=*** host=h"),
+        ("host=h PASSWORD = 'x's3cret", "host=h PASSWORD = ***"),
+        ("password=my s3cret words host=h", "password=*** host=h"),
+        ("password=a sslpassword = s3cret", "password=*** sslpassword = ***"),
+        ("scram_client_key=s3cret host=h", "scram_client_key=*** host=h"),
+        (" postgresql://ann:s3cret@host/db", "postgresql://ann:***@host/db"),
+        ("postgresql://ann:s3cret", "postgresql://ann:***"),
+        ("postgresql://ann:s3cret/db", "postgresql://ann:***/db"),
+        ("postgresql://ann@s3cret@host/db", "postgresql://ann:***@host/db"),
+        ("postgresql://[::1]:5432/db", "postgresql://[::1]:5432/db"),
+        ("postgresql://host/db?pass%77ord=s3cret", "postgresql://host/db?pass%77ord=***"),
+        ("postgresql://host/db?password=a&s3cret", "postgresql://host/db?password=***&***"),
+        ("ann:s3cret@host/db", "***@host/db"),
+        ("postgresql:/ann:s3cret@host", "***@host"),
+        ("postgresql:ann:s3cret", "postgresql:***"),
         ("host=h dbname=db", "host=h dbname=db"),
         ("embedded", "embedded"),
     ],
@@ -172,3 +191,26 @@ def test_what_is_no_address_of_postgresql_is_refused(given, told):
 def test_a_password_never_shows(dsn, masked):
     """In either form, quoted, escaped, in the query, or with signs that should have been escaped."""
     assert mask_dsn(dsn) == masked
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ("postgresql://ann:s3cret@host\0/db", "NUL"),
+        ("postgresql://ann:s3cret@\udcff/db", "half of a character"),
+        ("postgresql://ann:s3cret@.host/db", "a host in it"),
+        (f"postgresql://ann:s3cret@{'h' * 300}/db", "a host in it"),
+        ("postgresql://ann:s%zz3cret@host/db", "special signs"),
+        ("postgresql://ann:s3cret@host:port/db", "special signs"),
+        ("postgresql://ann:s3cret@[::1/db", "special signs"),
+        ("postgresql://ann:s3cret@host/db?what=ever", "special signs"),
+        ("postgresql://ann:s3cret@host/db?connect_timeout=soon", "connect_timeout"),
+        ("host=h password=s3cret dbname", "special signs"),
+    ],
+)
+def test_what_libpq_or_the_resolver_could_not_read_is_refused(given, told):
+    """Before anything is tried, by an error of this library, which shows no password."""
+    with pytest.raises(UsageError, match=told) as refusal:
+        resolve_dsn(given)
+    assert SECRET not in str(refusal.value)
+    assert "zz3cret" not in str(refusal.value)
