@@ -120,7 +120,14 @@ def _is_exception(value: object) -> TypeGuard[type[Exception]]:
 
 
 def _full_name(cls: type) -> str:
-    return cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
+    # Asked of `type`: a metaclass of the user's own may answer anything, or raise.
+    name, module = _QUALNAME.__get__(cls), _MODULE.__get__(cls)
+    return str(name) if module == "builtins" else f"{module}.{name}"
+
+
+_QUALNAME: Final[Any] = vars(type)["__qualname__"]
+_MODULE: Final[Any] = vars(type)["__module__"]
+_ORDER: Final[Any] = vars(type)["__mro__"]
 
 
 _OWN: Final[dict[str, type[Exception]]] = {
@@ -172,7 +179,7 @@ def _take(stored: _Stored, exc: BaseException, *, message_limit: int, limit: int
     stored.message = clean(guarded(str, exc), message_limit)
     stored.bases = [
         clean(_full_name(base), _NAME_BYTES)
-        for base in type(exc).__mro__
+        for base in _ORDER.__get__(type(exc))
         if base not in (Exception, BaseException, object)
     ]
     state = dict(_ATTRIBUTES.__get__(exc))
@@ -221,35 +228,38 @@ def _shorten_traceback(text: str) -> str:
 # ---------------------------------------------------------------- decoding
 
 
-def failure_from_json(data: bytes | str) -> Failure:
+_WHAT: Final = "a stored failure"
+
+
+def failure_from_json(data: bytes | str, what: str = _WHAT) -> Failure:
     """What is known of a stored exception, for people and for `Failure` attributes.
 
-    Raises PayloadError when `data` is not what `exception_to_json` wrote.
+    Raises PayloadError, which calls it `what`, when `data` is not what `exception_to_json` wrote.
     """
-    return _failure(_read(data))
+    return _failure(_read(data, what))
 
 
-def exception_from_json(data: bytes | str, known: KnownExceptions) -> Exception:
+def exception_from_json(data: bytes | str, known: KnownExceptions, what: str = _WHAT) -> Exception:
     """Make the stored exception again: its own class if that is known, else a StepFailed.
 
-    Raises PayloadError when `data` is not what `exception_to_json` wrote.
+    Raises PayloadError, which calls it `what`, when `data` is not what `exception_to_json` wrote.
     """
-    stored = _read(data)
+    stored = _read(data, what)
     try:
         return _rebuild(stored, known, _failure(stored))
     except Exception as error:
         raise PayloadError(
-            f"a stored failure of type {stored.type!r} cannot be read: {type(error).__name__}: {error}. "
+            f"{what} of type {stored.type!r} cannot be read: {type(error).__name__}: {error}. "
             "It was not written by this library; correct the row"
         ) from error
 
 
-def _read(data: bytes | str) -> _Stored:
+def _read(data: bytes | str, what: str) -> _Stored:
     try:
         return _decoder.decode(data)
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
         raise PayloadError(
-            f"a stored failure is not one: {error}. It was not written by this library; correct the row",
+            f"{what} is not one: {error}. It was not written by this library; correct the row",
             path="$",
         ) from error
 
@@ -289,7 +299,7 @@ def _rebuild(stored: _Stored, known: KnownExceptions, failure: Failure) -> Excep
                 if name in state:
                     getattr(base, name).__set__(rebuilt, state.pop(name))
     _ATTRIBUTES.__get__(rebuilt).update(state)
-    if cls.__module__ == errors.__name__:
+    if _MODULE.__get__(cls) == errors.__name__:
         str(rebuilt)  # raises when an edited row lacks what the text needs
     if stored.traceback:
         _CAUSE.__set__(rebuilt, RecordedTraceback(stored.traceback))

@@ -387,3 +387,23 @@ def test_a_row_that_was_edited_by_hand_is_a_clear_error(data: str) -> None:
 def test_a_stored_name_imports_and_runs_nothing(name: str) -> None:
     """A name that is on no list is only a name."""
     assert type(exception_from_json(json.dumps({"type": name}), NONE_KNOWN)) is errors.StepFailed
+
+
+class Secretive(type):
+    """A metaclass that tells nothing about its classes."""
+
+    def __getattribute__(cls, name: str) -> object:
+        if name in ("__module__", "__qualname__", "__mro__"):
+            raise RuntimeError(name)
+        return super().__getattribute__(name)
+
+
+class Hidden(Exception, metaclass=Secretive):
+    pass
+
+
+def test_a_class_that_hides_its_name_is_stored_and_rebuilt_like_any_other():
+    """Nor does it keep the others in its module from being found."""
+    known = KnownExceptions(module_globals=globals())
+    for error in (Hidden("no"), errors.StepTimeout("late"), ValueError("bad")):
+        assert type(exception_from_json(exception_to_json(error), known)) is type(error)

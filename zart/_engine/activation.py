@@ -176,6 +176,9 @@ class Activation:
 
     def start(self) -> None:
         """Run the body. A payload that does not fit ends the execution as failed."""
+        if self.log.damaged is not None:
+            self.block(_damaged(self.log.damaged), "misfit")
+            return
         self.waits.offer(self.claim.events)
         try:
             coroutine = self.phase.first()
@@ -552,6 +555,8 @@ class Activation:
         self._settling = False
         try:
             self._at_rest()
+        except PayloadError as error:
+            self.block(error, "misfit")
         except Exception as error:  # noqa: BLE001 (one execution is held; the worker and all others go on)
             _log.exception("execution %s cannot go on", self.claim.execution_id)
             self.block(error)
@@ -722,6 +727,14 @@ class Activation:
         for task in self.steps.tasks:
             if not task.cancelling():
                 task.cancel()
+
+
+def _damaged(entry: StoredEntry) -> PayloadError:
+    number = "no number" if entry.seq is None else f"the number {entry.seq}"
+    return PayloadError(
+        f"the record of {entry.key.kind} {entry.key} is {entry.state} and has {number} in the log, which this library "
+        "never writes. Correct the row in zart_steps, then resume the execution"
+    )
 
 
 def _settle(future: DurableFuture) -> None:

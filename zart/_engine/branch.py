@@ -148,14 +148,16 @@ class Branch:
 
     def value_of(self, record: Record, spec: StepSpec) -> Any:
         """What a recorded step returned; raises what it raised."""
-        if record.state == "failed":
-            raise self.activation.raised(exception_from_json(record.failure or "", spec.known), record)
+        what = f"{record.key.kind} {record.key}"
         try:
-            return spec.result.load(record.result or "null", f"the recorded result of step {record.key}")
-        except PayloadError as error:
+            if record.state != "failed":
+                return spec.result.load(record.result or "null", f"the recorded result of {what}")
+            error = exception_from_json(record.failure or "", spec.known, f"the recorded failure of {what}")
+        except PayloadError as misfit:
             # The step's annotation has changed, or somebody has edited the row: not the body's failure.
-            self.activation.block(error, "misfit")
+            self.activation.block(misfit, "misfit")
             raise Suspended from None
+        raise self.activation.raised(error, record)
 
     def call_durable(
         self,

@@ -64,6 +64,24 @@ def _limit(activation: "Activation") -> dt.timedelta | None:
     return activation.spec.timeout if given is None else given or None
 
 
+class _Told(msgspec.Struct):
+    """What the log keeps of a cancel."""
+
+    reason: str | None = None
+    author: str | None = None
+
+
+def _read_request(record: Record) -> CancelRequest:
+    """Who wanted the cancel and why. Raises PayloadError for a row that somebody has edited."""
+    try:
+        told = msgspec.json.decode(record.result or "{}", type=_Told)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+        raise PayloadError(
+            f"the recorded cancel cannot be read: {error}. Correct its row in zart_steps, then resume the execution"
+        ) from error
+    return CancelRequest(told.reason, told.author)
+
+
 class Cancels:
     """Whether the execution is to end early, and who wants it."""
 
@@ -100,8 +118,7 @@ class Cancels:
             self.timed_out = True
         elif self.requested is None or not self._submitted:
             self._submitted = True
-            told = msgspec.json.decode(record.result or "{}")
-            self.requested = CancelRequest(told.get("reason"), told.get("author"))
+            self.requested = _read_request(record)
         self._count = max(self._count, record.key.occurrence)
         root = self._activation.root
         reach("cancel.delivering")
@@ -113,7 +130,7 @@ class Cancels:
         if not self._submitted and self.requested is not None:
             self._submitted = True
             reach("cancel.noticed")
-            told = {"reason": self.requested.reason, "author": self.requested.author}
+            told = _Told(reason=self.requested.reason, author=self.requested.author)
             self._submit("cancel", msgspec.json.encode(told))
 
     def _time_out(self) -> None:

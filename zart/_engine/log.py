@@ -23,10 +23,24 @@ def _is_call(key: Key) -> bool:
 class Log:
     """The recorded entries of a run, and how far this replay has handed them out."""
 
-    __slots__ = ("_asked", "_floor", "_last_used", "_position", "_records", "_unused", "by_key", "last_seq")
+    __slots__ = (
+        "_asked",
+        "_floor",
+        "_last_used",
+        "_position",
+        "_records",
+        "_unused",
+        "by_key",
+        "damaged",
+        "last_seq",
+    )
 
     def __init__(self, entries: Iterable[StoredEntry], floor: int) -> None:
         self.by_key = {entry.key: entry for entry in entries}
+        self.damaged: StoredEntry | None = next(
+            (entry for entry in self.by_key.values() if (entry.seq is None) == (entry.state in FINAL)), None
+        )
+        """An entry that nobody here has written so: what has ended has a number, what is under way has none."""
         self._records = sorted(
             (entry for entry in self.by_key.values() if entry.seq is not None and entry.state in FINAL),
             key=lambda entry: entry.seq or 0,

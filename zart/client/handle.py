@@ -93,8 +93,10 @@ def _raise(outcome: Outcome) -> NoReturn:
 
 def _inner(outcome: Outcome, failure: Failure) -> Failure:
     """What the stored ExecutionTimeout is about."""
-    stored = exception_from_json(outcome.failure or "", _OURS)
-    inner = getattr(stored, "failure", None)
+    try:
+        inner = getattr(exception_from_json(outcome.failure or "", _OURS), "failure", None)
+    except PayloadError:
+        return failure
     return inner if isinstance(inner, Failure) else failure
 
 
@@ -113,6 +115,10 @@ def _cancelled(outcome: Outcome) -> ExecutionCancelled:
 
 
 def _read_failure(stored: str | None) -> Failure:
-    if stored is None:
-        return Failure(type="unknown", message="no failure was stored", step=None, attempts=1, traceback="")
-    return failure_from_json(stored)
+    told = "no failure was stored"
+    if stored is not None:
+        try:
+            return failure_from_json(stored)
+        except PayloadError as error:
+            told = str(error)
+    return Failure(type="unknown", message=told, step=None, attempts=1, traceback="")

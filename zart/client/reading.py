@@ -4,7 +4,7 @@ import datetime as dt
 from typing import Any
 
 from zart.client.database import Row
-from zart.errors import Failure
+from zart.errors import Failure, PayloadError
 from zart.failures import failure_from_json
 from zart.state import Execution, Record
 
@@ -73,7 +73,13 @@ def _key(path: str, name: str, occurrence: int) -> str:
 
 
 def _failure(stored: str | None) -> Failure | None:
-    return None if stored is None else failure_from_json(stored)
+    """What is stored; one row that somebody has edited must not keep people from seeing all the others."""
+    if stored is None:
+        return None
+    try:
+        return failure_from_json(stored)
+    except PayloadError as error:
+        return Failure(type="unknown", message=str(error), step=None, attempts=1, traceback="")
 
 
 def _time(at: Any) -> str:
