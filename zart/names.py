@@ -11,6 +11,7 @@ MAX_BYTES: Final = 200
 KEPT_BYTES: Final = 160
 """How much of a longer rendered name is kept in front of its hash."""
 
+_NO_TEXT = re.compile("[\x00\ud800-\udfff]")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
@@ -37,6 +38,18 @@ def check_id(value: object, what: str = "the execution id") -> str:
     if "~" in checked:
         raise UsageError(f"{what} {_shown(checked)} contains '~', which is kept for ids that zart derives")
     return checked
+
+
+def check_text(value: object, what: str) -> str:
+    """Return `value` if PostgreSQL takes it as text: a str of whole characters without NUL. Raises UsageError."""
+    if not isinstance(value, str):
+        raise UsageError(f"{what} is {_shown(value)}: it must be text")
+    if found := _NO_TEXT.search(value):
+        raise UsageError(
+            f"{what} is {_shown(value)}, which contains {found.group()!r} at position {found.start()}: that is no "
+            "character that PostgreSQL can store"
+        )
+    return value
 
 
 def shorten_name(name: str, what: str) -> str:

@@ -28,6 +28,7 @@ from zart.config import WorkerConfig
 from zart.context import place
 from zart.errors import UsageError
 from zart.migrate import ensure_current
+from zart.names import check_name
 from zart.outside import opened
 from zart.registry import Registry
 
@@ -60,6 +61,8 @@ class Worker:
         self._target = target
         self._registry = registry
         self._config = config or WorkerConfig()
+        for queue in self._config.queues:
+            check_name(queue, "a queue of this worker")
         self._schema = target.schema if isinstance(target, Client) else "public"
         self._stop = asyncio.Event()
         self._started: asyncio.Future[None] | None = None

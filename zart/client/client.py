@@ -16,7 +16,7 @@ from zart.annotations import codec_for
 from zart.client.database import Database
 from zart.client.handle import ExecutionHandle, read_outcome, result_timeout
 from zart.client.lookout import Lookout
-from zart.client.offering import Answer, make_offer, not_found, read_answer
+from zart.client.offering import Answer, check_known_id, make_offer, read_answer
 from zart.client.outcomes import Outcomes
 from zart.client.outside import refuse_in_body
 from zart.client.starter import Starter
@@ -27,6 +27,7 @@ from zart.codec import ANY, Codec
 from zart.durable import Durable
 from zart.durations import Duration, parse_duration
 from zart.errors import UsageError
+from zart.names import check_text
 from zart.outside import opened
 from zart.primitives import Event
 from zart.state import Execution, History, Stats
@@ -60,7 +61,9 @@ class Client:
         self._outcomes_: Outcomes | None = None
         self._starter = Starter(self._database)
         self._lookout = Lookout(self._database)
-        self._steering = Steering(self._database, author if author is not None else _who())
+        self._steering = Steering(
+            self._database, check_text(author, "the author") if author is not None else _who()
+        )
 
     async def __aenter__(self) -> Self:
         if self._open is not None:
@@ -222,7 +225,7 @@ class Client:
     def handle(self, fn: Durable[..., R], id: str, /) -> ExecutionHandle[R]:
         """The handle of an execution of `fn` that exists or will; nothing is asked of the database."""
         target = read_target(fn)
-        return ExecutionHandle(self, self._result, _check_text_id(id), target.result, created=False)
+        return ExecutionHandle(self, self._result, check_known_id(id), target.result, created=False)
 
     @overload
     async def wait_completion(self, id: str, /, *, timeout: Duration | None = None) -> Any: ...
@@ -235,7 +238,7 @@ class Client:
     ) -> Any:
         """Wait for an execution to end and return its result as `type`; see `ExecutionHandle.result`."""
         codec = _ANYTHING if type is NOT_GIVEN else codec_for(type, "type=", allow_sets=True)
-        return await self._result(_check_text_id(id), codec, timeout)
+        return await self._result(check_known_id(id), codec, timeout)
 
     async def _result(self, id: str, codec: Codec, timeout: Duration | None, *, awaited: bool = False) -> Any:
         refuse_in_body("waiting for the result of an execution")
@@ -315,7 +318,7 @@ class Client:
     async def status(self, id: str, /) -> Execution:
         """How an execution stands now. Raises ExecutionNotFound."""
         refuse_in_body("Client.status")
-        return await self._lookout.status(_check_text_id(id))
+        return await self._lookout.status(check_known_id(id))
 
     async def executions(
         self,
@@ -346,7 +349,7 @@ class Client:
         Raises ExecutionNotFound for an unknown id or run.
         """
         refuse_in_body("Client.history")
-        return await self._lookout.history(_check_text_id(id), run_id)
+        return await self._lookout.history(check_known_id(id), run_id)
 
     async def stats(self) -> Stats:
         """How many executions there are by status, ready ones that no live worker serves, and live
@@ -365,7 +368,7 @@ class Client:
         ends it here and now, without cleanup. Raises ExecutionNotFound.
         """
         refuse_in_body("Client.cancel")
-        done = await self._steering.cancel(_check_text_id(id), reason, force=force)
+        done = await self._steering.cancel(check_known_id(id), reason, force=force)
         if done.ended:
             self._outcomes.tell(id)
         if done.urgent:
@@ -379,7 +382,7 @@ class Client:
         as they are though the code now calls them with other arguments. Raises ExecutionNotFound.
         """
         refuse_in_body("Client.resume")
-        resumed = await self._steering.resume(_check_text_id(id), reason, accept_arguments=accept_arguments)
+        resumed = await self._steering.resume(check_known_id(id), reason, accept_arguments=accept_arguments)
         if resumed:
             await self._announce()
         return resumed
@@ -395,14 +398,6 @@ def _who() -> str:
 
 def _own_id(fn: Durable[..., Any] | str, id: str | None) -> str | None:
     return fn.id if id is None and isinstance(fn, Durable) else id
-
-
-def _check_text_id(id: object) -> str:
-    if not isinstance(id, str):
-        raise UsageError(f"the execution id is {id!r}, but it must be text")
-    if "\0" in id:
-        raise not_found(id)
-    return id
 
 
 def _check_on_conflict(on_conflict: Literal["raise", "return"]) -> None:

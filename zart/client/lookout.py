@@ -8,6 +8,7 @@ from zart.client.database import Database
 from zart.client.offering import not_found
 from zart.client.reading import read_execution, read_notes, read_record
 from zart.errors import ExecutionNotFound, UsageError
+from zart.names import check_text
 from zart.state import FINAL_STATUSES, Execution, ExecutionStatus, History, Stats
 
 _PAGE: Final = 200
@@ -43,6 +44,9 @@ class Lookout:
         meanwhile.
         """
         _check_filters(status, since, until, limit)
+        for what, text in (("name", name), ("id_prefix", id_prefix), ("after", after)):
+            if text is not None:
+                check_text(text, what)
         live = status is not None and status not in FINAL_STATUSES
         left = limit
         while left is None or left > 0:

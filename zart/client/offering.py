@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from zart.client.database import Row
 from zart.codec import ANY, Codec
 from zart.errors import ExecutionFinished, ExecutionNotFound, UsageError
-from zart.names import check_name
+from zart.names import check_name, check_text
 from zart.primitives import Event
 
 _ANYTHING = Codec(ANY)
@@ -32,8 +32,7 @@ def make_offer(execution_id: str, event: Event[Any] | str, payload: Any, dedup: 
     connection does not offer it twice. Raises UsageError, and SerializationError when the payload does not
     fit the event's type.
     """
-    if not isinstance(execution_id, str):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise UsageError(f"the execution id is {execution_id!r}, but it must be text")
+    check_known_id(execution_id)
     if isinstance(event, Event):
         encoded, _ = event.codec.store(payload, f"the payload of event {event.name!r}")
         name = event.name
@@ -70,6 +69,19 @@ def read_answer(offer: Offer, row: Row) -> Answer:
             execution_id=offer.execution_id,
         )
     return Answer.CHANGED
+
+
+def check_known_id(id: object) -> str:
+    """Return what may be the id of an execution that exists.
+
+    Raises UsageError for what is no text, and ExecutionNotFound for text that no id can be.
+    """
+    if not isinstance(id, str):
+        raise UsageError(f"the execution id is {id!r}, but it must be text")
+    try:
+        return check_text(id, "the execution id")
+    except UsageError:
+        raise not_found(id) from None
 
 
 def not_found(execution_id: str) -> ExecutionNotFound:

@@ -7,6 +7,7 @@ from zart.client.database import Database
 from zart.client.offering import not_found
 from zart.errors import ExecutionCancelled, UsageError
 from zart.failures import exception_to_json
+from zart.names import check_text
 
 _LONGEST_REASON = 10_000
 
@@ -83,7 +84,5 @@ class Steering:
 def _check_reason(reason: object) -> None:
     if reason is None:
         return
-    if not isinstance(reason, str) or "\0" in reason:
-        raise UsageError(f"the reason is {reason!r}, but it must be text without NUL")
-    if len(reason.encode(errors="replace")) > _LONGEST_REASON:
+    if len(check_text(reason, "the reason").encode()) > _LONGEST_REASON:
         raise UsageError(f"the reason is over {_LONGEST_REASON} bytes long: give a sentence")
