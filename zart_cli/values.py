@@ -34,6 +34,10 @@ def read_data(given: str | None) -> Any:
         text, what = given.encode("utf-8", "surrogateescape"), "--data"
     try:
         return msgspec.json.decode(text)
+    except RecursionError:
+        raise zart.UsageError(f"{what} is nested too deep to be read: store flat data") from None
+    except UnicodeDecodeError as error:
+        raise zart.UsageError(f"{what} is no text in UTF-8: {error.reason} at byte {error.start}") from None
     except msgspec.DecodeError as error:
         hint = "" if text.lstrip()[:1] in (b"{", b"[", b'"') else """; text needs its quotes: '"like this"'"""
         raise zart.UsageError(f"{what} is no JSON: {error}{hint}") from None
