@@ -13,7 +13,7 @@ MODES := suspending twice unprepared pgbouncer
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint type ci build migrate bench-quick test-pg15 explore test-versions test-modes $(MODES:%=test-%) mutations clean
+.PHONY: help demo test lint type ci build migrate bench-quick test-pg15 explore test-versions test-modes $(MODES:%=test-%) mutations chaos chaos-short clean
 
 help: ## Show what can be made
 	@grep -hE '^[a-z][a-z0-9%-]*:.*## ' $(MAKEFILE_LIST) | sed -e 's/^example-%/example-NAME/' \
@@ -83,6 +83,12 @@ test-versions: ## Run the identity tests on every Python of PYTHON_VERSIONS that
 
 mutations: $(VENV)/installed-dev ## Break each promise once, in a copy, and see that its tests fail: about ten minutes
 	@$(BIN)/python -m tests.mutations $(MUTATIONS)
+
+chaos: $(VENV)/installed-dev ## Try to break it for twenty minutes: real processes, real faults (CHAOS_ARGS=--seed 7)
+	$(BIN)/python -m tests.chaos --minutes 20 --scenarios $(CHAOS_ARGS)
+
+chaos-short: $(VENV)/installed-dev ## The same for three minutes
+	$(BIN)/python -m tests.chaos --minutes 3 $(CHAOS_ARGS)
 
 clean: ## Remove what was built or cached; the virtual environments and .zart/ stay
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

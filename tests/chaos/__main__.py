@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import contextlib
+import importlib
 import json
 import logging
 import os
@@ -13,6 +14,7 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,8 @@ from tests.support.processes import Crew
 from tests.support.proxy import Proxy
 from zart import Client
 
+SCENARIOS = ("failover", "full_disk", "clocks")
+"""Modules of this package that bring their own servers."""
 _DRAIN_SECONDS = 180.0
 _SILENCE_SECONDS = 60.0
 _ACCOUNTS = 8
@@ -51,6 +55,8 @@ def main() -> int:
     figures: dict[str, Any] | None = None
     try:
         figures = asyncio.run(_run(arguments, only, seed, directory, violations))
+        if arguments.scenarios:
+            figures["scenarios"] = asyncio.run(_play_scenarios(seed, directory, violations))
     finally:
         kept = figures is None or bool(violations.found)
         if kept:
@@ -72,7 +78,30 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--in-flight", type=int, default=150, help="executions that live at a time")
     parser.add_argument("--pause", type=float, default=2.0, help="seconds between two faults, on average")
     parser.add_argument("--workers", type=int, default=4, help="processes; every other one behind the proxy")
+    parser.add_argument(
+        "--scenarios", action="store_true", help=f"then play {', '.join(SCENARIOS)}, a minute and more each"
+    )
     return parser.parse_args()
+
+
+async def _play_scenarios(seed: int, directory: Path, violations: Violations) -> dict[str, Any]:
+    """Faults that need a server of another kind, one after the other."""
+    figures: dict[str, Any] = {}
+    for name in SCENARIOS:
+        print(f"---- {name}", flush=True)
+        place = directory / name
+        place.mkdir()
+        place.chmod(0o755)
+        scenario = importlib.import_module(f"tests.chaos.{name}")
+        try:
+            figures[name] = await scenario.run(place, seconds=60, seed=seed)
+        except Exception:
+            violations.add(f"the scenario {name} came to no end: {traceback.format_exc()}")
+            continue
+        for told in figures[name]["violations"]:
+            violations.add(f"in the scenario {name}: {told}")
+        print(json.dumps(figures[name], indent=2), flush=True)
+    return figures
 
 
 async def _run(
@@ -93,6 +122,7 @@ async def _run(
         crew = await stack.enter_async_context(Crew(server.dsn, directory, quiet=True))
         os.environ["ZART_TEST_PLACE"] = str(directory)
         gang = Gang(crew, addresses, violations)
+        await gang.ready()
         keeping = asyncio.create_task(gang.keep())
         stack.callback(keeping.cancel)
         clients = [

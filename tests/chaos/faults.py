@@ -6,6 +6,7 @@ and begin at random intervals, so that they overlap. The seed decides which, whe
 
 import asyncio
 import contextlib
+import os
 import random
 import signal
 import time
@@ -66,7 +67,7 @@ async def terminate(arena: Arena, chance: Random) -> str:
     arena.gang.begin_again(member, "sigterm")
     began = time.monotonic()
     member.process.send(signal.SIGTERM)
-    while member.process.exit_code is None and time.monotonic() - began < 30:
+    while member.process.exit_code is None and time.monotonic() - began < 30:  # noqa: ASYNC110 (it is a process)
         await asyncio.sleep(0.05)
     took = time.monotonic() - began
     if member.process.exit_code is None and not member.stopped:
@@ -111,7 +112,7 @@ async def block(arena: Arena, chance: Random) -> str:
     order = arena.gang.crew.directory / f"block-{member.process.pid}"
     order.touch()
     began = time.monotonic()
-    while order.exists() and time.monotonic() - began < 5 and member.process.exit_code is None:
+    while order.exists() and time.monotonic() - began < 5 and member.process.exit_code is None:  # noqa: ASYNC110 (a file)
         await asyncio.sleep(0.05)
     if order.exists():
         order.unlink(missing_ok=True)
@@ -141,8 +142,6 @@ async def kill_backend(arena: Arena, chance: Random) -> str:
     )
     if not rows:
         return "nobody was connected"
-    import os
-
     with contextlib.suppress(ProcessLookupError):
         os.kill(rows[0][0], signal.SIGKILL)
     return f"backend {rows[0][0]}"
@@ -160,7 +159,7 @@ async def restart(arena: Arena, chance: Random) -> str:
 
 
 async def take_all_connections(arena: Arena, chance: Random) -> str:
-    """Other clients take every connection that is left, for a second or two; those who had one lose it in the middle."""
+    """Other clients take every connection that is left, for a second or two; then some lose the one they had."""
     until = time.monotonic() + chance.uniform(1.0, 2.5)
     taken: list[psycopg.AsyncConnection[Any]] = []
     terminated = False
@@ -238,7 +237,7 @@ async def lose_requests(arena: Arena, chance: Random) -> str:
 
 async def _lost(proxy: Proxy, told: str) -> str:
     until = time.monotonic() + 5
-    while (proxy.answers_to_lose or proxy.requests_to_lose) and time.monotonic() < until:
+    while (proxy.answers_to_lose or proxy.requests_to_lose) and time.monotonic() < until:  # noqa: ASYNC110
         await asyncio.sleep(0.05)
     return told
 

@@ -65,6 +65,11 @@ class Gang:
         member.told.append(told)
         member.may_end = True
 
+    async def ready(self) -> None:
+        """Until all of them look for work."""
+        for member in self._members:
+            await member.process.until_logged(r"worker \d+ runs", within=60)
+
     async def keep(self) -> None:
         """Replace those who end, a moment later."""
         while not self._ending:

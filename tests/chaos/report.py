@@ -1,6 +1,7 @@
 """What came of it, as a table for people and as JSON."""
 
 import bisect
+import itertools
 import re
 from collections import Counter, defaultdict
 from typing import Any
@@ -31,7 +32,7 @@ def figures(
     """All figures of a run; times in seconds."""
     finished = evidence.finished
     recoveries = {kind: max(_recovery(w, finished) for w in of) for kind, of in _by_kind(windows).items()}
-    gaps = [later - earlier for earlier, later in zip(finished, finished[1:], strict=False)]
+    gaps = [later - earlier for earlier, later in itertools.pairwise(finished)]
     longest = {name: max(times) for name, times in evidence.durations.items()}
     return {
         "seed": seed,

@@ -43,6 +43,20 @@ _LEFT = {
     "the journal, unfinished": "SELECT run_id || ' ' || name FROM zart_steps WHERE state IN ('running', 'waiting')",
 }
 
+_ACCOUNT = {
+    "execution": "SELECT * FROM zart_v_executions WHERE id = %s",
+    "task": "SELECT * FROM zart_tasks WHERE execution_id = %s",
+    "journal": """
+        SELECT s.path, s.name, s.occurrence, s.kind, s.seq, s.state, s.attempts, s.started_at, s.finished_at,
+            s.until, s.token, left(s.result::text, 80), left(s.failure::text, 300)
+        FROM zart_steps s JOIN zart_executions e ON e.run_id = s.run_id
+        WHERE e.id = %s ORDER BY s.seq NULLS LAST
+    """,
+    "event": "SELECT * FROM zart_events WHERE execution_id = %s ORDER BY id",
+    "history": "SELECT * FROM zart_history WHERE execution_id = %s ORDER BY id",
+}
+"""What is known of one execution."""
+
 
 @dataclass
 class Evidence:
@@ -293,18 +307,7 @@ def server_lines(server: Server) -> list[str]:
 async def account(server: Server, gang: Gang, plan: Plan | None, id: str) -> str:
     """Everything that is known of an execution, for whoever looks for the cause."""
     lines = [f"==== {id}", f"planned: {plan}"]
-    for what, statement in (
-        ("execution", "SELECT * FROM zart_v_executions WHERE id = %s"),
-        ("task", "SELECT * FROM zart_tasks WHERE execution_id = %s"),
-        (
-            "journal",
-            "SELECT s.path, s.name, s.occurrence, s.kind, s.seq, s.state, s.attempts, s.started_at, s.finished_at, "
-            "s.until, s.token, left(s.result::text, 80), left(s.failure::text, 300) FROM zart_steps s "
-            "JOIN zart_executions e ON e.run_id = s.run_id WHERE e.id = %s ORDER BY seq NULLS LAST",
-        ),
-        ("event", "SELECT * FROM zart_events WHERE execution_id = %s ORDER BY id"),
-        ("history", "SELECT * FROM zart_history WHERE execution_id = %s ORDER BY id"),
-    ):
+    for what, statement in _ACCOUNT.items():
         for row in await server.ask(statement, id):
             lines.append(f"{what}: {', '.join(str(value) for value in row)}")
     lines += [f"effect: {effect}" for effect in read_effects(gang.crew.directory) if effect.execution == id]
