@@ -13,8 +13,11 @@ from pathlib import Path
 
 from tests.mutations.catalogue import MUTATIONS, SURVIVORS
 from tests.mutations.mutation import Mutation, Rotten
-from tests.mutations.running import ROOT, Unjudged, copy_tree, run_tests
+from tests.mutations.running import ROOT, Unjudged, Verdict, copy_tree, run_tests
 from tests.support.server import Server, running_server
+
+_PATIENCE = 15
+"""Seconds, beside four times as long as they took before, after which tests that hang have failed."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -38,13 +41,15 @@ def main(arguments: Sequence[str]) -> int:
 def run_all(mutations: Sequence[Mutation], directory: Path, server: Server) -> int:
     begun = time.monotonic()
     whole = copy_tree(ROOT, directory / "whole")  # what others change meanwhile changes nothing here
-    broken = failing_unbroken(whole, mutations, server)
+    unbroken = try_unbroken(whole, mutations, server)
     caught = 0
     for number, mutation in enumerate(mutations, start=1):
-        if broken & {*mutation.tests, mutation.works}:
-            told = "NOT JUDGED: its tests fail although nothing is broken"
+        before = [unbroken[test] for test in mutation.all_tests]
+        if any(verdict.outcome != "passed" for verdict in before):
+            told = "NOT JUDGED: its tests do not pass as long as nothing is broken"
         else:
-            told = verdict_on(copy_tree(whole, directory / mutation.name), mutation, server)
+            patience = _PATIENCE + 4 * max(verdict.seconds for verdict in before)
+            told = verdict_on(copy_tree(whole, directory / mutation.name), mutation, server, patience)
         caught += told.startswith("caught")
         print(f"{number:3}/{len(mutations)}  {mutation.name:32} {told}", flush=True)
     seconds = time.monotonic() - begun
@@ -54,34 +59,34 @@ def run_all(mutations: Sequence[Mutation], directory: Path, server: Server) -> i
     return 0 if caught == len(mutations) else 1
 
 
-def failing_unbroken(tree: Path, mutations: Sequence[Mutation], server: Server) -> set[str]:
-    """The tests that prove nothing, since they do not pass on the tree as it is."""
-    wanted = {test for mutation in mutations for test in (*mutation.tests, mutation.works) if test}
-    verdicts = run_tests(tree, sorted(wanted), server, broken=False)
-    bad = {test: verdict for test, verdict in verdicts.items() if verdict.outcome != "passed"}
-    for test, verdict in bad.items():
+def try_unbroken(tree: Path, mutations: Sequence[Mutation], server: Server) -> dict[str, Verdict]:
+    """Whether the tests mean anything: on the tree as it is they pass."""
+    wanted = sorted({test for mutation in mutations for test in mutation.all_tests})
+    verdicts = run_tests(tree, wanted, server)
+    bad = [(test, verdict) for test, verdict in verdicts.items() if verdict.outcome != "passed"]
+    for test, verdict in bad:
         print(f"{test} {verdict.outcome} although nothing is broken: {verdict.reason}")
     print(f"{len(wanted) - len(bad)} of {len(wanted)} tests pass as long as nothing is broken", flush=True)
-    return set(bad)
+    return verdicts
 
 
-def verdict_on(tree: Path, mutation: Mutation, server: Server) -> str:
+def verdict_on(tree: Path, mutation: Mutation, server: Server, patience: float) -> str:
     """Breaks the tree; "caught" and by what, or what is wrong."""
     try:
         mutation.apply(tree)
-        verdicts = run_tests(tree, [*filter(None, [mutation.works]), *mutation.tests], server, broken=True)
+        verdicts = run_tests(tree, mutation.all_tests, server, patience=patience)
     except Rotten as rotten:
         return f"ROTTEN: {rotten}"
     except Unjudged as unjudged:
         return f"NOT JUDGED: {unjudged}"
-    works = verdicts.get(mutation.works or "")
-    if works is not None and works.outcome != "passed":
-        return f"NOT JUDGED: it breaks everything, {mutation.works} too: {works.reason}"
+    if mutation.works is not None and verdicts[mutation.works].outcome != "passed":
+        return f"NOT JUDGED: it breaks everything, {mutation.works} too: {verdicts[mutation.works].reason}"
     blind = [test for test in mutation.tests if verdicts[test].outcome != "failed"]
     if blind:
         return f"SURVIVED {', '.join(blind)}"
-    return "\n".join(
-        f"{'caught by' if not number else ' ' * 48} {test.rpartition('::')[2]}: {verdicts[test].reason[:100]}"
+    indent = " " * 41
+    return f"\n{indent}".join(
+        f"{'and' if number else 'caught'} by {test.rpartition('::')[2]}: {verdicts[test].reason[:100]}"
         for number, test in enumerate(mutation.tests)
     )
 

@@ -62,6 +62,11 @@ class Mutation:
     """A test that must still pass: what breaks everything would be noticed by any test, and proves nothing.
     None where nothing could pass."""
 
+    @property
+    def all_tests(self) -> list[str]:
+        """Those that must pass and those that must fail."""
+        return [*([self.works] if self.works else []), *self.tests]
+
     def apply(self, root: Path) -> None:
         """Break the tree below `root`. Raises Rotten."""
         for edit in self.edits:

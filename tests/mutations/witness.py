@@ -19,16 +19,16 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_runtest_logstart(nodeid: str) -> None:
-    _note(nodeid, "began", "")
+    _note(nodeid, "began", "", 0.0)
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     if report.failed:
-        _note(report.nodeid, "failed", _reason(report))
+        _note(report.nodeid, "failed", _reason(report), report.duration)
     elif report.skipped:
-        _note(report.nodeid, "skipped", "")
+        _note(report.nodeid, "skipped", "", report.duration)
     elif report.when == "call":
-        _note(report.nodeid, "passed", "")
+        _note(report.nodeid, "passed", "", report.duration)
 
 
 def _reason(report: pytest.TestReport) -> str:
@@ -37,6 +37,6 @@ def _reason(report: pytest.TestReport) -> str:
     return lines[0] if lines else ""
 
 
-def _note(nodeid: str, outcome: str, reason: str) -> None:
+def _note(nodeid: str, outcome: str, reason: str, seconds: float) -> None:
     with Path(os.environ[VERDICTS]).open("a") as file:
-        file.write(json.dumps([nodeid, outcome, reason]) + "\n")
+        file.write(json.dumps([nodeid, outcome, reason, seconds]) + "\n")
