@@ -70,21 +70,27 @@ def template(databases: Databases) -> Iterator[str]:
 
     with databases.database() as name:
         # Past a pooler: it would keep its connection, and with one the database cannot be cloned.
-        anyio.run(migrate, databases.direct(databases.address(name)))
+        anyio.run(migrate, databases.direct(name))
         yield name
 
 
 @pytest.fixture
-def dsn(databases: Databases, template: str) -> Iterator[str]:
-    """A migrated database of the test's own."""
+def database(databases: Databases, template: str) -> Iterator[str]:
+    """The name of a migrated database of the test's own."""
     with databases.database(template) as name:
-        yield databases.address(name)
+        yield name
 
 
 @pytest.fixture
-def direct_dsn(databases: Databases, dsn: str) -> str:
+def dsn(databases: Databases, database: str) -> str:
+    """A migrated database of the test's own."""
+    return databases.address(database)
+
+
+@pytest.fixture
+def direct_dsn(databases: Databases, database: str) -> str:
     """The same database, past the pooler in the mode that has one: for what needs a session of its own."""
-    return databases.direct(dsn)
+    return databases.direct(database)
 
 
 @pytest.fixture

@@ -451,8 +451,8 @@ async def test_who_does_not_hold_the_execution_consumes_nothing(dsn):
         assert await bench.value("SELECT consumed_at FROM zart_events") is None
 
 
-async def test_an_awaited_end_is_announced_after_the_commit(dsn):
-    async with Bench(dsn) as bench:
+async def test_an_awaited_end_is_announced_after_the_commit(dsn, direct_dsn):
+    async with Bench(direct_dsn, through=dsn) as bench:
         one, other = await bench.hold([1, 2])
         await bench.database.execute("UPDATE zart_executions SET awaited = true WHERE id = %s", (other.id,))
         await bench.database.execute(f'LISTEN "{done_channel("public")}"')

@@ -12,6 +12,12 @@ from tests.support.proxy import Proxy
 from zart._postgres.listener import Listener, done_channel, work_channel
 
 
+@pytest.fixture
+def dsn(direct_dsn: str) -> str:
+    """Nobody hears anything through a pooler."""
+    return direct_dsn
+
+
 class Ears:
     """A running listener and what it heard."""
 

@@ -108,7 +108,7 @@ async def test_a_reaper_of_one_statement_would_leave_them_to_the_dead(dsn):
         assert await reap(floor.database, "public") == ["in flight"]  # the sweep mends even that
 
 
-async def test_a_worker_is_reaped_whole_or_not_at_all(dsn, caplog):
+async def test_a_worker_is_reaped_whole_or_not_at_all(dsn, direct_dsn, caplog):
     """A client that was stopped inside a transaction holds one of three rows: nothing is freed, nobody waits, and
     the log names the session. When it is gone, so is the worker.
     """
@@ -117,7 +117,7 @@ async def test_a_worker_is_reaped_whole_or_not_at_all(dsn, caplog):
         stuck, other = await floor.hand(), await floor.hand()
         await stuck.tick(1)
         await expire(floor, stuck, other)
-        with psycopg.connect(dsn, application_name="stuck client") as client:
+        with psycopg.connect(direct_dsn, application_name="stuck client") as client:
             client.execute(
                 "SELECT FROM zart_workers WHERE worker_id = %s AND writer = 2 FOR KEY SHARE", (stuck.id,)
             )

@@ -58,6 +58,7 @@ async def test_a_step_that_goes_on_is_cut(dsn: str) -> None:
         assert await query(dsn, "SELECT state, recoveries FROM zart_tasks") == [("ready", 0)]
 
 
+@pytest.mark.usefixtures("notified")
 async def test_what_is_given_back_is_announced(dsn: str) -> None:
     """An idle worker goes on at once with what another gives back at its shutdown."""
     async with Client(dsn) as client:
@@ -92,12 +93,12 @@ async def test_a_stop_while_the_database_is_away(dsn: str) -> None:
         assert turns[-1] == "cut"
 
 
-async def test_drain_waits_for_the_announcement(dsn: str) -> None:
+async def test_drain_waits_for_the_announcement(dsn: str, direct_dsn: str) -> None:
     """The journal is drained only when the others have been told of what was given back."""
     async with (
         Proxy(dsn) as proxy,
         Bench(dsn, through=proxy.dsn) as bench,
-        await psycopg.AsyncConnection.connect(dsn, autocommit=True) as ears,
+        await psycopg.AsyncConnection.connect(direct_dsn, autocommit=True) as ears,
     ):
         await ears.execute(sql.SQL("LISTEN {}").format(sql.Identifier(work_channel("public"))))
         await bench.database.execute("UPDATE zart_workers SET idle = true")

@@ -108,7 +108,7 @@ async def test_a_wake_up_of_what_has_ended_is_dropped(dsn):
         assert await floor.value("SELECT count(*) FROM zart_wakeups") == 0
 
 
-async def test_a_cancel_before_the_first_claim_ends_the_execution_at_once(dsn):
+async def test_a_cancel_before_the_first_claim_ends_the_execution_at_once(dsn, direct_dsn):
     """No body has run, so there is nothing to unwind; also while it is delayed. Who waits for it is told."""
     async with Floor(dsn) as floor:
         await floor.start("queued", "bystander")
@@ -116,7 +116,7 @@ async def test_a_cancel_before_the_first_claim_ends_the_execution_at_once(dsn):
             "SELECT zart_start('f', id => 'delayed', run_at => now() + interval '1h')"
         )
         await floor.database.execute("UPDATE zart_executions SET awaited = true WHERE id = 'delayed'")
-        ears = await floor.connect()
+        ears = await floor.connect(direct_dsn)
         await ears.execute(f"LISTEN {done_channel('public')}")
         for execution in ("queued", "delayed"):
             await floor.database.execute("SELECT zart_cancel(%s, 'not wanted')", (execution,))
@@ -198,11 +198,11 @@ async def test_an_event_shortens_neither_a_delay_nor_the_pause_before_a_retry(ds
         assert claim.execution_id == "delayed"
 
 
-async def test_only_an_idle_worker_is_notified(dsn):
+async def test_only_an_idle_worker_is_notified(dsn, direct_dsn):
     """Without one nobody pays for it. The choice is made at the commit, not when the caller's insert ran."""
     async with Floor(dsn) as floor:
         hand = await floor.hand()
-        ears = await floor.connect()
+        ears = await floor.connect(direct_dsn)
         await ears.execute(f"LISTEN {work_channel('public')}")
         caller = await floor.connect()
         await floor.start("unheard")
@@ -219,7 +219,7 @@ async def test_only_an_idle_worker_is_notified(dsn):
             assert [notification.payload async for notification in heard] == []
 
 
-async def test_a_worker_without_room_passes_the_word_on(dsn):
+async def test_a_worker_without_room_passes_the_word_on(dsn, direct_dsn):
     """It promotes more than it can take: idle workers hear of it."""
     async with Floor(dsn) as floor:
         await floor.start_many(3)
@@ -227,7 +227,7 @@ async def test_a_worker_without_room_passes_the_word_on(dsn):
         claims = await busy.claim_all()
         await floor.park(*claims, wake_at=claims[0].now)
         await idle.claimer.set_idle(True)
-        ears = await floor.connect()
+        ears = await floor.connect(direct_dsn)
         await ears.execute(f"LISTEN {work_channel('public')}")
         await busy.tick(0)
         async with contextlib.aclosing(ears.notifies(timeout=10, stop_after=1)) as heard:

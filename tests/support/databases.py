@@ -29,9 +29,9 @@ class Databases:
         """The DSN of one of them, in the form of the one that was given."""
         return _with_database(self._through or self._dsn, name)
 
-    def direct(self, dsn: str) -> str:
-        """What `dsn` leads to, past the pooler if there is one."""
-        return _with_database(self._dsn, str(conninfo.conninfo_to_dict(dsn)["dbname"]))
+    def direct(self, name: str) -> str:
+        """The same, past the pooler if there is one."""
+        return _with_database(self._dsn, name)
 
     @contextmanager
     def database(self, template: str | None = None) -> Iterator[str]:

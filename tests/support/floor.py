@@ -61,9 +61,9 @@ class Floor:
         for connection in self._opened:
             await connection.close()
 
-    async def connect(self) -> AsyncConnection[Any]:
-        """One more connection, closed at the end."""
-        connection = await psycopg.AsyncConnection.connect(self.dsn, autocommit=True)
+    async def connect(self, dsn: str | None = None) -> AsyncConnection[Any]:
+        """One more connection, or one to another address, closed at the end."""
+        connection = await psycopg.AsyncConnection.connect(dsn or self.dsn, autocommit=True)
         self._opened.append(connection)
         return connection
 
