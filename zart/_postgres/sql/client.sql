@@ -77,19 +77,16 @@ FROM {schema}.zart_executions e LEFT JOIN {schema}.zart_tasks t ON t.id = e.task
 WHERE e.id = ANY ((SELECT %(ids)s::text[])::text[]) AND (e.status <> 'scheduled' OR t.state = 'blocked');
 
 -- Offers an event and wakes the execution at once: for connections whose transaction ends with the statement.
--- The event is inserted only under the lock of the task, so none is added to an execution that has ended.
+-- The event comes first: where its key stands in a transaction that somebody holds open, this waits for that, and must
+-- hold no lock on live work meanwhile. One that is inserted while the execution ends is kept, and nobody waits for it.
 -- Returns the status (null: no such execution), whether the event was inserted, whether one of this dedup key was
 -- there before, and whether a worker has something to do now: to claim it, or to tell the body that it holds.
 -- name: offer_event
 WITH target AS MATERIALIZED (
     SELECT e.id, e.status, e.task_id FROM {schema}.zart_executions e WHERE e.id = %(id)s
-), task AS MATERIALIZED (
-    SELECT t.id, t.execution_id FROM {schema}.zart_tasks t
-    WHERE t.id = (SELECT g.task_id FROM target g)
-    FOR NO KEY UPDATE
 ), offered AS (
     INSERT INTO {schema}.zart_events AS v (execution_id, name, payload, dedup)
-    SELECT k.execution_id, %(event)s, %(payload)s::text::json, %(dedup)s FROM task k
+    SELECT g.id, %(event)s, %(payload)s::text::json, %(dedup)s FROM target g WHERE g.status = 'scheduled'
     ON CONFLICT (execution_id, dedup) WHERE dedup IS NOT NULL DO NOTHING
     RETURNING v.id
 ), woken AS (
@@ -98,8 +95,8 @@ WITH target AS MATERIALIZED (
         state = CASE WHEN t.state = 'waiting' AND t.started_at IS NOT NULL
                 AND (t.not_before IS NULL OR t.not_before <= {schema}.zart_now())
             THEN 'ready' ELSE t.state END
-    FROM task k
-    WHERE t.id = k.id AND EXISTS (SELECT FROM offered)
+    FROM target g
+    WHERE t.id = g.task_id AND EXISTS (SELECT FROM offered)
     RETURNING t.state
 )
 SELECT (SELECT g.status FROM target g), EXISTS (SELECT FROM offered),
