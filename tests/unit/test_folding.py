@@ -109,6 +109,7 @@ def test_an_ending_that_touches_entries_waits_for_those_of_its_run():
         Failed(failure=b"{}"),
         Cancelled(failure=b"{}"),
         BodyRetry(attempt=2, not_before=NOW, floor=1, afresh=()),
+        Blocked(failure=b"{}", what="crash-loop"),
     ):
         end = change(ending)
         folded = fold([entry(), end])
@@ -120,7 +121,6 @@ def test_an_ending_that_touches_entries_waits_for_those_of_its_run():
 def test_an_ending_that_leaves_entries_alone_shares_their_statement():
     for ending in (
         Suspended(seen=0, wake_at=None, waiting_for=None),
-        Blocked(failure=b"{}", what="crash-loop"),
         Released(),
     ):
         end = change(ending)

@@ -7,8 +7,8 @@ first:
 - of several entries for one key the later one counts, until one of them is final: what comes after that is
   refused, as the database would refuse it;
 - an ending and a reset of the recoveries of the same task become one row of the array of tasks;
-- an ending that touches its run's own entries (all but a suspension, a block and a release) waits for the
-  next batch when this one holds such entries.
+- an ending that touches its run's own entries (all but a suspension and a release) waits for the next batch
+  when this one holds such entries.
 """
 
 import datetime as dt
@@ -101,8 +101,11 @@ def fold(records: Sequence[Record]) -> Folded:
 
 
 def touches_entries(ending: Ending) -> bool:
-    """Whether an ending changes entries of its run that are written already."""
-    return isinstance(ending, (Completed, Failed, Cancelled, BodyRetry))
+    """Whether an ending changes entries of its run that are written already.
+
+    A block does when the execution is being cancelled, which only the database knows.
+    """
+    return isinstance(ending, (Completed, Failed, Cancelled, BodyRetry, Blocked))
 
 
 def _fold_entries(

@@ -42,7 +42,7 @@ SELECT EXISTS (SELECT FROM fence), {schema}.zart_now(), (SELECT array_agg(token)
 -- name: record_and_end
 -- Writes journal entries of every sort, and the endings of activations. An ending must match the task's owner, epoch
 -- and run. The array of tasks has one row for each task, so that no row is changed twice. An execution that was to be
--- cancelled before its end is cancelled, however the body ended.
+-- cancelled before its end is cancelled, however the body ended; so is one that would be blocked.
 WITH fence AS MATERIALIZED (
     SELECT 1 AS stands FROM {schema}.zart_workers w
     WHERE w.worker_id = %(worker)s::bigint AND w.writer = %(writer)s::smallint
@@ -54,7 +54,9 @@ WITH fence AS MATERIALIZED (
     ORDER BY t.id
     FOR NO KEY UPDATE OF t
 ), mine AS MATERIALIZED (
-    SELECT c.*, h.started_at AS claimed_at, h.cancelling
+    SELECT c.task_id, c.execution_id, c.run_id, c.token, c.clears, c.result, c.failure, c.seen, c.wake_at, c.waiting_for,
+        c.attempt, c.floor, c.not_before, h.started_at AS claimed_at, h.cancelling,
+        CASE WHEN c.ending = 'blocked' AND h.cancelling THEN 'cancelled' ELSE c.ending END AS ending
     FROM held h JOIN unnest(%(task_ids)s::bigint[], %(task_executions)s::text[], %(task_runs)s::uuid[],
         %(epochs)s::int[], %(endings)s::text[], %(task_tokens)s::bigint[], %(clears)s::bool[],
         %(task_results)s::json[], %(task_failures)s::json[], %(seen)s::int[], %(wake_ats)s::timestamptz[],
@@ -63,6 +65,12 @@ WITH fence AS MATERIALIZED (
             waiting_for, attempt, floor, not_before)
         ON c.task_id = h.id
     WHERE h.owner = %(worker)s::bigint AND h.run_id = c.run_id AND (c.ending = 'none' OR h.epoch = c.epoch)
+), refused AS MATERIALIZED (
+    -- An ending that is not ours any more takes its run's entries with it: sent once more after a lost answer, when
+    -- others went on meanwhile, they would come back where those have had them tried afresh.
+    SELECT c.run_id
+    FROM unnest(%(task_ids)s::bigint[], %(task_runs)s::uuid[], %(endings)s::text[]) AS c(task_id, run_id, ending)
+    WHERE c.ending <> 'none' AND c.task_id NOT IN (SELECT m.task_id FROM mine m)
 ), gone AS (
     DELETE FROM {schema}.zart_tasks t USING mine m
     WHERE t.id = m.task_id AND m.ending IN ('completed', 'failed', 'cancelled')
@@ -135,7 +143,7 @@ WITH fence AS MATERIALIZED (
             started_at, finished_at, until, token, event_id)
         LEFT JOIN consumed v ON v.id = u.event_id
     WHERE (u.event_id IS NULL OR v.id IS NOT NULL) AND (SELECT count(*) FROM held) >= 0
-        AND (SELECT count(*) FROM finished) >= 0
+        AND (SELECT count(*) FROM finished) >= 0 AND u.run_id NOT IN (SELECT r.run_id FROM refused r)
     ORDER BY u.run_id, u.path, u.name, u.occurrence, u.kind
     ON CONFLICT (run_id, path, name, occurrence, kind) DO UPDATE SET
         seq = excluded.seq, state = excluded.state, digest = coalesce(excluded.digest, s.digest),
