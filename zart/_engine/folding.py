@@ -208,6 +208,29 @@ def entry_columns(batch: Batch) -> dict[str, Array]:
     }
 
 
+def entry_values(entry: Entry) -> dict[str, Any]:
+    """The parameters of `record_one`."""
+    key = entry.key
+    return {
+        "run_id": entry.run_id,
+        "path": key.path,
+        "name": key.name,
+        "occurrence": key.occurrence,
+        "kind": key.kind,
+        "seq": entry.seq,
+        "state": entry.state,
+        "digest": entry.digest,
+        "arguments": entry.arguments,
+        "result": None if entry.result is None else entry.result.decode(),
+        "failure": None if entry.failure is None else entry.failure.decode(),
+        "attempts": entry.attempts,
+        "started": entry.started_at,
+        "finished": entry.finished_at,
+        "until": entry.until,
+        "token": entry.token,
+    }
+
+
 def all_columns(batch: Batch) -> dict[str, Array]:
     """The arrays of `record_and_end`."""
     events = [entry for entry in batch.entries if entry.event_id is not None]

@@ -30,6 +30,7 @@ from zart._engine.folding import (
     Record,
     all_columns,
     entry_columns,
+    entry_values,
     is_plain,
     key_columns,
     only_finishes,
@@ -116,6 +117,7 @@ class Sender:
         }
         journal = statements("journal", schema)
         self._record = _Send(journal["record"], "journal.record")
+        self._record_one = _Send(journal["record_one"], "journal.record")
         self._record_and_end = _Send(journal["record_and_end"], "journal.record-and-end")
         self._finish = _Send(journal["finish"], "journal.finish")
         self._read_back_statement = _Send(journal["read_back"], "journal.read-back")
@@ -125,6 +127,8 @@ class Sender:
         self._on_now = on_now
         self._settle = settle
         self._patience = patience
+        self._patient_until: float | None = None
+        self._watch: asyncio.TimerHandle | None = None
         self._connection: AsyncConnection[Any] | None = None
         self._direct: Direct | None = None
         self._batches = 0
@@ -157,6 +161,9 @@ class Sender:
                     self._settle(change, _refusal(change, outcome))
 
     async def close(self) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
         if self._direct is not None:
             self._direct.close()
             self._direct = None
@@ -202,7 +209,10 @@ class Sender:
             self._plans += 1
         parameters: Parameters
         if is_plain(part):
-            statement, parameters = self._record, entry_columns(part)
+            if len(part.entries) == 1:
+                statement, parameters = self._record_one, entry_values(part.entries[0])
+            else:
+                statement, parameters = self._record, entry_columns(part)
         elif only_finishes(part):
             columns = task_columns(part)
             statement = self._finish
@@ -276,11 +286,25 @@ class Sender:
 
         Cancelling it would mean to ask the server for that, on another connection that may be as dead.
         """
-        timer = asyncio.get_running_loop().call_later(self._patience, _hang_up, self._connection)
+        loop = asyncio.get_running_loop()
+        self._patient_until = loop.time() + self._patience
+        if self._watch is None:  # it stays for the statements to come: that is cheaper than one for each
+            self._watch = loop.call_later(self._patience, self._look_at_clock)
         try:
             yield
         finally:
-            timer.cancel()
+            self._patient_until = None
+
+    def _look_at_clock(self) -> None:
+        self._watch = None
+        if self._patient_until is None:
+            return
+        loop = asyncio.get_running_loop()
+        left = self._patient_until - loop.time()
+        if left > 0:
+            self._watch = loop.call_later(left, self._look_at_clock)
+        else:
+            _hang_up(self._connection)
 
     async def _open(self) -> Direct:
         if self._direct is None or self._direct.closed:

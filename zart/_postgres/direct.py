@@ -10,7 +10,7 @@ import asyncio
 import datetime as dt
 import itertools
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from types import MappingProxyType
 from typing import Any
@@ -29,7 +29,7 @@ Row = tuple[Any, ...]
 
 _PLACEHOLDER = re.compile(rb"%\((\w+)\)s(?:::(\w+)\[\])?")
 _BINARY = pq.Format.BINARY
-_PACKERS: dict[str, Callable[[Iterable[Any]], Array]] = {
+_PACKERS: dict[str, Callable[[Any], bytes]] = {
     "text": texts,
     "int": int4s,
     "bigint": int8s,
@@ -48,23 +48,21 @@ class Statement:
 
     def __init__(self, statement: bytes) -> None:
         names: list[str] = []
-        self._packers: dict[str, Callable[[Iterable[Any]], Array]] = {}
+        self._packers: dict[str, Callable[[Any], bytes]] = {}
 
         def numbered(found: re.Match[bytes]) -> bytes:
             name = found[1].decode()
             if name not in names:
                 names.append(name)
+                self._packers[name] = _text
             number = b"$%d" % (names.index(name) + 1)
             if found[2] is None:
                 return number
-            kind = found[2].decode()
-            if kind in _PACKERS:
-                self._packers[name] = _PACKERS[kind]
+            self._packers[name] = _PACKERS.get(found[2].decode(), _text)
             return number + b"::" + found[2] + b"[]"
 
         self.text = _PLACEHOLDER.sub(numbered, statement).replace(b"%%", b"%")
         self._texts = {0: self.text}
-        self._names = names
 
     def planned(self, plan: int) -> bytes:
         """Its text; another one for each number of `plan`, so that it is prepared and planned anew."""
@@ -75,16 +73,10 @@ class Statement:
 
     def values(self, parameters: Parameters) -> list[bytes | None]:
         """Its parameters as they travel, in their order."""
-        packers = self._packers
         packed: list[bytes | None] = []
-        for name in self._names:
+        for name, packer in self._packers.items():
             value = parameters[name]
-            if value is None or isinstance(value, Array):
-                packed.append(value)
-            elif name in packers:
-                packed.append(packers[name](value))
-            else:
-                packed.append(_text(value))
+            packed.append(value if value is None or isinstance(value, Array) else packer(value))
         return packed
 
 
@@ -275,19 +267,32 @@ def _types(values: Sequence[bytes | None]) -> list[int]:
 
 
 def _text(value: Any) -> bytes:
-    if isinstance(value, str):
-        data = value.encode()
-        if b"\0" in data:
-            raise psycopg.DataError("PostgreSQL text cannot contain NUL (0x00) bytes")
-        return data
-    if isinstance(value, bool):
-        return b"t" if value else b"f"
-    if isinstance(value, (int, UUID)):
-        return str(value).encode()
-    if isinstance(value, bytes):
-        return b"\\x" + value.hex().encode()
-    if isinstance(value, dt.datetime):
-        return value.isoformat().encode()
-    if isinstance(value, dt.timedelta):
-        return b"%d days %d seconds %d microseconds" % (value.days, value.seconds, value.microseconds)
-    raise TypeError(f"a parameter of type {type(value).__name__} cannot be sent")
+    """A single value as PostgreSQL reads it."""
+    to_text = _TEXTS.get(value.__class__)
+    if to_text is None:
+        to_text = next((known for kind, known in _TEXTS.items() if isinstance(value, kind)), None)
+        if to_text is None:
+            raise TypeError(f"a parameter of type {type(value).__name__} cannot be sent")
+    return to_text(value)
+
+
+def _characters(value: str) -> bytes:
+    data = value.encode()
+    if b"\0" in data:
+        raise psycopg.DataError("PostgreSQL text cannot contain NUL (0x00) bytes")
+    return data
+
+
+def _interval(value: dt.timedelta) -> bytes:
+    return b"%d days %d seconds %d microseconds" % (value.days, value.seconds, value.microseconds)
+
+
+_TEXTS: dict[type, Callable[[Any], bytes]] = {
+    str: _characters,
+    bool: lambda value: b"t" if value else b"f",
+    int: lambda value: b"%d" % value,
+    UUID: lambda value: value.hex.encode(),
+    dt.datetime: lambda value: value.isoformat().encode(),
+    bytes: lambda value: b"\\x" + value.hex().encode(),
+    dt.timedelta: _interval,
+}

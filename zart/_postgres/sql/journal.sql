@@ -39,6 +39,32 @@ WITH fence AS MATERIALIZED (
 SELECT EXISTS (SELECT FROM fence), {schema}.zart_now(), (SELECT array_agg(token) FROM written),
     NULL::bigint[], NULL::text[], 0::bigint;
 
+-- name: record_one
+-- One entry and nothing else: the same as above, with a plan that starts in two thirds of the time.
+WITH fence AS MATERIALIZED (
+    SELECT 1 AS stands FROM {schema}.zart_workers w
+    WHERE w.worker_id = %(worker)s::bigint AND w.writer = %(writer)s::smallint
+    FOR KEY SHARE
+), written AS (
+    INSERT INTO {schema}.zart_steps AS s (run_id, path, name, occurrence, kind, seq, state, digest, arguments, result,
+        failure, attempts, started_at, finished_at, until, token)
+    SELECT %(run_id)s::uuid, %(path)s::text, %(name)s::text, %(occurrence)s::int, %(kind)s::text, %(seq)s::int,
+        %(state)s::text, %(digest)s::bytea, %(arguments)s::text, %(result)s::json, %(failure)s::json,
+        %(attempts)s::int, %(started)s::timestamptz, %(finished)s::timestamptz, %(until)s::timestamptz,
+        %(token)s::bigint
+    FROM fence
+    ON CONFLICT (run_id, path, name, occurrence, kind) DO UPDATE SET
+        seq = excluded.seq, state = excluded.state, digest = coalesce(excluded.digest, s.digest),
+        arguments = coalesce(excluded.arguments, s.arguments), result = excluded.result, failure = excluded.failure,
+        attempts = excluded.attempts, started_at = coalesce(excluded.started_at, s.started_at),
+        finished_at = excluded.finished_at, until = excluded.until, token = excluded.token
+    WHERE s.state IN ('running', 'waiting')
+        AND ((s.token >> 24) IS DISTINCT FROM (excluded.token >> 24) OR s.token < excluded.token)
+    RETURNING s.token
+)
+SELECT EXISTS (SELECT FROM fence), {schema}.zart_now(), (SELECT array_agg(token) FROM written),
+    NULL::bigint[], NULL::text[], 0::bigint;
+
 -- name: record_and_end
 -- Writes journal entries of every sort, and the endings of activations. An ending must match the task's owner, epoch
 -- and run. The array of tasks has one row for each task, so that no row is changed twice. An execution that was to be
