@@ -368,10 +368,12 @@ def test_reloading_worker_ends_with_the_process_that_watches(place: Path) -> Non
         ("default_transaction_read_only=on", "read-only"),
     ],
 )
-def test_settings_under_which_nothing_would_work(place: Path, dsn: str, setting: str, told: str) -> None:
+def test_settings_under_which_nothing_would_work(
+    place: Path, direct_dsn: str, setting: str, told: str
+) -> None:
     """A database whose defaults break the engine's rules is refused by name, as wrong usage."""
-    mark = "&" if "?" in dsn else "?"
-    zart = Command(place, f"{dsn}{mark}options=-c%20{setting.replace('=', '%3D')}")
+    mark = "&" if "?" in direct_dsn else "?"
+    zart = Command(place, f"{direct_dsn}{mark}options=-c%20{setting.replace('=', '%3D')}")
     for arguments in (("list",), ("worker", "--app", "app")):
         result = zart(*arguments)
         assert result.returncode == 2, result.stderr

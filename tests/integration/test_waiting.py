@@ -899,6 +899,7 @@ async def test_news_while_a_step_runs(dsn: str, what: str) -> None:
             assert effects == ["began", "hello"]
 
 
+@pytest.mark.usefixtures("notified")
 @pytest.mark.parametrize("what", ["event", "cancel"])
 async def test_news_of_a_held_execution_come_at_once(
     dsn: str, monkeypatch: pytest.MonkeyPatch, what: str

@@ -69,7 +69,7 @@ class Listener:
             else:
                 try:
                     if await through_pooler(connection):
-                        self._say(
+                        _log.info(
                             "cannot listen for notifications through a connection pooler and polls instead; "
                             "ZART_DIRECT_URL may name the database itself"
                         )
