@@ -427,7 +427,8 @@ async def test_a_body_that_leaves_branches_behind_ends_them_first() -> None:
 
 
 async def test_no_attempt_begins_while_the_lease_is_in_doubt() -> None:
-    """After a long stop the worker first learns whether its executions went on elsewhere; then it runs steps."""
+    """After a long stop the worker first learns whether its executions went on elsewhere; then it runs steps. The
+    body is not suspended meanwhile, since nothing would ever wake it up."""
 
     @durable("doubtful")
     async def body() -> str:
@@ -436,16 +437,13 @@ async def test_no_attempt_begins_while_the_lease_is_in_doubt() -> None:
     class InDoubt(CuttingHost):
         asked = 0
 
-        def suspends(self, activation: Any, due: Any, /) -> bool:
-            return False
-
         @property
         def fresh(self) -> bool:  # type: ignore[override]
             self.asked += 1
             assert not effects or self.asked > 3
             return self.asked > 3
 
-    host = InDoubt(cut=lambda _commit: False, suspend=False)
+    host = InDoubt(cut=lambda _commit: False, suspend=True)
     result = await replayed(body, host=host)
     assert result.result == "A"
     assert host.asked > 3
@@ -468,9 +466,6 @@ async def test_a_body_that_waits_for_its_lease_is_unwound_at_any_moment(asked: i
             self.activation = activation
             return await super().run(activation)
 
-        def suspends(self, activation: Any, due: Any, /) -> bool:
-            return False
-
         @property
         def fresh(self) -> bool:  # type: ignore[override]
             self.asked += 1
@@ -479,6 +474,6 @@ async def test_a_body_that_waits_for_its_lease_is_unwound_at_any_moment(asked: i
             return self.asked > 3
 
     async with asyncio.timeout(5):
-        result = await replayed(body, host=GivenBack(cut=lambda _commit: False, suspend=False))
+        result = await replayed(body, host=GivenBack(cut=lambda _commit: False, suspend=True))
     assert (result.result, result.activations) == ("A", 2)
     assert effects == ["a"]

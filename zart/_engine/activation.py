@@ -157,6 +157,7 @@ class Activation:
         self.phase = endings.Phase(self)
         self._seq = self.log.last_seq
         self._inflight = 0
+        self._in_doubt = 0
         self._outbox: deque[tuple[Record, Callable[[Record], None]]] = deque()
         self._turns: dict[Key, Callable[[Record], None]] = {}
         self._late: deque[StoredEntry] = deque()
@@ -488,13 +489,20 @@ class Activation:
         self.busy()
 
     async def until_fresh(self, branch: Branch) -> None:
-        """After a long stop others may have taken over: wait until the lease is renewed, or this is unwound."""
-        while not self.host.fresh:
-            future = self.future()
-            self.loop.call_later(_FRESH_AGAIN, _settle, future, context=self.host.base_context)
-            await branch.parked(future)
-            if self.closed:  # between the moment when the pause was over and this one
-                raise Suspended
+        """After a long stop others may have taken over: wait until the lease is renewed, or this is unwound.
+
+        The body is not parked meanwhile: there is nothing that would wake it up.
+        """
+        self._in_doubt += 1
+        try:
+            while not self.host.fresh:
+                future = self.future()
+                self.loop.call_later(_FRESH_AGAIN, _settle, future, context=self.host.base_context)
+                await branch.parked(future)
+                if self.closed:  # between the moment when the pause was over and this one
+                    raise Suspended
+        finally:
+            self._in_doubt -= 1
 
     def set_timer(self, branch: Branch, delay: float, timer: BodyTimer) -> None:
         """A time limit that a body has set."""
@@ -564,7 +572,7 @@ class Activation:
     @property
     def _nothing_to_look_for(self) -> bool:
         """A step or a commit is under way and nothing waits for its turn: what comes of it will stir again."""
-        under_way = self._inflight or self.steps.tasks
+        under_way = self._inflight or self.steps.tasks or self._in_doubt
         return bool(under_way) and not (self.replaying or self._outbox or self._late)
 
     def _all_blocked(self) -> bool:
