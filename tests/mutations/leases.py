@@ -28,9 +28,18 @@ LEASES = (
             ),
             Edit(
                 file=JOURNAL,
-                under="record",
-                old="SELECT EXISTS (SELECT FROM fence)",
-                new="SELECT EXISTS (SELECT FROM fence) OR true",
+                under="record_one",
+                old="    FROM fence\n    ON CONFLICT",
+                new="    WHERE true\n    ON CONFLICT",
+            ),
+            *(
+                Edit(
+                    file=JOURNAL,
+                    under=statement,
+                    old="SELECT EXISTS (SELECT FROM fence)",
+                    new="SELECT EXISTS (SELECT FROM fence) OR true",
+                )
+                for statement in ("record", "record_one")
             ),
         ),
         tests=(
@@ -43,7 +52,7 @@ LEASES = (
         breaks="Nothing of a worker is under way any more once its work is taken over.",
         edits=tuple(
             Edit(file=JOURNAL, under=statement, old=f"{_FENCE}    FOR KEY SHARE\n", new=_FENCE)
-            for statement in ("record", "record_and_end", "finish")
+            for statement in ("record", "record_one", "record_and_end", "finish")
         ),
         tests=(
             "tests/integration/test_journal.py::test_the_reaper_waits_for_a_statement_in_flight",
@@ -94,7 +103,7 @@ LEASES = (
             ),
             *(
                 Edit(file=JOURNAL, under=statement, old=_FENCE, new=f"{_FENCE}        AND w.alive\n")
-                for statement in ("record", "record_and_end", "finish")
+                for statement in ("record", "record_one", "record_and_end", "finish")
             ),
         ),
         tests=(
