@@ -109,10 +109,10 @@ def _read(verdicts: Path) -> dict[str, Verdict]:
     """The last word on each test; one that began and was not heard of again has failed."""
     noted: dict[str, Verdict] = {}
     for line in verdicts.read_text().splitlines() if verdicts.exists() else ():
-        nodeid, outcome, reason = json.loads(line)
-        noted[nodeid] = (
-            Verdict("failed", "it did not end") if outcome == "began" else Verdict(outcome, reason)
-        )
+        nodeid, outcome, reason, seconds = json.loads(line)
+        if outcome == "began":
+            outcome, reason = "failed", "it did not end"
+        noted[nodeid] = Verdict(outcome, reason, seconds)
     return noted
 
 
