@@ -33,6 +33,8 @@ SCENARIOS = ("failover", "full_disk", "clocks")
 """Modules of this package that bring their own servers."""
 _DRAIN_SECONDS = 180.0
 _SILENCE_SECONDS = 60.0
+_ENDS_WITHIN = 600.0
+"""However long it takes to come to a verdict, in seconds, it ends then."""
 _ACCOUNTS = 8
 
 
@@ -50,13 +52,10 @@ def main() -> int:
     # The pools of the machine's own clients report each connection that they lose: that is what it is about.
     logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
     logging.getLogger("zart").setLevel(logging.ERROR)
-    signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
     violations = Violations()
     figures: dict[str, Any] | None = None
     try:
-        figures = asyncio.run(_run(arguments, only, seed, directory, violations))
-        if arguments.scenarios:
-            figures["scenarios"] = asyncio.run(_play_scenarios(seed, directory, violations))
+        figures = asyncio.run(_play(arguments, only, seed, directory, violations))
     finally:
         kept = figures is None or bool(violations.found)
         if kept:
@@ -84,6 +83,22 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+async def _play(
+    arguments: argparse.Namespace, only: list[str], seed: int, directory: Path, violations: Violations
+) -> dict[str, Any]:
+    """All of it. A signal or the machine's own time limit ends it, and all that it started."""
+    this = asyncio.current_task()
+    assert this is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this.cancel)
+    async with asyncio.timeout(arguments.minutes * 60 + _ENDS_WITHIN):
+        figures = await _run(arguments, only, seed, directory, violations)
+    if arguments.scenarios:
+        async with asyncio.timeout(len(SCENARIOS) * _ENDS_WITHIN):
+            figures["scenarios"] = await _play_scenarios(seed, directory, violations)
+        figures["violations"] = [{"execution": id, "text": text} for text, id in violations.found]
+    return figures
+
+
 async def _play_scenarios(seed: int, directory: Path, violations: Violations) -> dict[str, Any]:
     """Faults that need a server of another kind, one after the other."""
     figures: dict[str, Any] = {}
@@ -95,7 +110,7 @@ async def _play_scenarios(seed: int, directory: Path, violations: Violations) ->
         scenario = importlib.import_module(f"tests.chaos.{name}")
         try:
             figures[name] = await scenario.run(place, seconds=60, seed=seed)
-        except Exception:
+        except Exception:  # it is told, and the others are played
             violations.add(f"the scenario {name} came to no end: {traceback.format_exc()}")
             continue
         for told in figures[name]["violations"]:
