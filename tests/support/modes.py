@@ -7,6 +7,7 @@
     pgbouncer    every connection of tests and workers leads through PgBouncer in transaction mode (`pooler.py`)
 
 Worker processes join in: `site/sitecustomize.py` is on their path, and calls `enter` when Zart's worker is imported.
+(So nothing of Zart is imported here before that.)
 A test that cannot hold in a mode says why: `@pytest.mark.not_in("pgbouncer", reason=...)`.
 """
 
@@ -15,8 +16,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import psycopg
-
-from zart._postgres.connections import PREPARE_AFTER
 
 VARIABLE = "ZART_TEST_MODE"
 DIFFERENCES = "ZART_TEST_DIFFERENCES"
@@ -54,6 +53,8 @@ def enter(mode: str) -> None:
 
 def prepare_after() -> int | None:
     """The `prepare_threshold` of connections that tests make for the engine: its own, or none in this mode."""
+    from zart._postgres.connections import PREPARE_AFTER
+
     return None if current() in _WITHOUT_PREPARED else PREPARE_AFTER
 
 
