@@ -162,7 +162,7 @@ class Pair:
 
     async def _until(self, name: str, condition: str) -> None:
         async with asyncio.timeout(_STREAMS_WITHIN), await self.connect(name) as connection:
-            while (await (await connection.execute(condition.encode())).fetchone()) != (True,):
+            while (await (await connection.execute(condition.encode())).fetchone()) != (True,):  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
 
 

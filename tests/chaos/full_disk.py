@@ -1,12 +1,12 @@
 """A full disk: the server's files are on a small file system of their own, and something else fills it up.
 
 Then a table that has to grow is refused space (53100), and the server panics when its log needs a new file: it throws
-everybody out, recovers, and panics again, or gives up. Once there is space again, and somebody has started the server if
-it gave up, everything goes on: nothing that was acknowledged is lost, nothing has failed of it, nobody was told anything
-wrong in between.
+everybody out, recovers, and panics again, or gives up. Once there is space again, and somebody has started the server
+if it gave up, everything goes on: nothing that was acknowledged is lost, nothing has failed of it, nobody was told
+anything wrong in between.
 
-The file system is a tmpfs, which takes the right to mount one: root's, as in a container of CI with that right. Where it
-is missing, the scenario says so and shows nothing.
+The file system is a tmpfs, which takes the right to mount one: root's, as in a container of CI with that right. Where
+it is missing, the scenario says so and shows nothing.
 """
 
 import asyncio
@@ -42,7 +42,7 @@ SETTINGS = {
 _NO_SPACE = ("No space left", "could not extend")
 
 
-class Cannot(Exception):  # noqa: N818
+class Cannot(Exception):
     """This machine does not let us do it; the text says what."""
 
 
@@ -161,7 +161,8 @@ async def small_server(directory: Path) -> AsyncGenerator[SmallServer]:
     """Raises Cannot where no file system can be mounted."""
     place = directory / "small"
     place.mkdir()
-    told = subprocess.run(
+    told = await asyncio.to_thread(
+        subprocess.run,
         ("mount", "-t", "tmpfs", "-o", f"size={SIZE}m,mode=755", "tmpfs", str(place)),
         check=False,
         capture_output=True,

@@ -11,6 +11,7 @@ and can be run alone: `python -m tests.chaos.failover --seconds 60`.
 import argparse
 import asyncio
 import contextlib
+import itertools
 import json
 import logging
 import os
@@ -28,7 +29,7 @@ from tests.chaos.driver import Driver, Violations
 from tests.chaos.effects import PLACE_VARIABLE
 from tests.chaos.gang import Gang
 from tests.chaos.verdict import Evidence, Verdict, account
-from tests.support.processes import Crew
+from tests.support.processes import Crew, WorkerProcess
 from zart import Client
 
 Scenario = Callable[..., Awaitable[dict[str, Any]]]
@@ -45,11 +46,34 @@ class Asked(Protocol):
     async def ask(self, statement: str, *parameters: Any, within: float = 60) -> list[tuple[Any, ...]]: ...
 
 
+class _Crew(Crew):
+    """One whose processes have environments of their own, in turns."""
+
+    def __init__(self, dsn: str, directory: Path, environments: Sequence[dict[str, str]]) -> None:
+        super().__init__(dsn, directory, quiet=True)
+        self._environments = itertools.cycle(environments)
+
+    def begin(
+        self, app: str, *, dsn: str | None = None, environment: dict[str, str] | None = None, **options: str
+    ) -> WorkerProcess:
+        return super().begin(app, dsn=dsn, environment=environment or next(self._environments), **options)
+
+
 class Trial:
-    """Load on one database. `server` answers for the evidence; workers and clients find it under `addresses`."""
+    """Load on one database. `server` answers for the evidence; workers and clients find it under `addresses`.
+
+    The worker processes have `environments`, in turns.
+    """
 
     def __init__(
-        self, directory: Path, server: Asked, addresses: Sequence[str], *, seed: int, in_flight: int = 60
+        self,
+        directory: Path,
+        server: Asked,
+        addresses: Sequence[str],
+        *,
+        seed: int,
+        in_flight: int = 60,
+        environments: Sequence[dict[str, str]] = ({},),
     ) -> None:
         self.violations = Violations()
         self.drained_after = 0.0
@@ -59,6 +83,7 @@ class Trial:
         self._addresses = list(addresses)
         self._seed = seed
         self._in_flight = in_flight
+        self._environments = environments
 
     @contextlib.asynccontextmanager
     async def loaded(self, seconds: float) -> AsyncGenerator[None]:
@@ -66,13 +91,16 @@ class Trial:
         os.environ[PLACE_VARIABLE] = str(self._directory)
         await zart.migrate(self._addresses[0])
         async with contextlib.AsyncExitStack() as stack:
-            crew = await stack.enter_async_context(Crew(self._addresses[0], self._directory, quiet=True))
+            crew = await stack.enter_async_context(
+                _Crew(self._addresses[0], self._directory, self._environments)
+            )
             self.gang = Gang(crew, self._addresses, self.violations)
             keeping = asyncio.create_task(self.gang.keep())
             stack.callback(keeping.cancel)
             clients = [
                 await stack.enter_async_context(Client(address)) for address in dict.fromkeys(self._addresses)
             ]
+            self.client = clients[0]
             self.driver = Driver(clients, self.violations, self._seed, in_flight=self._in_flight)
             stack.push_async_callback(self.driver.stop)
             driving = asyncio.create_task(self.driver.run(seconds))
@@ -109,7 +137,7 @@ class Trial:
     async def _settle(self) -> None:
         statement = "SELECT (SELECT count(*) FROM zart_tasks) + (SELECT count(*) FROM zart_wakeups)"
         until = time.monotonic() + _SETTLES_WITHIN
-        while await self._server.ask(statement) != [(0,)] and time.monotonic() < until:
+        while await self._server.ask(statement) != [(0,)] and time.monotonic() < until:  # noqa: ASYNC110
             await asyncio.sleep(0.2)
 
     async def _judge(self) -> Evidence:
@@ -139,9 +167,7 @@ class Trial:
 
 def longest_pause(finished: Sequence[float]) -> float:
     """The longest time between the ends of two executions."""
-    return round(
-        max((later - one for one, later in zip(finished, finished[1:], strict=False)), default=0.0), 1
-    )
+    return round(max((later - one for one, later in itertools.pairwise(finished)), default=0.0), 1)
 
 
 def main(scenario: Scenario, about: str) -> int:
@@ -153,7 +179,7 @@ def main(scenario: Scenario, about: str) -> int:
     seed = arguments.seed if arguments.seed is not None else random.SystemRandom().randrange(10**6)
     logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
     logging.getLogger("zart").setLevel(logging.ERROR)
-    directory = Path(tempfile.mkdtemp(prefix="zart-chaos-"))
+    directory = Path(tempfile.mkdtemp(prefix="zart-trial-"))
     directory.chmod(0o755)  # as root the server runs as another user
     print(f"seed {seed}, in {directory}", flush=True)
     figures = asyncio.run(scenario(directory, seconds=arguments.seconds, seed=seed))
