@@ -1,0 +1,475 @@
+"""Any sequence of what can happen to executions: the tables must go the way of the model, step by step.
+
+A rule does something through the classes that do it in a real program, and then the same to the model. After each rule
+all tables are compared with the model, and what must always hold is asked of the tables themselves. At the end of each
+example whatever is left must come to its end: nothing is stuck.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import hypothesis.strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+
+from tests.model.stage import Stage, expected
+from tests.model.world import FINAL, Event, Execution, Task, Wakeup, World
+
+STEPS = (("one", 1, "step"), ("two", 1, "step"), ("two", 2, "step"), ("nap", 1, "timer"))
+MOST_WORKERS, MOST_ALIVE = 3, 4
+
+places = st.integers(0, 23)
+flags = st.booleans()
+payloads = st.sampled_from((1, 1, 1, 2))
+delays = st.sampled_from((0, 0, 0, 60))
+names = st.sampled_from(("go", "stop"))
+dedups = st.sampled_from((None, "k", "l"))
+pauses = st.sampled_from((None, 30, 30, -5))
+keys = st.sampled_from(STEPS)
+
+
+class Machine(RuleBasedStateMachine):
+    stage: ClassVar[Stage]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.world = World()
+        self.stage.reset(self.world)
+        self.made = 0
+        self.healthy = True
+        self.pending: tuple[asyncio.Task[Any], Callable[[bool], Any]] | None = None
+
+    # ------------------------------------------------------------ the comparison
+
+    def do(self, name: str, *arguments: Any) -> Any:
+        """The same on both sides; the answers must be equal."""
+        self.healthy = False
+        self.stage.did[name] += 1
+        told = self.stage.run(getattr(self.stage, name)(*arguments))
+        meant = getattr(self.world, name)(*arguments)
+        assert told == meant, f"{name}{arguments} answered {told!r}, the model says {meant!r}"
+        self.compare()
+        return told
+
+    def compare(self) -> None:
+        self.stage.steps += 1
+        self.healthy = False
+        found, meant = self.stage.look(), expected(self.world)
+        if found != meant:
+            raise AssertionError(difference(found, meant))
+        for id, execution in found["executions"].items():
+            self.always(id, execution, found)
+        self.healthy = True
+
+    def always(self, id: str, execution: dict[str, Any], found: dict[str, Any]) -> None:
+        """What must hold whatever happened, asked of the tables themselves."""
+        task = execution["task"]
+        assert (task is None) == (execution["status"] in FINAL), f"{id} has a task, or has none, in {execution}"
+        if task is None:
+            return
+        assert (task["state"] == "running") == (task["owner"] is not None), f"{id} is held by nobody, or idle: {task}"
+        news = [wakeup for wakeup in found["wakeups"] if wakeup[0] == id]
+        if task["state"] == "waiting" and task["started"] is not None and not news:
+            now = self.world.now
+            pauses = task["before"] is not None and task["before"] > now
+            due = task["wake"] is not None and task["wake"] <= now
+            live = self.world.executions[id]
+            assert live.task is not None
+            unseen = set(live.buffered()) - live.task.seen
+            assert pauses or due or not unseen, f"{id} is asleep with news that its body never saw: {unseen}"
+
+    # ------------------------------------------------------------ choosing
+
+    def holds(self) -> list[tuple[str, str]]:
+        return [
+            (worker, id)
+            for worker, its in self.world.workers.items()
+            if not its.stopped
+            for id in its.holds
+        ]
+
+    def working(self) -> list[str]:
+        return [name for name, worker in self.world.workers.items() if not worker.stopped]
+
+    def hold(self, place: int) -> tuple[str, str]:
+        held = self.holds()
+        return held[place % len(held)]
+
+    def worker(self, place: int) -> str:
+        workers = self.working()
+        return workers[place % len(workers)]
+
+    def target(self, place: int) -> str:
+        """Mostly one that lives; sometimes one that has ended, or that nobody has started."""
+        executions = self.world.executions.items()
+        live = [id for id, execution in executions if execution.task is not None]
+        ended = [id for id, execution in executions if execution.task is None]
+        several = [*live, *live, *live, *ended[-1:], *sorted(self.world.open_ids), "nobody"]
+        return several[place % len(several)]
+
+    def id_to_start(self, place: int) -> str:
+        live = sum(execution.task is not None for execution in self.world.executions.values())
+        if place % 3 == 0 or live >= MOST_ALIVE:
+            return self.target(place // 3)
+        return self.new_id()
+
+    def new_id(self) -> str:
+        self.made += 1
+        return f"e{self.made}"
+
+    @property
+    def quiet(self) -> bool:
+        return self.world.open is None
+
+    # ------------------------------------------------------------ from outside
+
+    @initialize()
+    def begin(self) -> None:
+        self.enlist()
+        self.do("start_many", {self.new_id(), self.new_id()}, 1)
+        self.tick(0, 1, suspect=False, watch=False)
+
+    @rule(
+        what=st.sampled_from(("start", "start", "start many", "offer", "offer", "offer", "cancel", "resume")),
+        place=places, payload=payloads, delay=delays, name=names, dedup=dedups, flag=flags,
+    )  # fmt: skip
+    def client(
+        self, what: str, place: int, payload: int, delay: int, name: str, dedup: str | None, flag: bool  # noqa: FBT001
+    ) -> None:
+        """What programs and people do, each in a transaction that ends with the statement."""
+        world = self.world
+        if what.startswith("start"):
+            id = self.id_to_start(place)
+            if id in world.open_ids or id == "nobody":
+                return  # it would wait for the open transaction
+            if what == "start":
+                self.do("start", id, payload, delay, "return" if flag else "raise")
+            else:
+                self.do("start_many", {id, self.new_id()}, payload)
+            return
+        id = self.target(place)
+        if what == "offer":
+            if dedup is None or (id, dedup) not in world.open_keys:
+                self.do("offer", id, name, dedup)
+            elif self.pending is None:
+                self.wait_for_key(id, name, dedup)
+        elif what == "cancel":
+            self.made += 1
+            self.do("cancel", id, f"reason {self.made}", flag and place % 2 == 0)
+        else:
+            blocked = [id for id in world.executions if (task := world.task(id)) and task.state == "blocked"]
+            self.do("resume", blocked[0] if blocked else id, flag)
+
+    @rule(by=st.sampled_from((1, 31, 100)))
+    def time_goes_on(self, by: int) -> None:
+        self.world.now += by
+        self.stage.run(self.stage.move(self.world.now))
+        self.compare()
+
+    # ------------------------------------------------------------ from SQL, in a transaction or not
+
+    @rule(
+        what=st.sampled_from(("begin", "start", "offer", "offer", "cancel", "end", "end")),
+        place=places, payload=payloads, delay=delays, name=names, dedup=dedups, flag=flags,
+    )  # fmt: skip
+    def sql(
+        self, what: str, place: int, payload: int, delay: int, name: str, dedup: str | None, flag: bool  # noqa: FBT001
+    ) -> None:
+        """The functions for SQL, on one connection whose transaction may stay open while the others go on."""
+        if what == "begin" and self.quiet:
+            self.world.open = []
+            self.stage.run(self.stage.user.execute("BEGIN"))
+        elif what == "start":
+            self.sql_start(self.id_to_start(place), payload, delay)
+        elif what == "offer":
+            self.sql_offer(self.target(place), name, dedup)
+        elif what == "cancel":
+            self.sql_cancel(self.target(place))
+        elif what == "end" and not self.quiet:
+            self.finish_transaction(committed=flag or place % 2 == 0)
+            self.compare()
+
+    def sql_start(self, id: str, payload: int, delay: int) -> None:
+        world = self.world
+        due = world.now + delay
+        if id == "nobody":
+            return
+
+        def keep() -> None:
+            number = world.number()
+            world.open_ids.add(id)
+
+            def effect(seen: World) -> None:
+                task = Task("waiting" if delay else "ready", due, due if delay else None)
+                seen.executions[id] = Execution(number, payload, task)
+
+            assert world.open is not None
+            world.open.append(effect)
+
+        self.in_transaction("sql_start", (id, payload, delay), keep, told="created")
+
+    def sql_offer(self, id: str, name: str, dedup: str | None) -> None:
+        world = self.world
+        if self.pending is not None and dedup is not None:
+            return
+
+        def keep() -> None:
+            event, wakeup = world.number(), world.number()
+            if dedup is not None:
+                world.open_keys.add((id, dedup))
+
+            def effect(seen: World) -> None:
+                insert_event(seen, id, Event(event, name, dedup))
+                insert_wakeup(seen, Wakeup(wakeup, id, "event"))
+
+            assert world.open is not None
+            world.open.append(effect)
+
+        self.in_transaction("sql_offer", (id, name, dedup), keep, told=True)
+
+    def sql_cancel(self, id: str) -> None:
+        world = self.world
+        self.made += 1
+        reason = f"reason {self.made}"
+
+        def keep() -> None:
+            number = world.number()
+
+            def effect(seen: World) -> None:
+                insert_wakeup(seen, Wakeup(number, id, "cancel", reason))
+                seen.executions[id].notes["cancel requested"] += 1
+
+            assert world.open is not None
+            world.open.append(effect)
+
+        self.in_transaction("sql_cancel", (id, reason), keep, told=True)
+
+    def in_transaction(
+        self, name: str, arguments: tuple[Any, ...], keep: Callable[[], None], *, told: Any
+    ) -> None:
+        """Sends it on the user's connection; `keep` notes what a commit will do if a transaction is open there."""
+        if self.world.open is None:
+            self.do(name, *arguments)
+            return
+        self.stage.did[f"{name} in a transaction"] += 1
+        meant = getattr(self.world.view(), name)(*arguments)
+        answer = self.stage.run(getattr(self.stage, name)(*arguments))
+        assert answer == meant, f"{name}{arguments} answered {answer!r}, the model says {meant!r}"
+        if answer == told:
+            keep()
+        self.compare()
+
+    def finish_transaction(self, *, committed: bool) -> None:
+        self.stage.run(self.stage.user.execute("COMMIT" if committed else "ROLLBACK"))
+        if committed:
+            self.world.commit()
+        else:
+            self.world.roll_back()
+        if self.pending is not None:
+            (task, meant), self.pending = self.pending, None
+            assert self.stage.run(wait(task)) == meant(committed)
+
+    def wait_for_key(self, id: str, name: str, dedup: str | None) -> None:
+        """An event of a key that an open transaction may commit waits for it, and nobody else waits for the event."""
+        world, stage = self.world, self.stage
+        if id not in world.executions or world.executions[id].task is None:
+            return
+        stage.desk = stage.desks[1]
+        task = stage.runner.get_loop().create_task(stage.offer(id, name, dedup))
+        stage.run(stage.until_waiting(stage.desk.connection))
+        stage.desk = stage.desks[0]
+        number = world.number()
+
+        def meant(committed: bool) -> bool:  # noqa: FBT001
+            if committed:
+                return False
+            insert_event(world, id, Event(number, name, dedup))
+            world._wake(id)
+            return True
+
+        self.pending = task, meant
+        self.compare()
+
+    # ------------------------------------------------------------ workers
+
+    def enlist(self) -> None:
+        self.made += 1
+        self.do("register", f"w{self.made}")
+
+    @precondition(lambda self: self.working())
+    @rule(place=places, limit=st.sampled_from((3, 2, 1, 0)), suspect=flags, watch=flags)
+    def tick(self, place: int, limit: int, suspect: bool, watch: bool) -> None:  # noqa: FBT001
+        worker = self.worker(place)
+        watched = list(self.world.workers[worker].holds) if watch else []
+        told = self.do("tick", worker, limit, suspect, watched)
+        if told["fenced"]:
+            self.world.workers[worker].stopped = True
+
+    @rule(what=st.sampled_from(("look", "look", "look", "enlist", "die", "die", "beat", "reap", "leave")), place=places, flag=flags)
+    def worker_does(self, what: str, place: int, flag: bool) -> None:  # noqa: FBT001
+        """Workers come, look for work, stop answering, go."""
+        if what == "enlist" or not self.working():
+            if len(self.working()) < MOST_WORKERS:
+                self.enlist()
+        elif what == "look":
+            self.tick(place, 2, suspect=True, watch=True)
+        elif what == "die" and self.holds():
+            worker, _ = self.hold(place)
+            self.expire(worker)
+            if flag:
+                self.do("reap")
+        elif what == "beat":
+            worker = self.worker(place)
+            assert self.stage.beat(worker) == self.world.workers[worker].registered
+            self.world.workers[worker].expired = False
+        elif what == "leave" and len(self.working()) > 1:
+            self.leave(self.worker(place), release=flag)
+        elif what == "reap":
+            self.do("reap")
+
+    def expire(self, worker: str) -> None:
+        """It is not heard of any more; what it sends once somebody has reaped it comes too late."""
+        self.stage.run(self.stage.expire(worker))
+        self.world.workers[worker].expired = True
+
+    def leave(self, worker: str, *, release: bool) -> None:
+        """A shutdown: what it holds is released, or left for others to find."""
+        its = self.world.workers[worker]
+        if release and its.registered and its.holds:
+            self.do("together", worker, [("release", (id,)) for id in its.holds])
+        self.do("leave", worker)
+        its.stopped = True
+
+    # ------------------------------------------------------------ what a worker writes
+
+    @precondition(lambda self: self.holds())
+    @rule(place=places, key=keys, state=st.sampled_from(("completed", "failed", "running", "failed attempt")))
+    def record(self, place: int, key: Any, state: str) -> None:
+        self.write(place, [("record", (key, state))])
+
+    @precondition(lambda self: self.holds())
+    @rule(place=places, again=st.sampled_from((False, False, True)))
+    def consume(self, place: int, again: bool) -> None:  # noqa: FBT001
+        """The next event that it knows; or one that was consumed before, which must be refused."""
+        worker, id = self.hold(place)
+        known = self.world.workers[worker].holds[id].known
+        taken = [event.number for event in self.world.executions[id].events if event.consumed]
+        numbers = [number for number in known if (number in taken) == again]
+        if numbers:
+            self.made += 1
+            self.write(place, [("consume", (numbers[0], self.made))])
+
+    @precondition(lambda self: self.holds())
+    @rule(
+        what=st.sampled_from(("suspend", "suspend", "suspend", "end", "retry", "retry", "block", "release")),
+        place=places, pause=pauses, status=st.sampled_from(FINAL), key=st.sampled_from((None, None, *STEPS)), flag=flags,
+    )  # fmt: skip
+    def end(self, what: str, place: int, pause: int | None, status: str, key: Any, flag: bool) -> None:  # noqa: FBT001
+        """What ends a hold, alone or in one batch with a record."""
+        _, id = self.hold(place)
+        before = [("record", (key, "waiting" if what == "suspend" else "running"))] if key is not None else []
+        if what == "suspend":
+            self.write(place, [*before, ("suspend", (None if pause is None else self.world.now + pause,))])
+        elif what == "end":
+            self.write(place, [*before, ("end", (status,))])
+        elif what == "retry":
+            records = self.world.executions[id].records.items()
+            failed = [key for key, record in records if record.state == "failed"]
+            self.write(place, [("retry", (30 if flag else 0, failed))])
+        else:
+            self.write(place, [*before, (what, ())])
+
+    @precondition(lambda self: self.holds())
+    @rule(place=places, pause=pauses, key=keys)
+    def everybody(self, place: int, pause: int | None, key: Any) -> None:
+        """One batch for all that a worker holds: some record, some end, some are parked."""
+        worker, _ = self.hold(place)
+        batch: list[tuple[str, tuple[Any, ...]]] = []
+        for turn, id in enumerate(self.world.workers[worker].holds):
+            if turn % 2:
+                batch.append(("record", (id, key, "completed")))
+            if turn % 3 == 0:
+                batch.append(("suspend", (id, None if pause is None else self.world.now + pause)))
+            elif turn % 3 == 1:
+                batch.append(("end", (id, "completed")))
+        self.do("together", worker, batch)
+
+    def write(self, place: int, operations: list[tuple[str, tuple[Any, ...]]]) -> None:
+        worker, id = self.hold(place)
+        self.stage.did[operations[-1][0]] += 1
+        self.do("together", worker, [(name, (id, *arguments)) for name, arguments in operations])
+
+    @precondition(lambda self: any(hand.sent is not None for hand in self.stage.hands.values()))
+    @rule(place=places)
+    def again(self, place: int) -> None:
+        """The answer to the last batch was lost: it is sent once more, and changes nothing."""
+        workers = [name for name in self.working() if self.stage.hands[name].sent is not None]
+        worker = workers[place % len(workers)] if workers else None
+        if worker is not None and self.world.workers[worker].registered:
+            self.stage.did["again"] += 1
+            self.stage.run(self.stage.again(worker))
+            self.compare()
+
+    # ------------------------------------------------------------ the end
+
+    def teardown(self) -> None:
+        """Everything that is left comes to its end, by one worker who comes anew."""
+        try:
+            if self.healthy:
+                self.finish_everything()
+        finally:
+            if self.pending is not None:
+                self.pending[0].cancel()
+
+    def finish_everything(self) -> None:
+        if not self.quiet:
+            self.finish_transaction(committed=True)
+        for worker in self.working():
+            self.expire(worker)
+        self.do("reap")
+        self.enlist()
+        worker = self.working()[-1]
+        for turn in range(60):
+            if not any(execution.task for execution in self.world.executions.values()):
+                return
+            self.do("tick", worker, 10, True, [])
+            for id in list(self.world.workers[worker].holds):
+                self.do("together", worker, [("end", (id, "completed"))])
+            self.world.now += 50
+            self.stage.run(self.stage.move(self.world.now))
+            for id, execution in self.world.executions.items():
+                if execution.task is not None and turn > 10:
+                    # Parked without a time, or blocked: only news or a person can end it.
+                    self.do("cancel" if execution.task.state == "blocked" else "offer", id, *self.last_words(execution))
+        raise AssertionError(f"never ended: {self.stage.look()}")
+
+    def last_words(self, execution: Execution) -> tuple[Any, ...]:
+        assert execution.task is not None
+        return ("over", False) if execution.task.state == "blocked" else ("go", None)
+
+
+def insert_event(world: World, id: str, event: Event) -> None:
+    events = world.executions[id].events
+    events.append(event)
+    events.sort(key=lambda each: each.number)
+
+
+def insert_wakeup(world: World, wakeup: Wakeup) -> None:
+    world.wakeups.append(wakeup)
+    world.wakeups.sort(key=lambda each: each.number)
+
+
+async def wait(task: "asyncio.Task[Any]") -> Any:
+    return await task
+
+
+def difference(found: Any, meant: Any, where: str = "") -> str:
+    """Where two nested shapes differ, line by line."""
+    if isinstance(found, dict) and isinstance(meant, dict):
+        lines = [
+            difference(found.get(key), meant.get(key), f"{where}/{key}")
+            for key in (*meant, *(key for key in found if key not in meant))
+            if found.get(key) != meant.get(key)
+        ]
+        return "\n".join(lines)
+    return f"{where}: the table has {found!r}, the model {meant!r}"

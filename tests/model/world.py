@@ -1,0 +1,562 @@
+"""What the tables should hold: executions, their tasks, journals and events, in plain Python.
+
+Each method is one statement of the engine, of the client or of the SQL functions. It says what that statement answers
+and changes this world as the statement changes the tables. Nothing here knows of connections, locks or snapshots: a
+statement happens all at once. Time is a number of seconds.
+
+A *hold* is what a worker believes that it has. It may be wrong: the worker was taken for dead, or the execution was
+ended by force. What such a worker writes is refused, and the world says where.
+"""
+
+import copy
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+FINAL = ("completed", "failed", "cancelled")
+Key = tuple[str, int, str]
+"""Name, occurrence and kind of a record."""
+
+
+@dataclass
+class Task:
+    state: str
+    due_at: int
+    wake_at: int | None
+    started_at: int | None = None
+    not_before: int | None = None
+    owner: str | None = None
+    epoch: int = 0
+    signal: int = 0
+    attempt: int = 1
+    floor: int = 0
+    recoveries: int = 0
+    accepts: bool = False
+    cancel: str | None = None
+    seen: frozenset[int] = frozenset()
+    """The events that the body which is parked knew of."""
+
+    @property
+    def unstarted(self) -> bool:
+        return self.started_at is None or self.state == "blocked"
+
+
+@dataclass
+class Record:
+    state: str
+    seq: int | None
+    attempts: int
+
+
+@dataclass
+class Event:
+    number: int
+    name: str
+    dedup: str | None
+    consumed: bool = False
+
+
+@dataclass
+class Execution:
+    number: int
+    payload: int
+    task: Task | None
+    status: str = "scheduled"
+    started_at: int | None = None
+    records: dict[Key, Record] = field(default_factory=dict)
+    has_failure: bool = False
+    attempts: int = 0
+    events: list[Event] = field(default_factory=list)
+    notes: Counter[str] = field(default_factory=Counter)
+
+    def buffered(self) -> list[int]:
+        return [event.number for event in self.events if not event.consumed]
+
+    def known_key(self, dedup: str | None) -> bool:
+        return dedup is not None and any(event.dedup == dedup for event in self.events)
+
+
+@dataclass
+class Hold:
+    epoch: int
+    signal: int
+    seq: int
+    known: list[int]
+    """Numbers of the events that it knows, consumed or not."""
+    clears: bool
+    """Its next record ends the count of recoveries."""
+    cancelled: bool = False
+
+
+@dataclass
+class Worker:
+    registered: bool = True
+    expired: bool = False
+    stopped: bool = False
+    """Its journal has noticed that the registration is gone."""
+    holds: dict[str, Hold] = field(default_factory=dict)
+
+
+@dataclass
+class Wakeup:
+    number: int
+    execution: str
+    kind: str
+    reason: str | None = None
+
+
+class World:
+    def __init__(self) -> None:
+        self.now = 0
+        self.executions: dict[str, Execution] = {}
+        self.workers: dict[str, Worker] = {}
+        self.wakeups: list[Wakeup] = []
+        self.numbers = 0
+        self.open: list[Callable[[World], None]] | None = None
+        """What a transaction that somebody holds open will have done once it commits."""
+        self.open_ids: set[str] = set()
+        self.open_keys: set[tuple[str, str]] = set()
+
+    def copy(self) -> "World":
+        return copy.deepcopy(self)
+
+    def number(self) -> int:
+        self.numbers += 1
+        return self.numbers
+
+    def task(self, id: str) -> Task | None:
+        execution = self.executions.get(id)
+        return execution.task if execution is not None else None
+
+    # ------------------------------------------------------------ from outside
+
+    def start(self, id: str, payload: int, delay: int, existing: str = "raise") -> str:
+        """`delay` in seconds; 0 is at once."""
+        found = self.executions.get(id)
+        if found is None:
+            self._add(id, payload, self.now + delay)
+            return "created"
+        if found.payload != payload and existing == "raise":
+            return "conflict"
+        return "existing"
+
+    def sql_start(self, id: str, payload: int, delay: int) -> str:
+        return self.start(id, payload, delay)
+
+    def _add(self, id: str, payload: int, due: int) -> None:
+        waits = due > self.now
+        task = Task("waiting" if waits else "ready", due, due if waits else None)
+        self.executions[id] = Execution(self.number(), payload, task)
+
+    def start_many(self, ids: Collection[str], payload: int) -> dict[str, bool] | str:
+        """Which of them are new. What is new has been started even when another one is in conflict."""
+        answer = {id: self.start(id, payload, 0) for id in sorted(ids)}
+        if "conflict" in answer.values():
+            return "conflict"
+        return {id: told == "created" for id, told in answer.items()}
+
+    def offer(self, id: str, name: str, dedup: str | None) -> bool | str:
+        """An event that is committed with the wake-up: the client's way."""
+        return self._offer(id, name, dedup, self._wake)
+
+    def sql_offer(self, id: str, name: str, dedup: str | None) -> bool | str:
+        """An event and a wake-up that workers will apply: the way of SQL."""
+        return self._offer(id, name, dedup, lambda id: self._news(id, "event"))
+
+    def _offer(
+        self, id: str, name: str, dedup: str | None, wake: Callable[[str], None]
+    ) -> bool | str:
+        execution = self.executions.get(id)
+        if execution is None:
+            return "unknown"
+        if execution.known_key(dedup):
+            return False
+        if execution.status != "scheduled":
+            return "finished"
+        execution.events.append(Event(self.number(), name, dedup))
+        wake(id)
+        return True
+
+    def _wake(self, id: str) -> None:
+        task = self.task(id)
+        if task is not None:
+            task.signal += 1
+            if (
+                task.state == "waiting"
+                and task.started_at is not None
+                and (task.not_before is None or task.not_before <= self.now)
+            ):
+                task.state = "ready"
+
+    def _news(self, id: str, kind: str, reason: str | None = None) -> None:
+        self.wakeups.append(Wakeup(self.number(), id, kind, reason))
+
+    def cancel(self, id: str, reason: str, force: bool) -> bool | str:  # noqa: FBT001
+        execution = self.executions.get(id)
+        if execution is None:
+            return "unknown"
+        task = execution.task
+        if task is None:
+            return False
+        if force or task.unstarted:
+            self._end(execution, "cancelled")
+            execution.notes["cancelled by force" if force else "cancelled"] += 1
+            return True
+        if task.cancel is not None:
+            return False
+        task.signal += 1
+        task.cancel = reason
+        if task.state == "waiting":
+            task.state = "ready"
+        execution.notes["cancel requested"] += 1
+        return True
+
+    def sql_cancel(self, id: str, reason: str) -> bool | str:
+        execution = self.executions.get(id)
+        if execution is None:
+            return "unknown"
+        asked = any(each.kind == "cancel" and each.execution == id for each in self.wakeups)
+        if execution.task is None or execution.task.cancel is not None or asked:
+            return False
+        self._news(id, "cancel", reason)
+        execution.notes["cancel requested"] += 1
+        return True
+
+    def resume(self, id: str, accepts: bool) -> bool | str:  # noqa: FBT001
+        execution = self.executions.get(id)
+        if execution is None:
+            return "unknown"
+        task = execution.task
+        if task is None or task.state != "blocked":
+            return False
+        task.state = "ready"
+        task.recoveries = 0
+        task.signal += 1
+        task.accepts = task.accepts or accepts
+        execution.notes["resume"] += 1
+        return True
+
+    # ------------------------------------------------------------ a worker's claims
+
+    def register(self, worker: str) -> None:
+        self.workers[worker] = Worker()
+
+    def claim(
+        self, worker: str, limit: int, suspects: bool, locked: Collection[str] = ()  # noqa: FBT001
+    ) -> list[str] | str:
+        """The executions that it takes, in order. `locked` are in the hands of another statement."""
+        if not self.workers[worker].registered:
+            return "fenced"
+        ready = sorted(
+            (execution.number, id)
+            for id, execution in self.executions.items()
+            if execution.task is not None and execution.task.state == "ready" and id not in locked
+        )
+        fit = [id for _, id in ready if self.executions[id].task.recoveries <= 1]  # type: ignore[union-attr]
+        suspicious = sorted(
+            (self.executions[id].task.recoveries, number, id)  # type: ignore[union-attr]
+            for number, id in ready
+            if id not in fit
+        )
+        chosen = [id for _, _, id in suspicious[: int(suspects)]]
+        chosen += fit[: limit - len(chosen)]
+        for id in chosen:
+            self._take(worker, id)
+        return [id for _, id in ready if id in chosen]
+
+    def _take(self, worker: str, id: str) -> None:
+        execution = self.executions[id]
+        task = execution.task
+        assert task is not None
+        task.state, task.owner, task.epoch = "running", worker, task.epoch + 1
+        task.started_at = self.now if task.started_at is None else task.started_at
+        prompt = task.epoch == 1 and not execution.records and task.signal == 0
+        self.workers[worker].holds[id] = Hold(
+            epoch=task.epoch,
+            signal=task.signal,
+            seq=max((record.seq or 0 for record in execution.records.values()), default=0),
+            known=[] if prompt else execution.buffered(),
+            clears=task.recoveries > 0,
+            cancelled=task.cancel is not None,
+        )
+
+    def claimed(self, worker: str, id: str) -> dict[str, Any]:
+        """What a claim of it should bring along."""
+        execution = self.executions[id]
+        task, hold = execution.task, self.workers[worker].holds[id]
+        assert task is not None
+        return {
+            "epoch": task.epoch,
+            "signal": task.signal,
+            "attempt": task.attempt,
+            "floor": task.floor,
+            "recoveries": task.recoveries,
+            "cancel": task.cancel,
+            "accepts": task.accepts,
+            "payload": execution.payload,
+            "events": list(hold.known),
+            "records": {key: (r.state, r.seq, r.attempts) for key, r in execution.records.items()},
+        }
+
+    def tick(self, worker: str, limit: int, suspect: bool, watched: Collection[str]) -> dict[str, Any]:  # noqa: FBT001
+        """All that a claimer does in one go: it claims, asks its inbox, applies wake-ups, promotes sleepers."""
+        watched = [id for id in watched if id in self.workers[worker].holds]
+        claims = self.claim(worker, limit, suspect)
+        told = {id: self.claimed(worker, id) for id in claims} if claims != "fenced" else {}
+        news = self.news(worker, watched)
+        wakes = [
+            execution.task.wake_at
+            for execution in self.executions.values()
+            if execution.task is not None and execution.task.state == "waiting" and execution.task.wake_at is not None
+        ]
+        due = min(wakes, default=None)
+        self.apply()
+        if due is not None and due <= self.now:
+            self.promote()
+        later = due if due is not None and due > self.now else None
+        return {"fenced": claims == "fenced", "claims": told, "news": news, "due": later}
+
+    def news(self, worker: str, watched: Iterable[str]) -> dict[str, Any]:
+        """What the inbox says of what it holds."""
+        told: dict[str, Any] = {}
+        holds = self.workers[worker].holds
+        for id in list(watched):
+            hold, execution = holds[id], self.executions[id]
+            task = execution.task
+            if task is None or task.owner != worker or task.epoch != hold.epoch:
+                del holds[id]
+                told[id] = "lost"
+            elif task.signal != hold.signal:
+                buffered = execution.buffered()
+                hold.signal = task.signal
+                hold.known += [number for number in buffered if number not in hold.known]
+                hold.cancelled = task.cancel is not None
+                told[id] = (task.signal, task.cancel, buffered)
+        return told
+
+    def apply(self, locked: Collection[str] = ()) -> None:
+        """Wake-ups become news; a cancel of what has nothing to unwind ends it."""
+        left = []
+        for id in {wakeup.execution: None for wakeup in self.wakeups}:
+            mine = [wakeup for wakeup in self.wakeups if wakeup.execution == id]
+            if id in locked:
+                left += mine
+                continue
+            execution = self.executions[id]
+            task = execution.task
+            if task is None:
+                continue
+            cancels = [wakeup for wakeup in mine if wakeup.kind == "cancel"]
+            if cancels and task.unstarted:
+                self._end(execution, "cancelled")
+                execution.notes["cancelled"] += 1
+                continue
+            task.signal += 1
+            if cancels and task.cancel is None:
+                task.cancel = cancels[0].reason
+            if task.state == "waiting" and (cancels or max(task.due_at, task.not_before or 0) <= self.now):
+                task.state = "ready"
+        self.wakeups = sorted(left, key=lambda wakeup: wakeup.number)
+
+    def promote(self, locked: Collection[str] = ()) -> None:
+        """Sleepers that are due become ready."""
+        for id, execution in self.executions.items():
+            task = execution.task
+            if task is not None and task.state == "waiting" and task.wake_at is not None:
+                if task.wake_at <= self.now and id not in locked:
+                    task.state = "ready"
+
+    def leave(self, worker: str) -> None:
+        self.workers[worker].registered = False
+
+    def reap(self) -> list[str]:
+        """Registrations that have run out are deleted; what nobody owns any more is free."""
+        for worker in self.workers.values():
+            if worker.expired:
+                worker.registered = False
+        freed = []
+        for id, execution in self.executions.items():
+            task = execution.task
+            if task is not None and task.owner is not None and not self.workers[task.owner].registered:
+                task.state, task.owner = "ready", None
+                task.recoveries += 1
+                execution.notes["takeover"] += 1
+                freed.append(id)
+        return sorted(freed)
+
+    # ------------------------------------------------------------ a worker's journal
+
+    def together(self, worker: str, operations: list[tuple[str, tuple[Any, ...]]]) -> list[str]:
+        """Several records of one batch, one after the other. An ending that is refused takes its records with it."""
+        gone = {
+            arguments[0]
+            for name, arguments in operations
+            if name in ("suspend", "release") and not self.holds(worker, arguments[0])
+        }
+        return [
+            "lost"
+            if name == "record" and arguments[0] in gone and not self._fenced(worker)
+            else getattr(self, name)(worker, *arguments)
+            for name, arguments in operations
+        ]
+
+    def holds(self, worker: str, id: str) -> bool:
+        """Whether what a worker believes to hold is its own."""
+        task, hold = self.task(id), self.workers[worker].holds[id]
+        return task is not None and task.owner == worker and task.epoch == hold.epoch
+
+    def record(self, worker: str, id: str, key: Key, state: str) -> str:
+        """A record of the journal: `failed attempt` is a step that waits for its next one."""
+        if self._fenced(worker):
+            return "lost"
+        hold, execution = self.workers[worker].holds[id], self.executions[id]
+        seq = self._place(hold, state)
+        self._clear(worker, id, hold, state)
+        found = execution.records.get(key)
+        if found is not None and found.state in FINAL:
+            return "lost"
+        attempts = 1 if found is None else found.attempts + (found.state == "waiting")
+        if state == "failed attempt":
+            state = "waiting"
+            execution.attempts += 1
+        execution.records[key] = Record(state, seq, attempts)
+        return "stored"
+
+    def _place(self, hold: Hold, state: str) -> int | None:
+        if state not in FINAL:
+            return None
+        hold.seq += 1
+        return hold.seq
+
+    def _clear(self, worker: str, id: str, hold: Hold, state: str) -> None:
+        """The first record since a takeover, unless it only says that a step runs."""
+        task = self.task(id)
+        if hold.clears and state != "running":
+            hold.clears = False
+            if task is not None and task.owner == worker:
+                task.recoveries = 0
+
+    def consume(self, worker: str, id: str, number: int, occurrence: int) -> str:
+        """The record of a wait that takes an event."""
+        if self._fenced(worker):
+            return "lost"
+        hold, execution = self.workers[worker].holds[id], self.executions[id]
+        seq = self._place(hold, "completed")
+        self._clear(worker, id, hold, "completed")
+        (event,) = [event for event in execution.events if event.number == number]
+        task = execution.task
+        if event.consumed or task is None or task.owner != worker:
+            return "lost"
+        event.consumed = True
+        execution.records[event.name, occurrence, "wait"] = Record("completed", seq, 1)
+        return "stored"
+
+    def suspend(self, worker: str, id: str, wake_at: int | None) -> str:
+        task = self._held(worker, id)
+        if task is None:
+            return "lost"
+        hold = self.workers[worker].holds.pop(id)
+        task.seen = frozenset(hold.known)
+        if task.not_before is not None and task.not_before > self.now and task.cancel is None:
+            self._let_go(task, "waiting", task.not_before)
+        elif task.signal == hold.signal and (wake_at is None or wake_at > self.now):
+            self._let_go(task, "waiting", wake_at)
+        else:
+            self._let_go(task, "ready", wake_at)
+        return "stored"
+
+    def retry(self, worker: str, id: str, delay: int, afresh: Collection[Key]) -> str:
+        """The body is to run again; the records behind its failure are tried afresh."""
+        task = self._held(worker, id)
+        if task is None:
+            return "lost"
+        hold = self.workers[worker].holds.pop(id)
+        execution = self.executions[id]
+        due = self.now + delay
+        self._let_go(task, "waiting" if delay > 0 and task.cancel is None else "ready", due)
+        task.attempt += 1
+        task.floor = hold.seq
+        task.not_before = due
+        for key in afresh:
+            del execution.records[key]
+            execution.attempts += 1
+        execution.notes["retry"] += 1
+        return "stored"
+
+    def block(self, worker: str, id: str) -> str:
+        """Somebody must look at it; one that is being cancelled has nobody to wait for."""
+        task = self._held(worker, id)
+        if task is None:
+            return "lost"
+        self.executions[id].notes["blocked"] += 1
+        if task.cancel is not None:
+            return self.end(worker, id, "cancelled")
+        del self.workers[worker].holds[id]
+        self._let_go(task, "blocked", None)
+        return "stored"
+
+    def release(self, worker: str, id: str) -> str:
+        task = self._held(worker, id)
+        if task is None:
+            return "lost"
+        del self.workers[worker].holds[id]
+        self._let_go(task, "ready", None)
+        return "stored"
+
+    def end(self, worker: str, id: str, status: str) -> str:
+        task = self._held(worker, id)
+        if task is None:
+            return "lost"
+        del self.workers[worker].holds[id]
+        execution = self.executions[id]
+        self._end(execution, "cancelled" if task.cancel is not None else status)
+        execution.has_failure = status != "completed"
+        return "stored"
+
+    def _fenced(self, worker: str) -> bool:
+        """The journal of a worker whose registration is gone writes nothing, and the worker drops everything."""
+        mine = self.workers[worker]
+        if not mine.registered:
+            mine.stopped = True
+        return not mine.registered
+
+    def _held(self, worker: str, id: str) -> Task | None:
+        """The task, if an ending of this worker's hold counts."""
+        if self._fenced(worker):
+            return None
+        if not self.holds(worker, id):
+            del self.workers[worker].holds[id]
+            return None
+        return self.task(id)
+
+    def _let_go(self, task: Task, state: str, wake_at: int | None) -> None:
+        task.state, task.owner, task.wake_at = state, None, wake_at
+
+    def _end(self, execution: Execution, status: str) -> None:
+        task, execution.task = execution.task, None
+        assert task is not None
+        execution.status = status
+        execution.has_failure = True
+        execution.started_at = task.started_at
+        for record in execution.records.values():
+            if record.state not in FINAL:
+                record.state = "cancelled"
+
+    # ------------------------------------------------------------ a transaction that stays open
+
+    def view(self) -> "World":
+        """The world as that transaction sees it."""
+        seen = self.copy()
+        for effect in seen.open or ():
+            effect(seen)
+        return seen
+
+    def commit(self) -> None:
+        effects, self.open = self.open or [], None
+        self.open_ids, self.open_keys = set(), set()
+        for effect in effects:
+            effect(self)
+
+    def roll_back(self) -> None:
+        self.open, self.open_ids, self.open_keys = None, set(), set()
