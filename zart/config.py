@@ -33,13 +33,14 @@ _OTHER_DATABASES: Final = {
 }
 _ACCEPTED: Final = 'use "postgresql://user@host:5432/database", "host=… dbname=… user=…" or "embedded"'
 _KEYWORDS: Final = re.compile(r"\w+\s*=")
-_OPTION: Final = re.compile(
-    # A keyword, and its value: quoted, or from an open quote to the end, or up to a space. Words after it that are no
-    # keywords are taken for a part of it.
-    r"(?<!\w)(\w+)(\s*=\s*)"
-    r"('(?:\\.|[^'\\])*'(?=\s|\Z)|'.*|(?:\\.|[^\s\\]|\\\Z)*(?:\s+[^\s=]+(?=\s|\Z)(?!\s*=))*)",
+_NAME: Final = re.compile(r"(?<!\w)(\w+)\s*=\s*")
+_VALUE: Final = re.compile(
+    # Quoted, or from an open quote to the end, or up to a space. Words behind it that are no keywords are taken for a
+    # part of it.
+    r"'(?:\\.|[^'\\])*'(?=\s|\Z)|'.*|(?:\\.|[^\s\\]|\\\Z)*(?:\s+[^\s=]+(?=\s|\Z)(?!\s*=))*",
     re.DOTALL,
 )
+_NO_VALUE: Final = re.compile(r"(?<=\s)(?=\w+\s*=)")
 _SECRET: Final = re.compile(r"passw|pwd|secret|passphrase|token|scram_|_key", re.IGNORECASE)
 _NO_TEXT: Final = re.compile("[\x00\ud800-\udfff]")
 _SIGNS: Final = "special signs in it are written %40 for @, %2F for /, %3A for :, %3D for ="
@@ -189,7 +190,7 @@ def read_dsn(dsn: object, what: str) -> str:
     url = _URL.match(text)
     if url is None:
         if not _KEYWORDS.match(text):
-            raise UsageError(f"{what} is {mask_dsn(text) or 'empty'}, which is no DSN: {_ACCEPTED}")
+            raise UsageError(f"{what} is {_shown(text) or 'empty'}, which is no DSN: {_ACCEPTED}")
         address = text
     else:
         scheme = url["scheme"].lower()
@@ -205,8 +206,13 @@ def read_dsn(dsn: object, what: str) -> str:
             rest = re.sub(r"(?<=[?&])ssl=", "sslmode=", rest)
         address = f"postgresql://{rest}"
     if (trouble := _unreadable(address)) is not None:
-        raise UsageError(f"{what}, {mask_dsn(text)}, cannot be read: {trouble}")
+        raise UsageError(f"{what}, {_shown(text)}, cannot be read: {trouble}")
     return address
+
+
+def _shown(text: str) -> str:
+    masked = mask_dsn(text)
+    return masked if len(masked) <= 300 else f"{masked[:297]}..."
 
 
 def _unreadable(address: str) -> str | None:
@@ -238,7 +244,7 @@ def mask_dsn(dsn: str) -> str:
     if url is not None:
         return text[: url.end()] + _mask_url(text[url.end() :])
     if _KEYWORDS.match(text):
-        return _OPTION.sub(_mask_option, text)
+        return _mask_keywords(text)
     if "@" in text:
         return f"***@{text.rpartition('@')[2]}"
     name, colon, _ = text.partition(":")
@@ -264,6 +270,18 @@ def _mask_url(rest: str) -> str:
     return f"{login}{host}{slash}{name}{question}{'&'.join(pieces)}"
 
 
-def _mask_option(found: re.Match[str]) -> str:
-    name, equals, value = found.groups()
-    return f"{name}{equals}{'***' if _SECRET.search(name) else value}"
+def _mask_keywords(text: str) -> str:
+    parts: list[str] = []
+    position = 0
+    while (name := _NAME.search(text, position)) is not None:
+        parts.append(text[position : name.end()])
+        position = name.end()
+        is_secret = _SECRET.search(name[1]) is not None
+        if not is_secret and _NO_VALUE.match(text, position):
+            # "host= password=x" gives the host the name "password=x", says libpq; whoever wrote it meant a password.
+            continue
+        value = _VALUE.match(text, position)
+        if value is not None:
+            parts.append("***" if is_secret or _SECRET.search(value[0]) else value[0])
+            position = value.end()
+    return "".join([*parts, text[position:]])

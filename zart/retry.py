@@ -147,8 +147,7 @@ class Retry(msgspec.Struct, frozen=True, kw_only=True):
         try:
             return _parse(text)
         except UsageError as error:
-            shown = text if len(text) <= 100 else text[:97] + "..."
-            raise UsageError(f"retry {shown!r}: {error}; accepted: {_ACCEPTED}") from None
+            raise UsageError(f"retry {_cut(text)!r}: {_cut(str(error))}; accepted: {_ACCEPTED}") from None
 
     def delay_before(self, attempt: int, *, draw: Callable[[], float]) -> dt.timedelta:
         """How long to wait after the failed attempt number `attempt` (the first is 1) before the next one.
@@ -230,6 +229,10 @@ def resolve_max_retries(value: int | str | Retry) -> Retry:
         )
     _check_number("max_retries", value, whole=True, least=0, most=MAX_RETRIES)
     return Retry.none() if value == 0 else Retry.exponential(value, "1s", max="1m")
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= 150 else text[:147] + "..."
 
 
 def _parse(text: str) -> Retry:

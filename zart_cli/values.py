@@ -28,10 +28,12 @@ def read_data(given: str | None) -> Any:
         what = given[1:]
         try:
             text = Path(what).read_bytes()
-        except OSError as error:
-            raise zart.UsageError(f"--data {given}: {what} cannot be read: {error.strerror}") from None
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise zart.UsageError(f"--data {given}: {what} cannot be read: {reason}") from None
     else:
-        text, what = given.encode("utf-8", "surrogateescape"), "--data"
+        # Bytes that are no UTF-8 come from the shell as halves of characters, and are refused below as what they are.
+        text, what = given.encode("utf-8", "surrogatepass"), "--data"
     try:
         return msgspec.json.decode(text)
     except RecursionError:

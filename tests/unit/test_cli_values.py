@@ -11,6 +11,7 @@ from zart_cli.values import read_data
     [
         ("[" * 10_000 + "]" * 10_000, "nested too deep"),
         ('"\udcff"', "no text in UTF-8"),
+        ("@a\0b", "cannot be read"),
         ("{", "no JSON"),
         ("1e400", "no JSON"),
         ("NaN", "no JSON"),

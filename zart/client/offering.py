@@ -85,8 +85,10 @@ def check_known_id(id: object) -> str:
 
 
 def not_found(execution_id: str) -> ExecutionNotFound:
+    shown = repr(execution_id)
+    if len(shown) > 500:
+        shown = shown[:497] + "..."
     return ExecutionNotFound(
-        f"there is no execution {execution_id!r}; check the id, and that the transaction which starts it "
-        "has committed",
+        f"there is no execution {shown}; check the id, and that the transaction which starts it has committed",
         execution_id=execution_id,
     )
