@@ -11,8 +11,8 @@ from tests.crashes.straight import do, plain
 from tests.crashes.workflow import Workflow, returns
 from zart import durable, step
 
-# Later branches are quicker, so that results come in another order than calls.
-_QUICKER = {"a": 0.012, "b": 0.006, "c": 0.0}
+# The first branch is slower, so that results come in another order than calls; the others often share a commit.
+_QUICKER = {"a": 0.006, "b": 0.0, "c": 0.0}
 
 
 @step("sum-up")

@@ -29,41 +29,32 @@ from zart.migrate import migrate
 
 
 async def explore_all(
-    found: Exploration, workflows: Sequence[Workflow], kinds: Sequence[str], budget: float
+    found: Exploration, workflows: Sequence[Workflow], kinds: Sequence[str], *, most: int, budget: float
 ) -> None:
     """Singles, then what first faults lead to, then pairs."""
     for kind in kinds:
         begun = time.monotonic()
-        # A kill everywhere; of the others one at each point of each workflow, at one of its times.
-        plans = [
-            (workflow, plan)
-            for workflow in workflows
-            for plan in found.singles(
-                workflow, kind, own=kind != "kill", once=kind != "kill" or workflow.slow
-            )
-        ]
+        plans: list[tuple[Workflow, Plan]] = []
+        for workflow in workflows:
+            # A kill everywhere; of the others one at each point of each workflow, at one of its times.
+            once = kind != "kill" or workflow.slow
+            singles = found.singles(workflow, kind, own=once, once=once)
+            plans += [(workflow, plan) for plan in found.some(singles, most)]
         await found.run_all(plans, what="singles")
         print(f"{kind}: {len(plans)} runs in {time.monotonic() - begun:.0f} s", flush=True)
-    await explore_seconds(found, workflows)
-    if budget:
-        await found.run_pairs(workflows, budget)
-
-
-async def explore_seconds(found: Exploration, workflows: Sequence[Workflow]) -> None:
     begun = time.monotonic()
     plans = [(workflow, plan) for workflow in workflows for plan in found.first_faults(workflow)]
     first = await found.run_all(plans, what="singles")
-    second = [
+    plans = [
         (run.workflow, plan)
         for run in first
         if run.reached and not run.problems
-        for plan in found.seconds(run)
+        for plan in found.some(list(found.seconds(run)), most)
     ]
-    await found.run_all(second, what="seconds")
-    print(
-        f"after a first fault: {len(plans)} + {len(second)} runs in {time.monotonic() - begun:.0f} s",
-        flush=True,
-    )
+    await found.run_all(plans, what="seconds")
+    print(f"after {len(first)} first faults: {len(plans)} in {time.monotonic() - begun:.0f} s", flush=True)
+    if budget:
+        await found.run_pairs(workflows, budget)
 
 
 async def repeat(found: Exploration, workflow: Workflow, plan: Plan, times: int) -> None:
@@ -93,7 +84,8 @@ async def main(options: argparse.Namespace) -> int:
                         plan = tuple(parse(worker) for worker in options.fault)
                         await repeat(found, chosen[0], plan, options.times)
                     else:
-                        await explore_all(found, chosen, options.kinds.split(","), options.budget)
+                        kinds = options.kinds.split(",")
+                        await explore_all(found, chosen, kinds, most=options.most, budget=options.budget)
         finally:
             databases.close()
     print(found.table())

@@ -103,6 +103,10 @@ class Exploration:
             for occurrence in occurrences
         ]
 
+    def some(self, plans: list[Plan], most: int) -> list[Plan]:
+        """At most so many of them, drawn at random."""
+        return plans if len(plans) <= most else self._random.sample(plans, most)
+
     def spread(self, workflows: Sequence[Workflow], kind: str, rounds: int) -> list[tuple[Workflow, Plan]]:
         """A part of the singles: so many for each workflow, and among them every point that one of them leads to.
 

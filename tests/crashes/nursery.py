@@ -106,7 +106,11 @@ class Nursery:
         born = self._born[self._number] = asyncio.get_running_loop().create_future()
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(order).encode() + b"\n")
-        return await born
+        try:
+            return await asyncio.shield(born)
+        except asyncio.CancelledError:
+            born.add_done_callback(lambda child: child.result().send(signal.SIGKILL))  # nobody knows of it
+            raise
 
     async def _read(self) -> None:
         assert self._process.stdout is not None
