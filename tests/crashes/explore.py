@@ -109,6 +109,12 @@ def read_options() -> argparse.Namespace:
     )
     options.add_argument("--times", type=int, default=1, help="run that plan so often")
     options.add_argument("--seed", type=int, help="of all that is drawn at random; printed")
+    options.add_argument(
+        "--most",
+        type=int,
+        default=1_000_000,
+        help="single points for each workflow and kind, drawn at random",
+    )
     options.add_argument("--budget", type=float, default=300, help="seconds for pairs")
     options.add_argument("--slots", type=int, default=3, help="runs at a time")
     return options.parse_args()
