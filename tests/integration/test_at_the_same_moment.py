@@ -33,6 +33,25 @@ async def test_a_cancelled_execution_shows_when_it_first_ran(dsn: str, how: str)
         assert rows == [("cancelled", claim.started_at)]
 
 
+@pytest.mark.parametrize("how", ["client", "SQL"])
+async def test_nothing_is_under_way_in_a_blocked_execution_that_was_cancelled(dsn: str, how: str) -> None:
+    """Its calls that were under way have ended with it, whichever way the cancel came."""
+    async with Floor(dsn) as floor, Client(dsn) as client:
+        await floor.start("e")
+        hand = await floor.hand()
+        (claim,) = await hand.claim_all()
+        await floor.record(claim, "slow")
+        await floor.database.execute("UPDATE zart_steps SET state = 'running', seq = NULL")
+        await floor.database.execute("UPDATE zart_tasks SET state = 'blocked', owner = NULL")
+        if how == "SQL":
+            await floor.database.execute("SELECT zart_cancel('e')")
+            await hand.tick(0)
+        else:
+            assert await client.cancel("e")
+        rows = await floor.rows("SELECT s.state, v.status FROM zart_steps s, zart_v_executions v")
+        assert rows == [("cancelled", "cancelled")]
+
+
 async def test_what_is_blocked_while_it_is_being_cancelled_is_cancelled(dsn: str) -> None:
     """Whoever asked would wait for ever: nobody resumes what is to end."""
     async with Bench(dsn) as bench:

@@ -58,6 +58,10 @@ WITH taken AS MATERIALIZED (
     FROM ended x
     WHERE e.id = x.execution_id AND e.task_id = x.id
     RETURNING e.id, e.awaited
+), swept AS (
+    UPDATE {schema}.zart_steps s SET state = 'cancelled', finished_at = {schema}.zart_now()
+    FROM ended x
+    WHERE s.run_id = x.run_id AND s.state IN ('running', 'waiting') AND (SELECT count(*) FROM closed) >= 0
 ), noted AS (
     INSERT INTO {schema}.zart_history (execution_id, run_id, what, author, note)
     SELECT x.execution_id, x.run_id, 'cancelled', x.author, x.reason FROM ended x
