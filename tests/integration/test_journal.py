@@ -75,6 +75,29 @@ async def test_a_start_and_its_result_fold_into_the_result(dsn):
         assert rows == [("completed", "1", 1, b"d", now)] * 2
 
 
+async def test_nothing_is_acknowledged_before_its_commit(dsn):
+    """A record and an ending that wait for a lock are told of when they are on disk, and not before."""
+    async with Bench(dsn) as bench:
+        one, other = await bench.hold([1, 2])
+        async with await psycopg.AsyncConnection.connect(dsn) as blocker:
+            await blocker.execute(
+                "INSERT INTO zart_steps (run_id, path, name, occurrence, kind, state)"
+                " VALUES (%s, '', 'step', 1, 'step', 'completed')",
+                (one.run_id,),
+            )
+            told = bench.write(one, "step")
+            await bench.blocked(1)
+            assert not told.done()
+            await blocker.rollback()
+            assert await told is None
+            await blocker.execute("SELECT FROM zart_tasks WHERE id = 2 FOR UPDATE")
+            told = bench.end(other, Completed(result=b"1"))
+            await bench.blocked(1)
+            assert not told.done()
+            await blocker.rollback()
+        assert await told is None
+
+
 async def test_a_final_record_is_never_written_over(dsn):
     """A record of another activation stands: ours is lost, those beside it are not."""
     async with Bench(dsn) as bench:

@@ -35,7 +35,7 @@ JOURNAL_MUTATIONS = (
             ),
         ),
         tests=(
-            f"{_FAULTS}test_a_server_that_is_away_fails_nothing",
+            f"{_WRITES}test_nothing_is_acknowledged_before_its_commit",
             f"{_WRITES}test_without_its_fence_the_journal_writes_nothing_more",
         ),
     ),
