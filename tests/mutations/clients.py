@@ -62,8 +62,8 @@ CLIENTS = (
             Edit(
                 file=CLIENT,
                 under="offer_event",
-                old="%(payload)s::text::json, %(dedup)s FROM",
-                new="%(payload)s::text::json, NULL::text FROM",
+                old="%(payload)s::text::json, %(dedup)s",
+                new="%(payload)s::text::json, NULL::text",
             ),
         ),
         tests=(
