@@ -124,6 +124,35 @@ async def test_cleanup_runs_once(dsn: str, how: str, always_suspend: bool) -> No
         assert effects.count("began") == effects.count("cut") == (how in ("step", "branches"))
 
 
+@pytest.mark.parametrize("what", ["cancel", "time limit"])
+async def test_in_a_plain_await_after_a_takeover(dsn: str, what: str) -> None:
+    """A body that was replayed up to its last record, and now waits for something that is not the engine's, goes live:
+    it hears of a cancel, and its time limit counts."""
+    waiting: list[str] = []
+
+    @durable("plainly", timeout="1h")
+    async def plainly() -> None:
+        await work("first")
+        waiting.append("waits")
+        await asyncio.Event().wait()
+
+    async with working(dsn, plainly) as client:
+        handle = await client.start(plainly, id="x")
+        await until_record(client, "x", "work", "completed")
+        await until(lambda: waiting)
+        replayed = len(waiting)
+        await bury_workers(dsn)
+        await until(lambda: len(waiting) > replayed)
+        if what == "cancel":
+            await client.cancel("x")
+            await assert_cancelled(client, "x")
+        else:
+            await shift_clock(dsn, dt.timedelta(hours=2))
+            with pytest.raises(zart.ExecutionTimeout):
+                await handle.result(timeout="10s")
+    assert effects == ["first"]
+
+
 @pytest.mark.parametrize("late", ["worker hears it", "outcome comes first"])
 async def test_after_the_last_step(dsn: str, monkeypatch: pytest.MonkeyPatch, late: str) -> None:
     """Cancelled after the last step, before the outcome: `cancelled`, always."""

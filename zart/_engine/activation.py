@@ -312,6 +312,7 @@ class Activation:
             self.log.pass_on()
             reach("replay.delivering")
             self._use(record)
+            self.stir()  # what comes next may be for nobody who asks: a cancel, or the end of the log
             return True
         return False
 
