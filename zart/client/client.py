@@ -13,7 +13,7 @@ from typing_extensions import TypeForm
 
 from zart._postgres.listener import work_channel
 from zart.annotations import codec_for
-from zart.client.database import Database
+from zart.client.database import GIVES_WAY, Database
 from zart.client.handle import ExecutionHandle, read_outcome, result_timeout
 from zart.client.lookout import Lookout
 from zart.client.offering import Answer, check_known_id, make_offer, read_answer
@@ -300,7 +300,7 @@ class Client:
         if connection is not None:
             return await offer_within(connection, self._database.schema, offer)
         for _ in range(_TRIES):
-            rows = await self._database.query("offer_event", offer.parameters())
+            rows = await self._database.query("offer_event", {**offer.parameters(), "gives_way": GIVES_WAY})
             answer = read_answer(offer, rows[0])
             if answer is Answer.ADDED and rows[0][3]:
                 await self._announce()

@@ -31,7 +31,11 @@ _log = logging.getLogger("zart.client")
 
 PATIENCE: Final = dt.timedelta(seconds=10)
 """How long a statement is tried while the database is away."""
+GIVES_WAY: Final = "100ms"
+"""How long a statement waits for a key that a transaction of somebody else's holds, before others go first."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 1.0
+_LONGEST_PAUSE_HELD = 0.5
+_HELD = errors.LockNotAvailable.sqlstate
 _WAITED_FOR: Final = frozenset(("start", "start_many", "await_ends", "ended"))
 """The statements of every execution."""
 
@@ -89,7 +93,7 @@ class Database:
         """The rows of one statement of `client.sql`, committed.
 
         Raises SchemaError for tables that are not as expected, DatabaseUnreachable when the database stayed
-        away.
+        away. What somebody's open transaction holds is waited for however long that takes, on no connection.
         """
         deadline = time.monotonic() + patience.total_seconds()
         pause = _FIRST_PAUSE
@@ -102,7 +106,10 @@ class Database:
                     raise schema_trouble(error, self.schema) from error
                 if trouble is Trouble.DATA:
                     raise
-                if time.monotonic() + pause > deadline:
+                if error.sqlstate == _HELD:
+                    deadline = time.monotonic() + patience.total_seconds()
+                    pause = min(pause, _LONGEST_PAUSE_HELD)
+                elif time.monotonic() + pause > deadline:
                     raise connections.unreachable(error, self.address, patience) from error
             await asyncio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 (no secret)
             pause = min(pause * 2, _LONGEST_PAUSE)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from zart.client.database import Database
+from zart.client.database import GIVES_WAY, Database
 from zart.client.gathering import MANY, MANY_BYTES, Gathered, Gathering
 from zart.client.starting import (
     OnConflict,
@@ -46,7 +46,7 @@ class Starter:
             await self._start_group(first.start.target, starts, awaited)
 
     async def _start(self, wanted: Start, on_conflict: OnConflict, *, awaited: bool) -> bool:
-        if await self._database.query("start", wanted.parameters(awaited=awaited)):
+        if await self._database.query("start", wanted.parameters(awaited=awaited, gives_way=GIVES_WAY)):
             return True
         found = await self._database.query("compare", wanted.compare_parameters())
         if not found:
@@ -74,6 +74,7 @@ class Starter:
         parameters = _columns(group) | {
             "run_ids": [start.run_id for start in group],
             "awaited": [start.id in awaited for start in group],
+            "gives_way": GIVES_WAY,
             "name": target.name,
             "version": target.version,
             "queue": target.queue,

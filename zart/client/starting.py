@@ -71,7 +71,7 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
     at: dt.datetime | None
     delay: dt.timedelta | None
 
-    def parameters(self, *, awaited: bool = False) -> dict[str, Any]:
+    def parameters(self, *, awaited: bool = False, gives_way: str | None = None) -> dict[str, Any]:
         """For the statement `start`."""
         target = self.target
         return {
@@ -84,6 +84,7 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
             "payload": self.input.payload,
             "digest": self.input.digest,
             "awaited": awaited,
+            "gives_way": gives_way,
             "at": self.at,
             "delay": self.delay,
             "time_limit": target.time_limit,

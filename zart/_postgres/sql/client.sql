@@ -2,11 +2,15 @@
 
 -- Starts one execution in one round trip; also inside a transaction of the caller's, since it only inserts, and nothing
 -- that others would insert as well but the id. Returns the id, or nothing if it exists already.
+-- A client's own statements give way here and below: where a key stands in a transaction that somebody holds open, they
+-- fail after `gives_way`, and are sent again later, so that they do not take all of its connections from the others.
 -- name: start
 WITH made AS (
     INSERT INTO {schema}.zart_executions AS e (id, name, version, queue, priority, run_id, payload, digest, awaited)
-    VALUES (%(id)s, %(name)s, %(version)s, %(queue)s, %(priority)s, %(run_id)s, %(payload)s::text::json, %(digest)s,
-        %(awaited)s)
+    SELECT %(id)s::text, %(name)s::text, %(version)s::text, %(queue)s::text, %(priority)s::int, %(run_id)s::uuid,
+        %(payload)s::text::json, %(digest)s::bytea, %(awaited)s::bool
+    FROM (SELECT CASE WHEN %(gives_way)s::text IS NOT NULL
+        THEN set_config('lock_timeout', %(gives_way)s::text, true) END) AS always
     ON CONFLICT (id) DO NOTHING
     RETURNING e.id, e.task_id, e.run_id, e.priority
 ), due AS (
@@ -33,7 +37,7 @@ WITH item AS MATERIALIZED (
 ), made AS (
     INSERT INTO {schema}.zart_executions AS e (id, name, version, queue, priority, run_id, payload, digest, awaited)
     SELECT i.id, %(name)s, %(version)s, %(queue)s, %(priority)s, i.run_id, i.payload::json, i.digest, i.awaited
-    FROM item i
+    FROM (SELECT set_config('lock_timeout', %(gives_way)s::text, true)) AS always CROSS JOIN item i
     ON CONFLICT (id) DO NOTHING
     RETURNING e.id, e.task_id, e.run_id, e.priority
 ), lane AS MATERIALIZED (
@@ -86,7 +90,9 @@ WITH target AS MATERIALIZED (
     SELECT e.id, e.status, e.task_id FROM {schema}.zart_executions e WHERE e.id = %(id)s
 ), offered AS (
     INSERT INTO {schema}.zart_events AS v (execution_id, name, payload, dedup)
-    SELECT g.id, %(event)s, %(payload)s::text::json, %(dedup)s FROM target g WHERE g.status = 'scheduled'
+    SELECT g.id, %(event)s, %(payload)s::text::json, %(dedup)s
+    FROM (SELECT set_config('lock_timeout', %(gives_way)s::text, true)) AS always CROSS JOIN target g
+    WHERE g.status = 'scheduled'
     ON CONFLICT (execution_id, dedup) WHERE dedup IS NOT NULL DO NOTHING
     RETURNING v.id
 ), woken AS (
