@@ -43,7 +43,9 @@ async def explore_all(
         await found.run_all(plans, what="singles")
         print(f"{kind}: {len(plans)} runs in {time.monotonic() - begun:.0f} s", flush=True)
     begun = time.monotonic()
-    plans = [(workflow, plan) for workflow in workflows for plan in found.first_faults(workflow)]
+    plans = [
+        (workflow, plan) for workflow in workflows for plan in found.some(found.first_faults(workflow), most)
+    ]
     first = await found.run_all(plans, what="singles")
     plans = [
         (run.workflow, plan)

@@ -6,6 +6,7 @@ input does.
 """
 
 import asyncio
+import contextlib
 import gc
 import json
 import logging
@@ -44,7 +45,10 @@ class Life:
         if self.exit_code is None:
             if number == signal.SIGCONT:
                 self.standing = False
-            os.kill(self.pid, number)
+            with contextlib.suppress(
+                ProcessLookupError
+            ):  # it has just ended, and the news of that is on its way
+                os.kill(self.pid, number)
 
     async def change(self) -> None:
         """Until it has ended or stands still."""
