@@ -56,6 +56,14 @@ def test_the_later_of_two_entries_for_a_key_counts():
     assert list(folded.batch.records()) == [running, completed]
 
 
+def test_results_keep_their_order_whatever_came_before_them():
+    """Steps that are shown as running may end in another order than they were shown in: that is the order of the log,
+    and the one in which a body hears of them."""
+    shown = [entry("a", "running"), entry("b", "running"), entry("c", "running")]
+    ended = [entry("b", seq=1), entry("c", seq=2), entry("a", seq=3)]
+    assert fold([*shown, *ended]).batch.entries == ended
+
+
 def test_nothing_comes_after_a_final_entry():
     """What follows a final entry for its key is refused, as it would be in two batches."""
     final, late = entry(state="failed"), entry(state="completed")

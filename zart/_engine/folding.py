@@ -120,6 +120,7 @@ def _fold_entries(
         elif before.state in FINAL:
             refused.append(entry)
         else:
+            del kept[place]  # its place is where the later one stands: in that order a body hears of them
             kept[place] = entry
             earlier[entry.token] = [*earlier.pop(before.token, ()), before]
     return list(kept.values())
