@@ -87,15 +87,15 @@ class Gang:
         return Member(process=self.crew.begin(APP, dsn=address, **OPTIONS))
 
     def _look_at_end(self, member: Member) -> None:
-        code, log = member.process.exit_code, member.process.log
+        code = member.process.exit_code
         if member.may_end:
             self.exits[f"told ({', '.join(sorted(set(member.told)))}), exit code {code}"] += 1
-        elif code == 1 and "zart: no connection to" in log and "Traceback" not in log:
+        elif _found_no_database(member):
             self.exits["found no database at its start"] += 1
         else:
             self._violations.add(
                 f"worker process {member.process.pid} ended by itself with exit code {code}; its log ends with\n"
-                f"{log[-3000:]}"
+                f"{member.process.log[-3000:]}"
             )
 
     def wake(self) -> None:
@@ -121,6 +121,12 @@ class Gang:
                 continue
             self._violations.check(
                 holds=code in (0, -signal.SIGKILL)
-                or (code == -signal.SIGTERM and not member.process.worker_ids),
+                or (code == -signal.SIGTERM and not member.process.worker_ids)
+                or _found_no_database(member),
                 text=f"process {member.process.pid} ended with exit code {code} after SIGTERM",
             )
+
+
+def _found_no_database(member: Member) -> bool:
+    log = member.process.log
+    return member.process.exit_code == 1 and "zart: no connection to" in log and "Traceback" not in log
