@@ -3,6 +3,7 @@
 import pytest
 
 from zart import UsageError
+from zart._postgres.direct import statements
 from zart._postgres.naming import check_schema
 from zart.migrate import sql_text
 
@@ -25,3 +26,10 @@ def test_any_other_sign_may_be_in_it(name):
     """It stands quoted wherever it is used."""
     assert check_schema(name) == name
     assert f'"{name.replace(chr(34), chr(34) * 2)}".zart_tasks' in sql_text(name)
+
+
+def test_a_percent_sign_in_it_is_no_placeholder():
+    """Neither where the client fills parameters in nor where the server does."""
+    statement = statements("journal", "%(id)s%")["now"]
+    assert statement.text == b'SELECT "%(id)s%".zart_now()'
+    assert statement.values({}) == []

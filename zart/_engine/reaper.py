@@ -29,13 +29,13 @@ async def reap(connection: AsyncConnection[Any], schema: str) -> list[str]:
     """
     statements = load("workers", schema)
     reach("reaping.begin")
-    cursor = await connection.execute(statements["reap"])
+    cursor = await connection.execute(statements["reap"], {})
     reaped = sorted(set(await cursor.fetchall()))
     if reaped:
         reach("reaping.committed")
     for worker, host, pid in reaped:
         _log.warning("worker %d (%s, process %d) stopped answering", worker, host, pid)
-    cursor = await connection.execute(statements["orphaned"])
+    cursor = await connection.execute(statements["orphaned"], {})
     owners = [owner for (owner,) in await cursor.fetchall()]
     freed: list[str] = []
     if owners:
@@ -49,7 +49,7 @@ async def reap(connection: AsyncConnection[Any], schema: str) -> list[str]:
 
 
 async def _report_stuck(connection: AsyncConnection[Any], schema: str) -> None:
-    cursor = await connection.execute(load("workers", schema)["stuck"])
+    cursor = await connection.execute(load("workers", schema)["stuck"], {})
     for worker, host, pid, backend, state, application, since in await cursor.fetchall():
         holder = "a session that cannot be named"
         if backend is not None:

@@ -224,7 +224,7 @@ class Registration:
             try:
                 connection = await self._connect()
                 try:
-                    rows = await (await connection.execute(statement)).fetchall()
+                    rows = await (await connection.execute(statement, {})).fetchall()
                 finally:
                     await connection.close()
             except (psycopg.Error, OSError) as error:
@@ -279,7 +279,7 @@ class Registration:
 
 
 async def _now(connection: connections.Connection, schema_name: str) -> dt.datetime:
-    ((now,),) = await (await connection.execute(load("journal", schema_name)["now"])).fetchall()
+    ((now,),) = await (await connection.execute(load("journal", schema_name)["now"], {})).fetchall()
     return cast("dt.datetime", now)
 
 

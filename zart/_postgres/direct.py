@@ -27,7 +27,7 @@ Parameters = Mapping[str, Any]
 """By name: text, numbers, times, UUIDs, bytes, and lists of these where the statement says `%(name)s::type[]`."""
 Row = tuple[Any, ...]
 
-_PLACEHOLDER = re.compile(rb"%\((\w+)\)s(?:::(\w+)\[\])?")
+_PLACEHOLDER = re.compile(rb"%%|%\((\w+)\)s(?:::(\w+)\[\])?")
 _BINARY = pq.Format.BINARY
 _PACKERS: dict[str, Callable[[Any], bytes]] = {
     "text": texts,
@@ -51,6 +51,8 @@ class Statement:
         self._packers: dict[str, Callable[[Any], bytes]] = {}
 
         def numbered(found: re.Match[bytes]) -> bytes:
+            if found[1] is None:
+                return b"%"
             name = found[1].decode()
             if name not in names:
                 names.append(name)
@@ -61,7 +63,7 @@ class Statement:
             self._packers[name] = _PACKERS.get(found[2].decode(), _text)
             return number + b"::" + found[2] + b"[]"
 
-        self.text = _PLACEHOLDER.sub(numbered, statement).replace(b"%%", b"%")
+        self.text = _PLACEHOLDER.sub(numbered, statement)
         self._texts = {0: self.text}
 
     def planned(self, plan: int) -> bytes:

@@ -1,9 +1,10 @@
 """The named statements in `sql/*.sql`.
 
 A file holds statements under headings of the form `-- name: what_it_does`. `{schema}` stands for the quoted schema,
-parameters are psycopg's `%(name)s`; a percent sign of SQL's own is written `%%`. `{time:column}` and
-`{interval:column}` are a column as Python can hold it: PostgreSQL's times go on for ever, and one infinity written into
-a row must not keep a worker from reading all others. Each statement can be pasted into psql once these are filled in.
+parameters are psycopg's `%(name)s`; a percent sign of SQL's own is written `%%`, so that even a statement without
+parameters is sent with an empty set of them. `{time:column}` and `{interval:column}` are a column as Python can hold
+it: PostgreSQL's times go on for ever, and one infinity written into a row must not keep a worker from reading all
+others. Each statement can be pasted into psql once these are filled in.
 """
 
 import re
