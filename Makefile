@@ -13,7 +13,7 @@ MODES := suspending twice unprepared pgbouncer
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint type ci build migrate bench-quick test-pg15 explore test-versions test-modes $(MODES:%=test-%) mutations chaos chaos-short clean
+.PHONY: help demo test lint type ci build migrate bench-quick test-pg15 explore test-versions test-modes $(MODES:%=test-%) mutations chaos chaos-short model clean
 
 help: ## Show what can be made
 	@grep -hE '^[a-z][a-z0-9%-]*:.*## ' $(MAKEFILE_LIST) | sed -e 's/^example-%/example-NAME/' \
@@ -83,6 +83,9 @@ test-versions: ## Run the identity tests on every Python of PYTHON_VERSIONS that
 
 mutations: $(VENV)/installed-dev ## Break each promise once, in a copy, and see that its tests fail: about ten minutes
 	@$(BIN)/python -m tests.mutations $(MUTATIONS)
+
+model: $(VENV)/installed-dev ## Compare the tables with a model of the state machine for five minutes (MODEL_ARGS=--seed 7)
+	@$(BIN)/python -m tests.model $(MODEL_ARGS)
 
 chaos: $(VENV)/installed-dev ## Try to break it for twenty minutes: real processes, real faults (CHAOS_ARGS=--seed 7)
 	$(BIN)/python -m tests.chaos --minutes 20 --scenarios $(CHAOS_ARGS)
