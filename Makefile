@@ -36,7 +36,7 @@ type: $(VENV)/installed-dev ## Check types: mypy and pyright, both strict, and t
 	$(BIN)/pyright
 	PATH="$(CURDIR)/$(BIN):$$PATH" pyright --verifytypes zart --ignoreexternal
 
-ci: lint type test ## Everything that must pass before a change is kept
+ci: lint type test chaos-short ## Everything that must pass before a change is kept
 
 build: $(VENV)/installed-dev ## Build the wheel and the source archive into dist/
 	$(BIN)/python -m build --no-isolation
