@@ -7,7 +7,9 @@ import asyncio
 import hashlib
 import os
 import random
+import signal
 import time
+from typing import Any
 
 import msgspec
 
@@ -271,6 +273,19 @@ async def long(job: Job) -> int:
     taken, napped = await asyncio.gather(take(job.size), nap())
     return await add("after", taken, napped)
 
+
+def _tell_tasks(*_: object) -> None:
+    """On SIGUSR1, what every task of this process waits for: for whoever looks for the cause of a standstill."""
+    for task in asyncio.all_tasks(asyncio.get_running_loop()):
+        chain: list[str] = []
+        coroutine: Any = task.get_coro()
+        while getattr(coroutine, "cr_frame", None) is not None:
+            chain.append(f"{coroutine.cr_code.co_qualname}:{coroutine.cr_frame.f_lineno}")
+            coroutine = coroutine.cr_await
+        print(f"TASK {task.get_name()}: {' > '.join(chain)} >> {coroutine!r:.200}", flush=True)
+
+
+signal.signal(signal.SIGUSR1, _tell_tasks)
 
 registry = zart.Registry(
     transfer, retried, fanned, chained, signalled, raced, slept, cancelled, limited, overdue, failed, caught,
