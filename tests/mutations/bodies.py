@@ -12,6 +12,7 @@ WAITS = "zart/_engine/waits.py"
 _REPLAY = "tests/unit/test_replay.py::"
 _FAILING = "tests/integration/test_failing.py::"
 _IDENTITY = "tests/integration/test_identity.py::"
+_SAME = "tests/integration/test_same_on_replay.py::"
 _WAITING = "tests/integration/test_waiting.py::"
 
 BODIES = (
@@ -70,14 +71,14 @@ BODIES = (
         ),
         tests=(
             "tests/unit/test_lineage.py::test_keys_are_the_golden_ones",
-            f"{_IDENTITY}test_chains_never_swap",
+            f"{_SAME}test_branches_that_arrive_in_another_order_get_their_own_records",
         ),
     ),
     Mutation(
         name="first-value-not-decoded",
         breaks="What a body gets on the first run is what it gets on replay.",
         edits=(Edit(file=STEPS, old="return decoded, result, None", new="return value, result, None"),),
-        tests=(f"{_IDENTITY}test_values_come_back_as_they_were",),
+        tests=(f"{_SAME}test_a_result_is_decoded_the_first_time_too",),
     ),
     Mutation(
         name="contradictions-ignored",
