@@ -35,9 +35,6 @@ from zart._engine.holding import Holding
 from zart._engine.log import Log
 from zart.errors import NonDeterminismError
 
-_FROM_OUTSIDE = ("cancel", "timer")
-"""Kinds of entries that may be written at a replay, since time has gone on."""
-
 
 class _Noting(Log):
     """A log that knows what was asked of it, by branch."""
@@ -107,7 +104,7 @@ def _confirm(held: Activation, change: Change) -> Change:
     )
     body = (change.run_id, held.claim.attempt)
     before = _seen.pop(body, None)
-    if before is None or _has_news(before, log.written):
+    if before is None or _has_news(before, log):
         _seen[body] = now
         return msgspec.structs.replace(change, ending=Released(), notes=())
     _confirmed.add(hold)
@@ -124,8 +121,11 @@ def _confirm(held: Activation, change: Change) -> Change:
     )
 
 
-def _has_news(before: _Seen, written: list[Key]) -> bool:
-    return bool(written) and all(key.kind in _FROM_OUTSIDE for key in written)
+def _has_news(before: _Seen, log: Any) -> bool:
+    """Whether the log went on with something from outside: a cancel, or a limit that passed."""
+    recorded = [(entry.seq, key) for key, entry in log.by_key.items() if (entry.seq or 0) > before.last_seq]
+    key: Key | None = min(recorded)[1] if recorded else next(iter(log.written), None)
+    return key is not None and (key.kind == "cancel" or (key.kind, key.name) == ("timer", "timeout"))
 
 
 def _difference(before: _Seen, now: _Seen, written: list[Key]) -> str | None:
