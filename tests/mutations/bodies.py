@@ -156,7 +156,7 @@ BODIES = (
                 new="if attempt >= spec.retry.retries or",
             ),
         ),
-        tests=(f"{_FAILING}test_a_step_fails_twice_and_then_works",),
+        tests=(f"{_FAILING}test_a_step_fails_for_good",),
     ),
     Mutation(
         name="one-attempt-too-many",
