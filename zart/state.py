@@ -82,6 +82,17 @@ TRANSITIONS: Final[Mapping[ExecutionStatus, frozenset[ExecutionStatus]]] = Mappi
 )
 """The one table of allowed changes: from a status to those that may follow it."""
 
+TASK_TRANSITIONS: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
+    {
+        "none": frozenset({"ready", "waiting"}),
+        "ready": frozenset({"running", "none"}),
+        "running": frozenset({"ready", "waiting", "blocked", "none"}),
+        "waiting": frozenset({"ready", "none"}),
+        "blocked": frozenset({"ready", "none"}),
+    }
+)
+"""The same for the row of live work behind an execution; `none` is the absence of one."""
+
 
 @final
 class Context(msgspec.Struct, frozen=True, kw_only=True):

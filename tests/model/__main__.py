@@ -1,7 +1,7 @@
 """The model for as long as you like: `python -m tests.model --minutes 5 [--seed N]`.
 
-Rounds of examples, each of a seed that follows from the first one. The seeds are printed, and of a failure the steps that
-led to it; `--shrink` makes them as few as Hypothesis can, which takes minutes.
+Rounds of examples, each of a seed that follows from the first one. The seeds are printed, and of a failure the steps
+that led to it; `--shrink` makes them as few as Hypothesis can, which takes minutes.
 """
 
 import argparse
@@ -43,7 +43,7 @@ def main() -> None:
         databases.close()
 
 
-def explore(stage: Stage, first: int, seconds: float, examples: int, shrinks: bool) -> None:  # noqa: FBT001
+def explore(stage: Stage, first: int, seconds: float, examples: int, shrinks: bool) -> None:
     Machine.stage = stage
     rounds, until = 0, time.monotonic() + seconds
     stage.did = Counter()

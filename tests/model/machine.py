@@ -12,7 +12,8 @@ from typing import Any, ClassVar
 import hypothesis.strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from tests.model.stage import Stage, expected
+from tests.model.comparison import Comparison
+from tests.model.stage import Stage
 from tests.model.world import FINAL, Event, Execution, Task, Wakeup, World
 
 STEPS = (("one", 1, "step"), ("two", 1, "step"), ("two", 2, "step"), ("nap", 1, "timer"))
@@ -28,64 +29,20 @@ pauses = st.sampled_from((None, 30, 30, -5))
 keys = st.sampled_from(STEPS)
 
 
-class Machine(RuleBasedStateMachine):
+class Machine(Comparison, RuleBasedStateMachine):
     stage: ClassVar[Stage]
 
     def __init__(self) -> None:
-        super().__init__()
-        self.world = World()
-        self.stage.reset(self.world)
+        RuleBasedStateMachine.__init__(self)
+        Comparison.__init__(self, self.stage)
         self.made = 0
-        self.healthy = True
         self.pending: tuple[asyncio.Task[Any], Callable[[bool], Any]] | None = None
-
-    # ------------------------------------------------------------ the comparison
-
-    def do(self, name: str, *arguments: Any) -> Any:
-        """The same on both sides; the answers must be equal."""
-        self.healthy = False
-        self.stage.did[name] += 1
-        told = self.stage.run(getattr(self.stage, name)(*arguments))
-        meant = getattr(self.world, name)(*arguments)
-        assert told == meant, f"{name}{arguments} answered {told!r}, the model says {meant!r}"
-        self.compare()
-        return told
-
-    def compare(self) -> None:
-        self.stage.steps += 1
-        self.healthy = False
-        found, meant = self.stage.look(), expected(self.world)
-        if found != meant:
-            raise AssertionError(difference(found, meant))
-        for id, execution in found["executions"].items():
-            self.always(id, execution, found)
-        self.healthy = True
-
-    def always(self, id: str, execution: dict[str, Any], found: dict[str, Any]) -> None:
-        """What must hold whatever happened, asked of the tables themselves."""
-        task = execution["task"]
-        assert (task is None) == (execution["status"] in FINAL), f"{id} has a task, or has none, in {execution}"
-        if task is None:
-            return
-        assert (task["state"] == "running") == (task["owner"] is not None), f"{id} is held by nobody, or idle: {task}"
-        news = [wakeup for wakeup in found["wakeups"] if wakeup[0] == id]
-        if task["state"] == "waiting" and task["started"] is not None and not news:
-            now = self.world.now
-            pauses = task["before"] is not None and task["before"] > now
-            due = task["wake"] is not None and task["wake"] <= now
-            live = self.world.executions[id]
-            assert live.task is not None
-            unseen = set(live.buffered()) - live.task.seen
-            assert pauses or due or not unseen, f"{id} is asleep with news that its body never saw: {unseen}"
 
     # ------------------------------------------------------------ choosing
 
     def holds(self) -> list[tuple[str, str]]:
         return [
-            (worker, id)
-            for worker, its in self.world.workers.items()
-            if not its.stopped
-            for id in its.holds
+            (worker, id) for worker, its in self.world.workers.items() if not its.stopped for id in its.holds
         ]
 
     def working(self) -> list[str]:
@@ -134,7 +91,15 @@ class Machine(RuleBasedStateMachine):
         place=places, payload=payloads, delay=delays, name=names, dedup=dedups, flag=flags,
     )  # fmt: skip
     def client(
-        self, what: str, place: int, payload: int, delay: int, name: str, dedup: str | None, flag: bool  # noqa: FBT001
+        self,
+        *,
+        what: str,
+        place: int,
+        payload: int,
+        delay: int,
+        name: str,
+        dedup: str | None,
+        flag: bool,
     ) -> None:
         """What programs and people do, each in a transaction that ends with the statement."""
         world = self.world
@@ -173,7 +138,15 @@ class Machine(RuleBasedStateMachine):
         place=places, payload=payloads, delay=delays, name=names, dedup=dedups, flag=flags,
     )  # fmt: skip
     def sql(
-        self, what: str, place: int, payload: int, delay: int, name: str, dedup: str | None, flag: bool  # noqa: FBT001
+        self,
+        *,
+        what: str,
+        place: int,
+        payload: int,
+        delay: int,
+        name: str,
+        dedup: str | None,
+        flag: bool,
     ) -> None:
         """The functions for SQL, on one connection whose transaction may stay open while the others go on."""
         if what == "begin" and self.quiet:
@@ -280,7 +253,7 @@ class Machine(RuleBasedStateMachine):
         stage.desk = stage.desks[0]
         number = world.number()
 
-        def meant(committed: bool) -> bool:  # noqa: FBT001
+        def meant(committed: bool) -> bool:
             if committed:
                 return False
             insert_event(world, id, Event(number, name, dedup))
@@ -298,15 +271,19 @@ class Machine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.working())
     @rule(place=places, limit=st.sampled_from((3, 2, 1, 0)), suspect=flags, watch=flags)
-    def tick(self, place: int, limit: int, suspect: bool, watch: bool) -> None:  # noqa: FBT001
+    def tick(self, place: int, limit: int, suspect: bool, watch: bool) -> None:
         worker = self.worker(place)
         watched = list(self.world.workers[worker].holds) if watch else []
         told = self.do("tick", worker, limit, suspect, watched)
         if told["fenced"]:
             self.world.workers[worker].stopped = True
 
-    @rule(what=st.sampled_from(("look", "look", "look", "enlist", "die", "die", "beat", "reap", "leave")), place=places, flag=flags)
-    def worker_does(self, what: str, place: int, flag: bool) -> None:  # noqa: FBT001
+    @rule(
+        what=st.sampled_from(("look", "look", "look", "enlist", "die", "die", "beat", "reap", "leave")),
+        place=places,
+        flag=flags,
+    )
+    def worker_does(self, what: str, place: int, flag: bool) -> None:
         """Workers come, look for work, stop answering, go."""
         if what == "enlist" or not self.working():
             if len(self.working()) < MOST_WORKERS:
@@ -349,7 +326,7 @@ class Machine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.holds())
     @rule(place=places, again=st.sampled_from((False, False, True)))
-    def consume(self, place: int, again: bool) -> None:  # noqa: FBT001
+    def consume(self, place: int, again: bool) -> None:
         """The next event that it knows; or one that was consumed before, which must be refused."""
         worker, id = self.hold(place)
         known = self.world.workers[worker].holds[id].known
@@ -362,9 +339,9 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.holds())
     @rule(
         what=st.sampled_from(("suspend", "suspend", "suspend", "end", "retry", "retry", "block", "release")),
-        place=places, pause=pauses, status=st.sampled_from(FINAL), key=st.sampled_from((None, None, *STEPS)), flag=flags,
+        place=places, pause=pauses, status=st.sampled_from(FINAL), key=st.sampled_from((None, *STEPS)), flag=flags,
     )  # fmt: skip
-    def end(self, what: str, place: int, pause: int | None, status: str, key: Any, flag: bool) -> None:  # noqa: FBT001
+    def end(self, *, what: str, place: int, pause: int | None, status: str, key: Any, flag: bool) -> None:
         """What ends a hold, alone or in one batch with a record."""
         _, id = self.hold(place)
         before = [("record", (key, "waiting" if what == "suspend" else "running"))] if key is not None else []
@@ -440,7 +417,11 @@ class Machine(RuleBasedStateMachine):
             for id, execution in self.world.executions.items():
                 if execution.task is not None and turn > 10:
                     # Parked without a time, or blocked: only news or a person can end it.
-                    self.do("cancel" if execution.task.state == "blocked" else "offer", id, *self.last_words(execution))
+                    self.do(
+                        "cancel" if execution.task.state == "blocked" else "offer",
+                        id,
+                        *self.last_words(execution),
+                    )
         raise AssertionError(f"never ended: {self.stage.look()}")
 
     def last_words(self, execution: Execution) -> tuple[Any, ...]:
@@ -461,15 +442,3 @@ def insert_wakeup(world: World, wakeup: Wakeup) -> None:
 
 async def wait(task: "asyncio.Task[Any]") -> Any:
     return await task
-
-
-def difference(found: Any, meant: Any, where: str = "") -> str:
-    """Where two nested shapes differ, line by line."""
-    if isinstance(found, dict) and isinstance(meant, dict):
-        lines = [
-            difference(found.get(key), meant.get(key), f"{where}/{key}")
-            for key in (*meant, *(key for key in found if key not in meant))
-            if found.get(key) != meant.get(key)
-        ]
-        return "\n".join(lines)
-    return f"{where}: the table has {found!r}, the model {meant!r}"

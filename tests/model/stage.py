@@ -57,14 +57,15 @@ _TABLES = (
     *("zart_workers", "zart_history"),
 )
 _SNAPSHOT = (
-    "SELECT e.id, e.status, e.payload::text, v.started_at, e.finished_at IS NOT NULL, e.result IS NOT NULL,"
-    " e.failure IS NOT NULL, e.run_id, e.task_id, v.status, v.cancelling"
-    " FROM zart_executions e JOIN zart_v_executions v USING (id)",
-    "SELECT t.execution_id, t.state, t.due_at, t.wake_at, t.started_at, t.not_before, t.owner, t.epoch, t.signal,"
-    " t.attempt, t.floor, t.recoveries, t.accept_arguments, t.cancel_at IS NOT NULL, t.cancel_reason, t.run_id, t.id"
-    " FROM zart_tasks t",
-    "SELECT s.run_id, s.name, s.occurrence, s.kind, s.state, s.seq, s.attempts, s.result IS NOT NULL,"
-    " s.failure IS NOT NULL FROM zart_steps s",
+    """SELECT e.id, e.status, e.payload::text, v.started_at, e.finished_at IS NOT NULL, e.result IS NOT NULL,
+        e.failure IS NOT NULL, e.run_id, e.task_id, v.status, v.cancelling
+    FROM zart_executions e JOIN zart_v_executions v USING (id)""",
+    """SELECT t.execution_id, t.state, t.due_at, t.wake_at, t.started_at, t.not_before, t.owner, t.epoch, t.signal,
+        t.attempt, t.floor, t.recoveries, t.accept_arguments, t.cancel_at IS NOT NULL, t.cancel_reason, t.run_id, t.id
+    FROM zart_tasks t""",
+    """SELECT s.run_id, s.name, s.occurrence, s.kind, s.state, s.seq, s.attempts, s.result IS NOT NULL,
+        s.failure IS NOT NULL
+    FROM zart_steps s""",
     "SELECT a.run_id, count(*) FROM zart_step_attempts a GROUP BY 1",
     "SELECT v.execution_id, v.id, v.name, v.dedup, v.consumed_at IS NOT NULL FROM zart_events v ORDER BY v.id",
     "SELECT w.task_id, w.kind, w.reason FROM zart_wakeups w ORDER BY w.id",
@@ -168,6 +169,8 @@ class Stage:
         self.world = World()
         """The model that goes along: for the numbers that both sides give to things."""
         self.steps = self.examples = 0
+        self.task_ids: dict[str, int] = {}
+        self.run_ids: dict[str, UUID] = {}
         self.did: Counter[str] = Counter()
         """What was done how often."""
         self.run(self._open())
@@ -224,7 +227,9 @@ class Stage:
 
     async def start(self, id: str, payload: int, delay: int, existing: Any = "raise") -> str:
         try:
-            handle = await self.desk.client.start(f, payload, id=id, delay=delay or None, on_conflict=existing)
+            handle = await self.desk.client.start(
+                f, payload, id=id, delay=delay or None, on_conflict=existing
+            )
         except ExecutionConflict:
             return "conflict"
         return "created" if handle.created else "existing"
@@ -244,13 +249,13 @@ class Stage:
         except ExecutionFinished:
             return "finished"
 
-    async def cancel(self, id: str, reason: str, force: bool) -> bool | str:  # noqa: FBT001
+    async def cancel(self, id: str, reason: str, force: bool) -> bool | str:
         try:
             return (await self.desk.steering.cancel(id, reason, force=force)).changed
         except ExecutionNotFound:
             return "unknown"
 
-    async def resume(self, id: str, accepts: bool) -> bool | str:  # noqa: FBT001
+    async def resume(self, id: str, accepts: bool) -> bool | str:
         try:
             return await self.desk.steering.resume(id, None, accept_arguments=accepts)
         except ExecutionNotFound:
@@ -260,7 +265,10 @@ class Stage:
         before = id in self.world.executions or id in self.world.open_ids
         run_at = EPOCH + dt.timedelta(seconds=self.world.now + delay) if delay else None
         told = await self._call(
-            "SELECT zart_start('f', id => %s, payload => %s::text::jsonb, run_at => %s)", id, str(payload), run_at
+            "SELECT zart_start('f', id => %s, payload => %s::text::jsonb, run_at => %s)",
+            id,
+            str(payload),
+            run_at,
         )
         return told if told != id else "existing" if before else "created"
 
@@ -321,10 +329,38 @@ class Stage:
             "payload": int(claim.payload or "0"),
             "events": self._learn(worker, claim.execution_id, claim.events),
             "records": {
-                (entry.key.name, entry.key.occurrence, entry.key.kind): (entry.state, entry.seq, entry.attempts)
+                (entry.key.name, entry.key.occurrence, entry.key.kind): (
+                    entry.state,
+                    entry.seq,
+                    entry.attempts,
+                )
                 for entry in claim.entries
             },
         }
+
+    def forge(self, worker: str, id: str) -> None:
+        """Has a worker believe that it holds what it never claimed."""
+        claim = Claim(
+            task_id=self.task_ids[id],
+            execution_id=id,
+            run_id=self.run_ids[id],
+            lane=self.lanes[0],
+            epoch=0,
+            registration=self.hands[worker].lease.worker_id,
+            signal=0,
+            attempt=1,
+            floor=0,
+            recoveries=0,
+            due_at=EPOCH,
+            started_at=EPOCH,
+            not_before=None,
+            cancel=None,
+            payload=None,
+            entries=[],
+            events=[],
+            now=EPOCH,
+        )
+        self.hands[worker].holds[id] = Activity(claim)
 
     def _learn(self, worker: str, id: str, events: list[StoredEvent]) -> list[int]:
         numbers = self.event_numbers(id)
@@ -342,13 +378,11 @@ class Stage:
         for execution, event in await cursor.fetchall():
             ids.setdefault(execution, []).append(event)
         self._numbers = {
-            id: dict(
-                zip(ids.get(id, []), (event.number for event in execution.events), strict=True)
-            )
+            id: dict(zip(ids.get(id, []), (event.number for event in execution.events), strict=True))
             for id, execution in self.world.executions.items()
         }
 
-    async def tick(self, worker: str, limit: int, suspect: bool, watched: Collection[str]) -> dict[str, Any]:  # noqa: FBT001
+    async def tick(self, worker: str, limit: int, suspect: bool, watched: Collection[str]) -> dict[str, Any]:
         await self.look_up_events()
         hand = self.hands[worker]
         tasks = {hand.holds[id].claim.task_id: id for id in watched}
@@ -511,7 +545,7 @@ class Stage:
         """Until the statement on this connection waits for a lock, or has ended."""
         backend = connection.info.backend_pid
         query = "SELECT wait_event_type FROM pg_stat_activity WHERE pid = %s AND state <> 'idle'"
-        while (await (await self.eyes.execute(query, (backend,))).fetchone()) != ("Lock",):
+        while (await (await self.eyes.execute(query, (backend,))).fetchone()) != ("Lock",):  # noqa: ASYNC110
             await asyncio.sleep(0)
 
     def look(self) -> dict[str, Any]:
@@ -521,6 +555,8 @@ class Stage:
         async with self.eyes.pipeline():
             cursors = [await self.eyes.execute(query.encode()) for query in _SNAPSHOT]
         answers = [await cursor.fetchall() for cursor in cursors]
+        self.task_ids = {row[0]: row[8] for row in answers[0]}
+        self.run_ids = {row[0]: row[7] for row in answers[0]}
         return _shape(answers, {hand.lease.worker_id: name for name, hand in self.hands.items()})
 
 

@@ -164,9 +164,7 @@ class World:
         """An event and a wake-up that workers will apply: the way of SQL."""
         return self._offer(id, name, dedup, lambda id: self._news(id, "event"))
 
-    def _offer(
-        self, id: str, name: str, dedup: str | None, wake: Callable[[str], None]
-    ) -> bool | str:
+    def _offer(self, id: str, name: str, dedup: str | None, wake: Callable[[str], None]) -> bool | str:
         execution = self.executions.get(id)
         if execution is None:
             return "unknown"
@@ -192,7 +190,7 @@ class World:
     def _news(self, id: str, kind: str, reason: str | None = None) -> None:
         self.wakeups.append(Wakeup(self.number(), id, kind, reason))
 
-    def cancel(self, id: str, reason: str, force: bool) -> bool | str:  # noqa: FBT001
+    def cancel(self, id: str, reason: str, force: bool) -> bool | str:
         execution = self.executions.get(id)
         if execution is None:
             return "unknown"
@@ -223,7 +221,7 @@ class World:
         execution.notes["cancel requested"] += 1
         return True
 
-    def resume(self, id: str, accepts: bool) -> bool | str:  # noqa: FBT001
+    def resume(self, id: str, accepts: bool) -> bool | str:
         execution = self.executions.get(id)
         if execution is None:
             return "unknown"
@@ -243,7 +241,11 @@ class World:
         self.workers[worker] = Worker()
 
     def claim(
-        self, worker: str, limit: int, suspects: bool, locked: Collection[str] = ()  # noqa: FBT001
+        self,
+        worker: str,
+        limit: int,
+        suspects: bool,
+        locked: Collection[str] = (),
     ) -> list[str] | str:
         """The executions that it takes, in order. `locked` are in the hands of another statement."""
         if not self.workers[worker].registered:
@@ -299,7 +301,7 @@ class World:
             "records": {key: (r.state, r.seq, r.attempts) for key, r in execution.records.items()},
         }
 
-    def tick(self, worker: str, limit: int, suspect: bool, watched: Collection[str]) -> dict[str, Any]:  # noqa: FBT001
+    def tick(self, worker: str, limit: int, suspect: bool, watched: Collection[str]) -> dict[str, Any]:
         """All that a claimer does in one go: it claims, asks its inbox, applies wake-ups, promotes sleepers."""
         watched = [id for id in watched if id in self.workers[worker].holds]
         claims = self.claim(worker, limit, suspect)
@@ -308,7 +310,9 @@ class World:
         wakes = [
             execution.task.wake_at
             for execution in self.executions.values()
-            if execution.task is not None and execution.task.state == "waiting" and execution.task.wake_at is not None
+            if execution.task is not None
+            and execution.task.state == "waiting"
+            and execution.task.wake_at is not None
         ]
         due = min(wakes, default=None)
         self.apply()
@@ -363,9 +367,10 @@ class World:
         """Sleepers that are due become ready."""
         for id, execution in self.executions.items():
             task = execution.task
-            if task is not None and task.state == "waiting" and task.wake_at is not None:
-                if task.wake_at <= self.now and id not in locked:
-                    task.state = "ready"
+            if task is None or task.wake_at is None or id in locked:
+                continue
+            if task.state == "waiting" and task.wake_at <= self.now:
+                task.state = "ready"
 
     def leave(self, worker: str) -> None:
         self.workers[worker].registered = False

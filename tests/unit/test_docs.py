@@ -11,7 +11,7 @@ import pytest
 from tests.support.documents import DOCUMENTS, ROOT, blocks, module_of, name, run
 from zart.config import WorkerConfig
 from zart.durations import format_duration
-from zart.state import FINAL_STATUSES, TRANSITIONS, ExecutionStatus
+from zart.state import FINAL_STATUSES, TASK_TRANSITIONS, TRANSITIONS, ExecutionStatus
 from zart_cli.main import cli
 
 every_document = pytest.mark.parametrize("document", DOCUMENTS, ids=name)
@@ -49,11 +49,30 @@ def test_nobody_is_told_to_install_the_other_project(document: Path) -> None:
     assert not re.search(r"pip install ['\"]?zart(?!-durable)", document.read_text())
 
 
+def drawn_transitions(number: int) -> set[tuple[str, str]]:
+    """The arrows of one of the charts of the state machine."""
+    document = ROOT / "docs/explanation/state-machine.md"
+    charts = [block.code for block in blocks(document) if block.mark == "mermaid"]
+    return set(re.findall(r"^ *(\S+) --> (\S+)$", charts[number], re.MULTILINE))
+
+
+def test_the_chart_of_live_work_is_its_table() -> None:
+    """The second picture shows the transitions of the row behind an execution; so does the table below it."""
+    allowed = {(start, end) for start, ends in TASK_TRANSITIONS.items() for end in ends}
+    assert drawn_transitions(1) == allowed
+    text = (ROOT / "docs/explanation/state-machine.md").read_text().partition("What moves it on:")[2]
+    rows = re.findall(r"^\| (`[^|]+) \| (`[^|]+) \|", text, re.MULTILINE)
+    told = {(start, end) for starts, ends in rows for start in words(starts) for end in words(ends)}
+    assert {(start, end) for start, end in told if start in TASK_TRANSITIONS} == allowed
+
+
+def words(cell: str) -> list[str]:
+    return re.findall(r"`(\w+)`", cell)
+
+
 def test_the_chart_is_the_table_of_transitions() -> None:
     """The state machine's picture shows exactly the transitions that the code allows."""
-    document = ROOT / "docs/explanation/state-machine.md"
-    (chart,) = [block.code for block in blocks(document) if block.mark == "mermaid"]
-    drawn = set(re.findall(r"^ *(\S+) --> (\S+)$", chart, re.MULTILINE))
+    drawn = drawn_transitions(0)
     allowed = {(start.value, end.value) for start, ends in TRANSITIONS.items() for end in ends}
     allowed |= {("[*]", ExecutionStatus.SCHEDULED.value)}
     allowed |= {(end.value, "[*]") for end in FINAL_STATUSES}

@@ -1,0 +1,288 @@
+"""Every state with everything that can be done to it: what is in the table happens, all else leaves the rows alone."""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from tests.model.comparison import Comparison
+from tests.model.stage import Activity, Stage, shown
+from tests.model.world import Hold
+from zart.state import TASK_TRANSITIONS, TRANSITIONS, ExecutionStatus
+
+E = "e"
+KEY = ("one", 1, "step")
+
+MOVES: dict[tuple[str, str], str] = {
+    ("nothing", "start"): "scheduled",
+    ("nothing", "start from SQL"): "scheduled",
+    # Work is taken, and what is due becomes work.
+    ("scheduled", "claim"): "running",
+    ("ready", "claim"): "running",
+    ("delayed", "time"): "scheduled",
+    ("waiting", "time"): "running",
+    ("retrying", "time"): "running",
+    # News wakes what waits for news; a delay and the pause before a retry go by the clock.
+    ("waiting", "offer"): "running",
+    ("waiting", "offer from SQL"): "running",
+    # A cancel ends what has nothing to unwind, and wakes what has.
+    **{
+        (state, how): "cancelled"
+        for state in ("scheduled", "delayed", "blocked")
+        for how in ("cancel", "cancel from SQL")
+    },
+    **{(state, how): "running" for state in ("waiting", "retrying") for how in ("cancel", "cancel from SQL")},
+    **{
+        (state, "cancel by force"): "cancelled"
+        for state in (
+            *("scheduled", "delayed", "ready", "running", "taken over", "went elsewhere", "claimed again"),
+            *("waiting", "retrying", "blocked", "cancelling"),
+        )
+    },
+    ("blocked", "resume"): "running",
+    # Only its holder ends an execution or parks it.
+    ("running", "suspend"): "waiting",
+    ("running", "retry"): "waiting",
+    ("running", "block"): "blocked",
+    ("running", "complete"): "completed",
+    ("running", "fail"): "failed",
+    ("running", "end as cancelled"): "cancelled",
+    # Once it is to be cancelled it ends as cancelled, however its body ends.
+    ("cancelling", "block"): "cancelled",
+    ("cancelling", "complete"): "cancelled",
+    ("cancelling", "fail"): "cancelled",
+    ("cancelling", "end as cancelled"): "cancelled",
+}
+"""The status after it, as a reader sees it, by the state before."""
+
+LIVE = ("ready", "running", "taken over", "went elsewhere", "claimed again", "cancelling")
+HAPPENS = {
+    # Allowed, and the status stays as it is.
+    *(
+        (state, how)
+        for state in (*LIVE, "scheduled", "delayed", "retrying", "blocked")
+        for how in ("offer", "offer from SQL")
+    ),
+    *((state, how) for state in LIVE if state != "cancelling" for how in ("cancel", "cancel from SQL")),
+    ("running", "release"),
+    ("cancelling", "release"),
+    ("cancelling", "retry"),
+    ("cancelling", "suspend"),
+    # The holder's lease has run out: another may take it.
+    ("running", "reap"),
+    ("cancelling", "reap"),
+    ("claimed again", "reap"),
+    # A record is fenced by its worker's row alone; nobody reads the journal of an execution that has ended.
+    *(
+        (state, "record")
+        for state in (
+            *LIVE,
+            "scheduled",
+            "delayed",
+            "waiting",
+            "retrying",
+            "blocked",
+            "completed",
+            "failed",
+            "cancelled",
+        )
+        if state != "taken over"
+    ),
+}
+REFUSED = (None, "lost", False, "unknown", "finished", "conflict", "existing", [], ["lost"])
+"""The clear words for what has not happened. None: nothing was there to be done."""
+
+
+class Pair(Comparison):
+    """One execution, and two workers of which the first one has, had, or never had it."""
+
+    # ------------------------------------------------------------ the states
+
+    def bring(self, state: str) -> None:
+        self.compares = False
+        self.reach(state)
+        self.compares = True
+        self.compare()
+
+    def reach(self, state: str) -> None:
+        self.do("register", "w1")
+        self.do("register", "w2")
+        if state == "nothing":
+            return
+        self.do("start", E, 1, 60 if state == "delayed" else 0)
+        self.compare()
+        if state in ("scheduled", "delayed"):
+            self.forge()
+            return
+        self.claim("w1")
+        hold = self.remember()
+        match state:
+            case "ready":
+                self.end("release")
+            case "taken over":
+                self.expire()
+                self.do("reap")
+                self.claim("w2")
+            case "went elsewhere":
+                self.end("suspend", -1)
+                self.claim("w2")
+            case "claimed again":
+                self.end("suspend", -1)
+                self.claim("w1")
+            case "waiting":
+                self.end("suspend", 30)
+            case "retrying":
+                self.end("retry", 30, [])
+            case "blocked":
+                self.end("block")
+            case "cancelling":
+                self.do("cancel", E, "enough", False)
+            case "completed" | "failed" | "cancelled":
+                self.end("end", state)
+            case _:
+                assert state == "running"
+        self.recall(*hold)
+
+    def claim(self, worker: str) -> None:
+        assert E in self.do("tick", worker, 1, True, [])["claims"]
+
+    def remember(self) -> tuple[Hold, Activity]:
+        hold = self.world.workers["w1"].holds[E]
+        return dataclasses.replace(hold, known=list(hold.known)), self.stage.hands["w1"].holds[E]
+
+    def recall(self, hold: Hold, activity: Activity) -> None:
+        """The first worker believes what it believed when it had claimed it."""
+        self.world.workers["w1"].holds[E] = hold
+        self.stage.hands["w1"].holds[E] = activity
+
+    def forge(self) -> None:
+        """The first worker believes to hold what it never claimed."""
+        self.stage.forge("w1", E)
+        self.world.workers["w1"].holds[E] = Hold(epoch=0, signal=0, seq=0, known=[], clears=False)
+
+    def expire(self) -> None:
+        self.stage.run(self.stage.expire("w1"))
+        self.world.workers["w1"].expired = True
+
+    # ------------------------------------------------------------ the operations
+
+    def again(self) -> Any:
+        return self.do("start", E, 2, 0) if E in self.world.executions else None
+
+    def taken(self) -> Any:
+        return list(self.do("tick", "w2", 1, False, [])["claims"])
+
+    def reaped(self) -> Any:
+        self.expire()
+        return self.do("reap")
+
+    def applied(self, name: str, *arguments: Any) -> Any:
+        told = self.do(name, E, *arguments)
+        self.do("tick", "w2", 0, False, [])
+        return told
+
+    def time(self) -> Any:
+        """A minute and a half go by, and sleepers that are due are woken."""
+        before = self.stage.look()
+        self.world.now += 90
+        self.stage.run(self.stage.move(self.world.now))
+        self.do("tick", "w2", 0, False, [])
+        return None if self.stage.look() == before else "woken"
+
+    def journal(self, name: str, *arguments: Any) -> Any:
+        if E not in self.world.workers["w1"].holds:
+            return None
+        (told,) = self.end(name, *arguments)
+        return told
+
+    def end(self, name: str, *arguments: Any) -> Any:
+        return self.do("together", "w1", [(name, (E, *arguments))])
+
+    # ------------------------------------------------------------ looking
+
+    def status(self) -> str:
+        execution = self.world.executions.get(E)
+        return shown(execution)[0] if execution is not None else "nothing"
+
+    def task(self) -> str:
+        task = self.world.task(E)
+        return task.state if task is not None else "none"
+
+
+OPERATIONS: dict[str, Callable[[Pair], Any]] = {
+    "start": lambda pair: pair.do("start", E, 1, 0),
+    "start from SQL": lambda pair: pair.do("sql_start", E, 1, 0),
+    "start with another input": Pair.again,
+    "offer": lambda pair: pair.do("offer", E, "go", None),
+    "offer from SQL": lambda pair: pair.applied("sql_offer", "go", None),
+    "cancel": lambda pair: pair.do("cancel", E, "why not", False),
+    "cancel from SQL": lambda pair: pair.applied("sql_cancel", "why not"),
+    "cancel by force": lambda pair: pair.do("cancel", E, "now", True),
+    "resume": lambda pair: pair.do("resume", E, False),
+    "claim": Pair.taken,
+    "time": Pair.time,
+    "reap": Pair.reaped,
+    "record": lambda pair: pair.journal("record", KEY, "completed"),
+    "suspend": lambda pair: pair.journal("suspend", pair.world.now + 30),
+    "retry": lambda pair: pair.journal("retry", 30, []),
+    "block": lambda pair: pair.journal("block"),
+    "release": lambda pair: pair.journal("release"),
+    "complete": lambda pair: pair.journal("end", "completed"),
+    "fail": lambda pair: pair.journal("end", "failed"),
+    "end as cancelled": lambda pair: pair.journal("end", "cancelled"),
+}
+STATES = (
+    *("nothing", "scheduled", "delayed", *LIVE, "waiting", "retrying", "blocked"),
+    *("completed", "failed", "cancelled"),
+)
+
+
+@pytest.fixture(scope="module")
+def stage(databases: Any, template: str) -> Iterator[Stage]:
+    """One for all pairs: each begins with empty tables."""
+    with databases.database(template) as name, contextlib.closing(Stage(databases.address(name))) as made:
+        yield made
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_what_is_in_the_table_happens_and_nothing_else(stage: Stage, state: str) -> None:
+    """Through the real statements and functions. What is refused says so in clear words and changes no row."""
+    for operation, act in OPERATIONS.items():
+        pair = Pair(stage)
+        pair.bring(state)
+        rows, status, task = stage.look(), pair.status(), pair.task()
+        told = act(pair)
+        what = f"{operation!r} in state {state!r} answered {told!r}"
+        assert pair.status() == MOVES.get((state, operation), status), what
+        if (state, operation) in MOVES or (state, operation) in HAPPENS:
+            assert told not in REFUSED, what
+        else:
+            assert told in REFUSED, what
+            found = stage.look()
+            if operation == "reap":  # the first worker has gone, and the execution was not its own
+                found["workers"]["w1"] = rows["workers"].get("w1", 3)
+                rows["workers"]["w1"] = found["workers"]["w1"]
+            assert found == rows, what
+        check_tables(status, pair.status(), task, pair.task(), what)
+
+
+def check_tables(status: str, status_after: str, task: str, task_after: str, what: str) -> None:
+    """Both changes are in the tables that the documents show."""
+    if status not in (status_after, "nothing"):
+        assert ExecutionStatus(status_after) in TRANSITIONS[ExecutionStatus(status)], what
+    if task != task_after:
+        assert task_after in TASK_TRANSITIONS[task], what
+
+
+def test_each_transition_of_a_task_was_seen() -> None:
+    """The table allows nothing that no pair above has done."""
+    done = {
+        *(("none", state) for state in ("ready", "waiting")),
+        *(("ready", state) for state in ("running", "none")),
+        *(("running", state) for state in ("ready", "waiting", "blocked", "none")),
+        *(("waiting", state) for state in ("ready", "none")),
+        *(("blocked", state) for state in ("ready", "none")),
+    }
+    assert {(before, after) for before, afters in TASK_TRANSITIONS.items() for after in afters} == done
