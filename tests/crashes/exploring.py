@@ -75,8 +75,10 @@ class Exploration:
     # ------------------------------------------------------------ what to run
 
     async def begin(self, workflows: Sequence[Workflow]) -> None:
-        """Each once without faults."""
+        """Each once without faults. Raises RuntimeError when one of them does not even end well so."""
         await self._each([lambda explorer, w=w: self._baseline(explorer, w) for w in workflows])
+        if self.failures:
+            raise RuntimeError("\n".join(f"{command(run)}\n{run.problems}" for run in self.failures))
 
     def singles(self, workflow: Workflow, kind: str, *, own: bool = False, once: bool = False) -> list[Plan]:
         """One fault of this kind, wherever the workflow leads.

@@ -14,6 +14,7 @@ import pytest
 from tests.crashes.corpus import WORKFLOWS
 from tests.crashes.explorer import Run, plan
 from tests.crashes.exploring import Exploration, command, exploration
+from tests.crashes.faults import parse, told
 from tests.crashes.workflow import Ended
 from tests.support.databases import Databases
 
@@ -66,6 +67,15 @@ async def test_what_only_a_first_fault_leads_to(found: Exploration) -> None:
     assert not found.failures, _told(found.failures)
     reached = {point for point, kind in found.reached if kind == "kill"}
     assert {"takeover.begin", "takeover.committed", "reaping.committed", "release.begin"} <= reached
+
+
+def test_a_fault_is_written_as_it_is_read() -> None:
+    """What a failure prints can be given back."""
+    text = "stop@journal.record.sent#2+kill@shutdown.begin#1"
+    assert told(parse(text)) == text
+    for wrong in ("kill", "kill@nowhere#1", "burn@claim.read#1", "kill@claim.read#x"):
+        with pytest.raises(ValueError, match="KIND@POINT#NUMBER"):
+            parse(wrong)
 
 
 async def test_the_judge_sees_other_records(found: Exploration) -> None:
