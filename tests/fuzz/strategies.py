@@ -126,7 +126,10 @@ _leaves = st.one_of(
     st.none(),
     st.booleans(),
     st.integers(),
-    st.sampled_from([2**63, -(2**63) - 1, 2**64, 10**400, 10**4299, 10**5000, -(10**5000)]),
+    st.sampled_from([2**63, -(2**63) - 1, 2**64]),
+    st.sampled_from([400, 4299, 5000]).map(
+        lambda digits: 10**digits
+    ),  # the longest have no text of their own
     st.floats(),
     st.sampled_from([-0.0, 5e-324, 1e308, math.nan, math.inf]),
     texts,
