@@ -13,7 +13,7 @@ MODES := suspending twice unprepared pgbouncer
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint type ci build migrate bench-quick test-pg15 explore test-versions test-modes $(MODES:%=test-%) mutations chaos chaos-short model clean
+.PHONY: help demo test lint type ci build migrate bench-quick test-pg15 explore test-versions test-modes $(MODES:%=test-%) mutations chaos chaos-short model fuzz clean
 
 help: ## Show what can be made
 	@grep -hE '^[a-z][a-z0-9%-]*:.*## ' $(MAKEFILE_LIST) | sed -e 's/^example-%/example-NAME/' \
@@ -92,6 +92,14 @@ chaos: $(VENV)/installed-dev ## Try to break it for twenty minutes: real process
 
 chaos-short: $(VENV)/installed-dev ## The same for three minutes
 	$(BIN)/python -m tests.chaos --minutes 3 $(CHAOS_ARGS)
+
+# Twelve times the examples of the suite, new ones each time; FUZZ_SEED repeats those of an earlier run.
+FUZZ_FACTOR ?= 12
+FUZZ_SEED ?= $(shell date +%s)
+
+fuzz: $(VENV)/installed-dev ## Give bad input in bulk, new each time, for about five minutes; FUZZ_SEED=N repeats a run
+	@echo "FUZZ_SEED=$(FUZZ_SEED)"
+	ZART_FUZZ=$(FUZZ_FACTOR) $(BIN)/pytest tests/fuzz -p no:xdist --timeout=600 --hypothesis-seed=$(FUZZ_SEED) $(PYTEST_ARGS)
 
 clean: ## Remove what was built or cached; the virtual environments and .zart/ stay
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
