@@ -115,17 +115,17 @@ async def workers_and_durable(
             environments=[*(shift.environment for shift in shifts), {}],
         )
         jumps = 0
-        async with trial.loaded(seconds):
+        async with trial.loaded():
             await _start_sleepers(trial)
             until = time.monotonic() + seconds
             woken = None
-            while time.monotonic() < until:
+            while time.monotonic() < until or woken is None:
                 for shift in shifts:
                     if chance.random() < 0.5:
                         shift.set(chance.randrange(-40 * HOUR, 40 * HOUR))
                         jumps += 1
                 await asyncio.sleep(chance.uniform(0.2, 1.0))
-                if woken is None and time.monotonic() > until - seconds / 2:
+                if woken is None and await _all_sleep(server):
                     _check_sleepers(trial, asleep=True)
                     woken = await _sleep_for_a_year(trial, server)
         _check_sleepers(trial, asleep=False)
@@ -168,6 +168,11 @@ def _check_sleepers(trial: Trial, *, asleep: bool) -> None:
         )
 
 
+async def _all_sleep(server: Server) -> bool:
+    statement = "SELECT count(*) FROM zart_tasks WHERE execution_id LIKE 'sleeper-%' AND state = 'waiting'"
+    return await server.ask(statement) == [(SLEEPERS,)]
+
+
 async def _sleep_for_a_year(trial: Trial, server: Server) -> float:
     """Until the last of the sleepers has ended, in seconds of ours."""
     began = time.monotonic()
@@ -187,7 +192,7 @@ async def the_databases(directory: Path, wrong: Path, *, seconds: float, seed: i
     jumps: list[str] = []
     async with _shifted_server(directory, shift) as server:
         trial = Trial(directory, server, [server.dsn] * 3, seed=seed)
-        async with trial.loaded(seconds):
+        async with trial.loaded():
             until = time.monotonic() + seconds
             await trial.until_more(30)
             at = 0

@@ -5,9 +5,9 @@ replicated synchronously: what it has acknowledged is on the standby's disk. So 
 the promotion of the standby nothing that anybody was told of may be missing, and nothing may be recorded twice. Then a
 new standby is made of the survivor in the other's place, and the same happens the other way round.
 
-With an asynchronous standby that is behind, what was acknowledged in the last moments is gone: `lose_the_last_moments`
-shows what that means. A start that a client was told of does not exist any more; a step that was recorded runs again;
-what has ended stays right. A worker that the promoted server has never heard of can write nothing there.
+With an asynchronous standby that is behind, what was acknowledged in the last moments is gone; a test of its own shows
+what that means (`test_what_an_asynchronous_fail_over_loses`). A start that a client was told of does not exist any
+more; a step that was recorded runs again; what came before stays.
 """
 
 import asyncio
@@ -49,6 +49,7 @@ class Pair:
         self._directory = directory
         self._servers: dict[str, embedded.EmbeddedServer] = {}
         self._dead: list[embedded.EmbeddedServer] = []
+        self._deaf = 0
         self.primary = "a"
         self._sockets = {name: str((directory / name / "data").resolve()) for name in ("a", "b")}
         self._servers["a"] = embedded.start(directory / "a", settings=SETTINGS)
@@ -126,6 +127,21 @@ class Pair:
             self.primary, "SELECT count(*) > 0 FROM pg_stat_replication WHERE sync_state = 'sync'"
         )
 
+    async def until_caught_up(self) -> None:
+        """Until the standby has all that the primary has."""
+        await self._until(
+            self.primary,
+            "SELECT bool_and(replay_lsn >= pg_current_wal_insert_lsn()) FROM pg_stat_replication",
+        )
+
+    def fall_behind(self) -> None:
+        """From now on the standby hears nothing."""
+        postmaster = int(read_pid_file(Path(self._sockets[self.standby]))[0])
+        for process in _children(postmaster):
+            if b"walreceiver" in Path(f"/proc/{process}/cmdline").read_bytes():
+                os.kill(process, signal.SIGSTOP)
+                self._deaf = process
+
     def kill_primary(self) -> None:
         """As if its machine had lost its power: every process at once."""
         place = Path(self._sockets[self.primary])
@@ -140,7 +156,12 @@ class Pair:
         self._dead.append(self._servers.pop(self.primary))
 
     async def promote(self) -> None:
-        """The standby becomes the primary."""
+        """The standby becomes the primary. One that has fallen behind hears nothing of the primary's last words."""
+        if self._deaf:
+            os.kill(self._deaf, signal.SIGKILL)
+            self._deaf = 0
+            # Its server throws everybody out and starts anew: it cannot know what that process has left.
+            await self._until_it_answers(self.standby)
         async with await self.connect(self.standby) as connection:
             await connection.execute("SELECT pg_promote()")
         self.primary = self.standby
@@ -159,6 +180,14 @@ class Pair:
             server.stop()
         for server in self._dead:
             server.release()
+
+    async def _until_it_answers(self, name: str) -> None:
+        async with asyncio.timeout(_STREAMS_WITHIN):
+            while True:
+                with suppress(psycopg.OperationalError):
+                    await self._until(name, "SELECT true")
+                    return
+                await asyncio.sleep(0.05)
 
     async def _until(self, name: str, condition: str) -> None:
         async with asyncio.timeout(_STREAMS_WITHIN), await self.connect(name) as connection:
@@ -196,7 +225,7 @@ async def run(directory: Path, *, seconds: float = 60, seed: int = 0) -> dict[st
     async with pair(directory) as servers:
         await servers.be_synchronous()
         trial = Trial(directory, servers, [servers.dsn] * 3, seed=seed)
-        async with trial.loaded(seconds):
+        async with trial.loaded():
             until = time.monotonic() + seconds
             await trial.until_more(30)
             while True:

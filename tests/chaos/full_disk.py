@@ -203,7 +203,7 @@ async def run(directory: Path, *, seconds: float = 60, seed: int = 0) -> dict[st
     try:
         async with small_server(directory) as server:
             trial = Trial(directory, server, [server.dsn] * 2, seed=seed)
-            async with trial.loaded(seconds):
+            async with trial.loaded():
                 until = time.monotonic() + seconds
                 while time.monotonic() < until - 15 or not held:
                     await trial.until_more(40)

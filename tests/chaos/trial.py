@@ -35,6 +35,7 @@ from zart import Client
 Scenario = Callable[..., Awaitable[dict[str, Any]]]
 _DRAINS_WITHIN = 120.0
 _SETTLES_WITHIN = 30.0
+_FOR_EVER = 1e9
 
 
 class Asked(Protocol):
@@ -86,8 +87,8 @@ class Trial:
         self._environments = environments
 
     @contextlib.asynccontextmanager
-    async def loaded(self, seconds: float) -> AsyncGenerator[None]:
-        """Workers and clients at work, from here on for so long; leaves when everything has ended."""
+    async def loaded(self) -> AsyncGenerator[None]:
+        """Workers and clients at work, from here to the end; leaves when all that was started has ended."""
         os.environ[PLACE_VARIABLE] = str(self._directory)
         await zart.migrate(self._addresses[0])
         async with contextlib.AsyncExitStack() as stack:
@@ -103,13 +104,15 @@ class Trial:
             self.client = clients[0]
             self.driver = Driver(clients, self.violations, self._seed, in_flight=self._in_flight)
             stack.push_async_callback(self.driver.stop)
-            driving = asyncio.create_task(self.driver.run(seconds))
+            driving = asyncio.create_task(self.driver.run(_FOR_EVER))
             stack.callback(driving.cancel)
             yield
             over = time.monotonic()
-            done, _ = await asyncio.wait([driving], timeout=seconds + _DRAINS_WITHIN)
-            if done:
-                driving.result()
+            driving.cancel()
+            await asyncio.wait([driving])
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_DRAINS_WITHIN):
+                    await self.driver.ended()
             for plan in list(self.driver.live.values())[:20]:
                 self.violations.add("it has not ended long after the last fault", plan.id)
             self.drained_after = time.monotonic() - over
