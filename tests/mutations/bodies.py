@@ -232,7 +232,7 @@ BODIES = (
                 new="WHERE v.execution_id = held.execution",
             ),
         ),
-        tests=(f"{_WAITING}test_events_over_takeovers_are_consumed_once",),
+        tests=(f"{_WAITING}test_an_event_offered_twice",),
     ),
     Mutation(
         name="cancelled-waits-keep-their-event",
