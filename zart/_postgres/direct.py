@@ -22,6 +22,7 @@ from psycopg.adapt import Transformer
 
 from zart._postgres.arrays import Array, bools, byteas, int4s, int8s, texts, times, uuids
 from zart._postgres.queries import load
+from zart._postgres.readiness import has_more
 
 Parameters = Mapping[str, Any]
 """By name: text, numbers, times, UUIDs, bytes, and lists of these where the statement says `%(name)s::type[]`."""
@@ -221,24 +222,30 @@ class Direct:
             self._loop.remove_writer(self._socket)
 
     def _readable(self) -> None:
-        libpq = self._libpq
         try:
-            libpq.consume_input()
-            while not libpq.is_busy():
-                result = libpq.get_result()
-                if result is None:
-                    if self._in_pipeline:
-                        continue  # after each statement's result
-                    self._settle(None)
-                    return
-                if result.status == pq.ExecStatus.PIPELINE_SYNC:
-                    libpq.exit_pipeline_mode()
-                    self._in_pipeline = False
-                    self._settle(None)
-                    return
-                self._results.append(result)
+            self._libpq.consume_input()
+            self._take_results()
+            while has_more(self._socket):
+                self._libpq.consume_input()
+                self._take_results()
         except psycopg.Error as error:
             self._let_go(error)
+
+    def _take_results(self) -> None:
+        libpq = self._libpq
+        while not libpq.is_busy():
+            result = libpq.get_result()
+            if result is None:
+                if self._in_pipeline:
+                    continue  # after each statement's result
+                self._settle(None)
+                return
+            if result.status == pq.ExecStatus.PIPELINE_SYNC:
+                libpq.exit_pipeline_mode()
+                self._in_pipeline = False
+                self._settle(None)
+                return
+            self._results.append(result)
 
     def _let_go(self, error: Exception) -> None:
         if self._reading:

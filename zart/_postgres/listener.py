@@ -16,6 +16,7 @@ import psycopg
 from psycopg import AsyncConnection, sql
 
 from zart._postgres.pooler import through_pooler
+from zart._postgres.readiness import has_more
 
 _log = logging.getLogger("zart.listener")
 
@@ -103,9 +104,12 @@ class Listener:
 
         def readable() -> None:
             try:
-                libpq.consume_input()
-                while (notification := libpq.notifies()) is not None:
-                    self._heard(notification.relname.decode(), notification.extra.decode())
+                while True:
+                    libpq.consume_input()
+                    while (notification := libpq.notifies()) is not None:
+                        self._heard(notification.relname.decode(), notification.extra.decode())
+                    if not has_more(socket):
+                        return
             except psycopg.Error as error:
                 loop.remove_reader(socket)
                 if not lost.done():
