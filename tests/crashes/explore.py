@@ -81,17 +81,19 @@ async def main(options: argparse.Namespace) -> int:
                 async with exploration(
                     databases, template, directory, seed=seed, slots=options.slots
                 ) as found:
-                    await found.begin(chosen)
-                    if options.fault:
-                        plan = tuple(parse(worker) for worker in options.fault)
-                        await repeat(found, chosen[0], plan, options.times)
-                    else:
-                        kinds = options.kinds.split(",")
-                        await explore_all(found, chosen, kinds, most=options.most, budget=options.budget)
+                    try:
+                        await found.begin(chosen)
+                        if options.fault:
+                            plan = tuple(parse(worker) for worker in options.fault)
+                            await repeat(found, chosen[0], plan, options.times)
+                        else:
+                            kinds = options.kinds.split(",")
+                            await explore_all(found, chosen, kinds, most=options.most, budget=options.budget)
+                    finally:  # also when it is broken off
+                        print(found.table())
+                        print(f"seed {seed}, {len(found.failures)} failures", flush=True)
         finally:
             databases.close()
-    print(found.table())
-    print(f"seed {seed}, {len(found.failures)} failures")
     return 1 if found.failures else 0
 
 
