@@ -74,8 +74,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int)
     parser.add_argument("--only", default="", help=f"faults, divided by commas: {', '.join(FAULTS)}")
     parser.add_argument("--json", help="write the figures to this file")
-    parser.add_argument("--in-flight", type=int, default=150, help="executions that live at a time")
-    parser.add_argument("--pause", type=float, default=2.0, help="seconds between two faults, on average")
+    parser.add_argument("--in-flight", type=int, default=200, help="executions that live at a time")
+    parser.add_argument("--pause", type=float, default=3.0, help="seconds between two faults, on average")
     parser.add_argument("--workers", type=int, default=4, help="processes; every other one behind the proxy")
     parser.add_argument(
         "--scenarios", action="store_true", help=f"then play {', '.join(SCENARIOS)}, a minute and more each"
