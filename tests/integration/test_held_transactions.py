@@ -5,7 +5,7 @@ import asyncio
 import psycopg
 
 import zart
-from tests.support.running import query, until, working
+from tests.support.running import query, until, until_record, working
 from zart import durable, step
 
 HELD = 30
@@ -77,6 +77,7 @@ async def test_event_keys_that_are_held_take_no_connections_from_others(dsn: str
             async with asyncio.timeout(8):
                 assert await (await client.start(doubled, number, id=f"own-{number}")).result() == 2 * number
         assert await client.offer_event("one", "number", 1, dedup="first")
+        await until_record(client, "one", "double", "completed")  # the events of the transaction are older
         assert not any(offer.done() for offer in held)
         await mine.commit()
         async with asyncio.timeout(8):
