@@ -1,12 +1,13 @@
 """What a body gets does not depend on what plain code does between its calls, nor on which run it is."""
 
 import asyncio
+import datetime as dt
 from collections import defaultdict
 
 import pytest
 
 import zart
-from tests.support.running import query, until, until_status, working
+from tests.support.running import query, shift_clock, until, until_status, working
 from zart import durable, step
 
 
@@ -60,3 +61,51 @@ async def test_a_result_is_decoded_the_first_time_too(dsn: str, always_suspend: 
 
     async with working(dsn, halves, always_suspend=always_suspend) as client:
         assert await client.start_and_wait(halves, timeout="10s") == "2.0"
+
+
+async def test_a_plain_request_beside_a_long_sleep_is_not_cut(dsn: str) -> None:
+    """One branch waits for an answer, another sleeps for an hour: the body stays until it has the answer."""
+    asked: list[str] = []
+    answer = asyncio.Event()
+
+    async def respond(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append((await reader.readline()).decode())
+        await answer.wait()
+        writer.write(b"pong\n")
+        writer.close()
+
+    server = await asyncio.start_server(respond, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+
+    @step("keep")
+    async def keep(text: str) -> str:
+        return text
+
+    @durable("asks")
+    async def asks() -> list[str]:
+        async def ask() -> str:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"ping\n")
+            got = (await reader.readline()).decode().strip()
+            writer.close()
+            return await keep(got)
+
+        async def sleeps() -> str:
+            await zart.sleep("1h")
+            return await keep("slept")
+
+        return list(await asyncio.gather(ask(), sleeps()))
+
+    async with server, working(dsn, asks) as client:
+        handle = await client.start(asks)
+        await until(lambda: asked)
+        await until(lambda: query(dsn, "SELECT 1 FROM zart_steps WHERE name = 'sleep'"))
+        answer.set()
+        await until(
+            lambda: query(dsn, "SELECT 1 FROM zart_steps WHERE name = 'keep' AND state = 'completed'")
+        )
+        assert asked == ["ping\n"]
+        await shift_clock(
+            dsn, dt.timedelta(hours=1)
+        )  # suspended by now: its replay asks again, as plain code does
+        assert await handle.result(timeout="10s") == ["pong", "slept"]

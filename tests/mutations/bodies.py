@@ -299,7 +299,7 @@ BODIES = (
                 new="        return self._all_blocked()",
             ),
         ),
-        tests=(f"{_WAITING}test_a_plain_await_beside_a_sleep",),
+        tests=(f"{_SAME}test_a_plain_request_beside_a_long_sleep_is_not_cut",),
     ),
     Mutation(
         name="waiting-takes-a-slot",
