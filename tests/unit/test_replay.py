@@ -477,3 +477,29 @@ async def test_a_body_that_waits_for_its_lease_is_unwound_at_any_moment(asked: i
         result = await replayed(body, host=GivenBack(cut=lambda _commit: False, suspend=True))
     assert (result.result, result.activations) == ("A", 2)
     assert effects == ["a"]
+
+
+async def test_a_record_that_is_committed_when_its_call_is_cancelled() -> None:
+    """A commit arrives in the very moment in which the call that waits for it was cancelled: the record stays unused,
+    and nothing goes wrong."""
+
+    @durable("cut")
+    async def body() -> str:
+        try:
+            await work("a")
+        except asyncio.CancelledError:
+            return "cut"
+        return "not cut"
+
+    class Cancelling(CuttingHost):
+        def holds_back(self, activation: Any, /) -> bool:
+            activation.root.cancel()
+            return False
+
+    wrong: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: wrong.append(context))
+    result = await replayed(body, host=Cancelling(cut=lambda _commit: False, suspend=False))
+    asyncio.get_running_loop().set_exception_handler(None)
+    assert result.result == "cut"
+    assert effects == ["a"]
+    assert wrong == []

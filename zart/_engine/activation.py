@@ -471,8 +471,13 @@ class Activation:
         self.stir()
 
     def _only_waits_for(self, future: DurableFuture) -> bool:
-        """Whether the body is one task, and waits for just this: then it is at rest."""
-        return len(self.tasks) == 1 and parking.waits_for(next(iter(self.tasks))) is future
+        """Whether the body is one task, and waits for just this: then it is at rest.
+
+        It does not when it was cancelled a moment ago, although its future is still the same.
+        """
+        if future.done() or len(self.tasks) != 1:
+            return False
+        return parking.waits_for(next(iter(self.tasks))) is future
 
     # ------------------------------------------------------------ time
 
