@@ -49,7 +49,7 @@ def _told(runs: list[Run]) -> str:
 
 
 async def test_any_worker_may_die_anywhere(found: Exploration) -> None:
-    """A kill at every point that the corpus leads to, in every workflow; the other faults; pairs while there is time."""
+    """A kill at every point that the corpus leads to, in every workflow; other faults; pairs while there is time."""
     begun = time.monotonic()
     await found.begin(QUICK)
     await found.run_all(found.spread(QUICK, "kill", 1), what="singles")
