@@ -75,6 +75,17 @@ async def test_a_claim_brings_all_that_a_replay_needs(dsn):
         assert (second.epoch, second.signal, second.started_at) == (2, 1, first.started_at)
 
 
+async def test_a_claim_outlives_a_crash_of_the_server(dsn):
+    """It is on disk before the worker hears of it: otherwise two living workers could hold one execution."""
+    async with Floor(dsn) as floor:
+        hand = await floor.hand()
+        for number in range(10):
+            await floor.start(f"e-{number}")
+            before = await floor.value("SELECT pg_current_wal_insert_lsn()::text")
+            assert len((await hand.tick(1)).claims) == 1
+            assert await floor.value(f"SELECT pg_current_wal_flush_lsn() > '{before}'")
+
+
 async def test_a_first_claim_has_its_input_and_hears_of_early_events(dsn):
     """Short and long inputs are the same to it; an event that was offered before is news, or comes with the claim."""
     async with Floor(dsn) as floor:

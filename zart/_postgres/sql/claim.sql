@@ -14,8 +14,8 @@
 -- read by later statements.
 -- Parameters stand in subqueries, where the planner does not look at their values: a plan for these values alone would
 -- seem cheaper than the general one, and the statement be planned anew each time, which takes longer than to run it.
--- The commit does not wait for the disk: a claim that a crash of the server undoes has recorded nothing, since the first
--- record's commit waits for all that was written before it.
+-- The commit waits for the disk: a claim that a crash of the server undid would leave two living workers, each of which
+-- holds the execution, and of which either could write the next record.
 -- Counters wrap instead of overflowing: a number that somebody has written into one row must not stop the rest.
 -- name: claim
 WITH fence AS MATERIALIZED (
@@ -68,7 +68,7 @@ SELECT EXISTS (SELECT FROM fence) AS fenced, (SELECT count(*) FROM candidate) AS
     c.id, c.execution_id, c.run_id, c.lane, c.epoch, c.signal, c.attempt, c.floor, c.recoveries,
     {time:c.due_at}, {time:c.started_at}, {time:c.not_before}, c.cancel_at IS NOT NULL, c.cancel_reason, c.cancel_author,
     c.accept_arguments, {interval:c.time_limit}, c.input, c.steps, coalesce(c.payload, 0) + coalesce(c.results, 0)
-FROM (SELECT set_config('synchronous_commit', 'off', true)) AS always LEFT JOIN claimed c ON true
+FROM (SELECT) AS always LEFT JOIN claimed c ON true
 ORDER BY c.priority, c.id;
 
 -- The input of executions that this worker holds; one that it has lost in the meantime is missing. Here and below,
