@@ -114,7 +114,9 @@ async def test_a_suspension_sent_once_more_brings_nothing_back(dsn: str) -> None
         assert await bench.end(held, Suspended(seen=0, wake_at=None, waiting_for=None)) is None
         (part,) = sent
         await bench.database.execute("DELETE FROM zart_steps")
-        await bench.database.execute("UPDATE zart_tasks SET state = 'ready', attempt = 2, floor = 1, token = NULL")
+        await bench.database.execute(
+            "UPDATE zart_tasks SET state = 'ready', attempt = 2, floor = 1, token = NULL"
+        )
         reply = await write(await sender._open(), part)
         assert reply.lost == {record.token for record in part.records()}
         assert await bench.value("SELECT count(*) FROM zart_steps") == 0

@@ -101,7 +101,7 @@ async def test_many_wait_at_once(client: Client, dsn: str) -> None:
     handles = await client.start_many(ship, {f"n-{number}": Order(number) for number in range(300)})
     waiting = [asyncio.create_task(handle.result(timeout=50)) for handle in handles for _ in range(2)]
     await until(lambda: rows(dsn, "SELECT count(*) FROM zart_executions WHERE awaited") == [(300,)])
-    rows(dsn, "UPDATE zart_executions SET status = 'completed', result = to_json(id)")
+    rows(dsn, "UPDATE zart_executions SET status = 'completed', result = to_json(id), finished_at = now()")
     assert await asyncio.gather(*waiting) == [handle.id for handle in handles for _ in range(2)]
 
 
@@ -228,7 +228,7 @@ async def test_many_results_at_once(client: Client, dsn: str, monkeypatch: pytes
         rows,
         dsn,
         "WITH gone AS (DELETE FROM zart_tasks RETURNING execution_id) "
-        "UPDATE zart_executions e SET status = 'completed', result = to_json(e.id) FROM gone "
+        "UPDATE zart_executions e SET status = 'completed', result = to_json(e.id), finished_at = now() FROM gone "
         "WHERE gone.execution_id = e.id RETURNING e.id",
     )
     assert await results == [str(number) for number in range(2000)]

@@ -229,6 +229,12 @@ async def test_stats(client: Client, dsn: str) -> None:
 # ---------------------------------------------------------------- cancel
 
 
+def put(dsn: str, state: str) -> None:
+    """The only task, in this state; who runs it has an owner."""
+    owner = 1 if state == "running" else None
+    rows(dsn, "UPDATE zart_tasks SET state = %s, owner = %s", (state, owner))
+
+
 @pytest.mark.parametrize("delay", [None, "1h"])
 async def test_cancel_while_queued(client: Client, dsn: str, delay: str | None) -> None:
     """An execution that never ran is cancelled at once; twice is harmless."""
@@ -250,7 +256,7 @@ async def test_cancel_of_live_work_is_a_request(client: Client, dsn: str, state:
     """
     await client.start(ship, Order(1), id="a")
     park(dsn, "a")
-    rows(dsn, "UPDATE zart_tasks SET state = %s", (state,))
+    put(dsn, state)
     assert await client.cancel("a", reason="enough")
     assert not await client.cancel("a", reason="again")
     status = await client.status("a")
@@ -268,7 +274,7 @@ async def test_cancel_by_force(client: Client, dsn: str, state: str) -> None:
     """A cancel by force ends any execution here and now."""
     await client.start(ship, Order(1), id="a")
     park(dsn, "a")
-    rows(dsn, "UPDATE zart_tasks SET state = %s", (state,))
+    put(dsn, state)
     await client.cancel("a")
     assert await client.cancel("a", force=True) or state == "blocked"
     assert (await client.status("a")).status == "cancelled"

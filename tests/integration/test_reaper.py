@@ -148,7 +148,7 @@ async def test_what_is_blocked_stays_blocked(dsn):
         await floor.start("a")
         hand = await floor.hand()
         await hand.tick(1)
-        await floor.database.execute("UPDATE zart_tasks SET state = 'blocked'")
+        await floor.database.execute("UPDATE zart_tasks SET state = 'blocked', owner = NULL")
         await expire(floor, hand)
         await reap(floor.database, "public")
         assert await floor.rows("SELECT state, owner FROM zart_tasks") == [("blocked", None)]

@@ -274,7 +274,7 @@ def test_view_columns(sql: psycopg.Connection[Any]) -> None:
     [
         ("", "scheduled"),
         ("state = 'waiting', wake_at = now()", "scheduled"),
-        ("state = 'running', started_at = now()", "running"),
+        ("state = 'running', owner = 1, started_at = now()", "running"),
         ("state = 'ready', started_at = now()", "running"),
         ("state = 'waiting', started_at = now(), waiting_for = 'event x'", "waiting"),
         ("state = 'blocked', started_at = now()", "blocked"),
