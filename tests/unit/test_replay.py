@@ -411,7 +411,7 @@ async def test_a_body_that_leaves_branches_behind_ends_them_first() -> None:
     async def body() -> str:
         async def forever() -> None:
             try:
-                await zart.sleep("1y")
+                await zart.sleep("365d")
             finally:
                 await work("undo")
 
