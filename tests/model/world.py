@@ -261,7 +261,7 @@ class World:
             for number, id in ready
             if id not in fit
         )
-        chosen = [id for _, _, id in suspicious[: int(suspects)]]
+        chosen = [id for _, _, id in suspicious[: min(int(suspects), limit)]]
         chosen += fit[: limit - len(chosen)]
         for id in chosen:
             self._take(worker, id)
