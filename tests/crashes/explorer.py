@@ -136,6 +136,8 @@ class _Course:
         self._id = id
         self._lives: list[Life] = []
         self._frozen: list[Life] = []
+        self._frozen_at: dict[int, int] = {}
+        """How many effects there were when a process was stopped."""
         self._buried: list[int] = []
         self._news = asyncio.Event()
         self._news_done = asyncio.Event()
@@ -199,6 +201,7 @@ class _Course:
                 kind = [kinds[line] for line in _lines(self.trace_files[-1]) if line in kinds][-1]
                 if kind == "freeze":
                     self._frozen.append(life)
+                    self._frozen_at[life.pid] = len(self._effects())
                     return
                 self._news.set()
                 await self._news_done.wait()
@@ -323,7 +326,7 @@ class _Course:
         """What is wrong."""
         await self._reap()
         ended = await self._workflow.end(self._client, self._id)
-        done = self._lasting_effects()
+        done = [effect.what for effect in self._lasting_effects()]
         problems = list(
             self._workflow.problems(ended, done, faultless=not self._run.plan, any_time=self._has_news)
         )
@@ -348,24 +351,22 @@ class _Course:
     def _effects(self) -> list[Effect]:
         return [effect for effect in effects(self._run.directory) if effect.execution == self._id]
 
-    def _lasting_effects(self) -> list[str]:
+    def _lasting_effects(self) -> list[Effect]:
         """Without what a worker did that was taken for dead: that may overlap with what the next one does."""
-        frozen = {life.pid for life in self._frozen}
-        seen: list[str] = []
-        later = False
-        for effect in self._effects():
-            later = later or (bool(frozen) and effect.pid not in frozen)
-            if not (later and effect.pid in frozen):
-                seen.append(effect.what)
-        return seen
+        return [
+            effect
+            for number, effect in enumerate(self._effects())
+            if number < self._frozen_at.get(effect.pid, number + 1)
+        ]
 
     def _repeated(self) -> Iterator[str]:
         """Effects of calls whose record was committed when a worker ended."""
-        done = self._effects()
-        for count, committed in self._committed:
-            for effect in done[count:]:
-                if effect.call in committed and effect.pid not in {life.pid for life in self._frozen}:
-                    yield f"effect {effect.what!r} happened again, although its record was committed"
+        for number, effect in enumerate(self._effects()):
+            zombie = number >= self._frozen_at.get(effect.pid, number + 1)
+            if not zombie and any(
+                number >= count and effect.call in committed for count, committed in self._committed
+            ):
+                yield f"effect {effect.what!r} happened again, although its record was committed"
 
     async def _wrong_records(self, baseline: Run | None) -> Any:
         rows = await self._query(
