@@ -39,6 +39,19 @@ async def test_start_whose_answer_was_lost(proxy: Proxy, dsn: str) -> None:
     assert rows(dsn, "SELECT count(*) FROM zart_tasks") == [(5,)]
 
 
+@pytest.mark.parametrize("after", range(4))
+async def test_start_whose_answer_was_lost_wherever(proxy: Proxy, dsn: str, after: int) -> None:
+    """Whichever answer is lost, to the statement's preparation or to the start itself, it is known as one's own."""
+    async with Client(proxy.dsn) as client:
+        for number in range(3):
+            assert (await client.start(ship, Order(number), id=f"before-{number}")).created
+        proxy.lose_answers(1, after=after)
+        for number in range(5):
+            assert (await client.start(ship, Order(number), id=f"after-{number}")).created
+    assert proxy.lost == 1
+    assert rows(dsn, "SELECT count(*) FROM zart_tasks") == [(8,)]
+
+
 async def test_event_whose_answer_was_lost(proxy: Proxy, dsn: str) -> None:
     """An event that was committed while its answer was lost is sent again, and is there once."""
     async with Client(proxy.dsn) as client:

@@ -53,7 +53,7 @@ CLIENTS = (
                 new="        if False:\n            return True",
             ),
         ),
-        tests=("tests/integration/test_client_faults.py::test_start_whose_answer_was_lost",),
+        tests=("tests/integration/test_client_faults.py::test_start_whose_answer_was_lost_wherever",),
     ),
     Mutation(
         name="dedup-ignored",
