@@ -31,7 +31,6 @@ PIECE = (
     "tests/integration/test_waiting.py::test_a_buffered_event_wins_over_a_due_timeout",
     "tests/integration/test_journal.py::test_one_poison_record_among_five_hundred_fails_alone",
     "tests/integration/test_claims.py::test_a_worker_claims_only_what_it_has_registered",
-    "tests/acceptance/test_crashes.py::test_killed_between_the_effect_and_its_record",
 )
 """What every run of the suite runs in each mode: about seven seconds."""
 
