@@ -25,6 +25,7 @@ from zart._postgres.trouble import Trouble, breaks_off, classify, keeps_connecti
         ("58030", Trouble.LOST),
         ("XX000", Trouble.LOST),
         ("26000", Trouble.LOST),
+        ("42P05", Trouble.LOST),
         ("21000", Trouble.DATA),
         ("22P02", Trouble.DATA),
         ("22P05", Trouble.DATA),

@@ -13,6 +13,8 @@ import psycopg
 
 _DATA = frozenset(("21", "22", "23", "54"))
 _SCHEMA = frozenset(("42",))
+_NAME_TAKEN = "42P05"
+"""A prepared statement of somebody else, on a pooler's connection: says nothing about the tables."""
 _CONNECTION_STAYS = ("40", "55P03", "57014")
 
 
@@ -36,7 +38,7 @@ def classify(error: BaseException) -> Trouble:
             return Trouble.DATA if isinstance(error, psycopg.DataError) else Trouble.LOST
         if state[:2] in _DATA:
             return Trouble.DATA
-        return Trouble.SCHEMA if state[:2] in _SCHEMA else Trouble.LOST
+        return Trouble.SCHEMA if state[:2] in _SCHEMA and state != _NAME_TAKEN else Trouble.LOST
     if isinstance(error, (TypeError, ValueError, OverflowError, struct.error)):
         return Trouble.DATA  # a value that has no form on the wire: a lone surrogate, a number out of range
     return Trouble.LOST
