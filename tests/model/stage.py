@@ -15,6 +15,7 @@ import psycopg
 from psycopg import AsyncConnection, errors
 
 from tests.model.world import FINAL, Execution, Key, World
+from tests.support import modes
 from zart import Client, durable
 from zart._engine.claimer import Claimer
 from zart._engine.entries import (
@@ -194,7 +195,9 @@ class Stage:
         self.lanes = list(await resolve_lanes(self.eyes, "public", [("default", "f", None)]))
 
     async def _dial(self) -> AsyncConnection[Any]:
-        return await AsyncConnection.connect(self.dsn, autocommit=True, prepare_threshold=2)
+        return await AsyncConnection.connect(
+            self.dsn, autocommit=True, prepare_threshold=modes.prepare_after()
+        )
 
     def reset(self, world: World) -> None:
         self.examples += 1
