@@ -336,15 +336,18 @@ class _Course:
         return problems
 
     async def _reap(self) -> None:
-        pids = [life.pid for life in self._lives if life.exit_code != 0]
-        await self._query(
-            "UPDATE zart_workers SET expires_at = clock_timestamp() - interval '1s' WHERE pid = ANY (%s)",
-            pids,
-        )
+        # One whose connections broke may have been unable to sign off: its rows stay until its lease ends.
+        cut = [any(fault.kind == "cut" for fault in faults) for faults in (*self._run.plan, ())]
+        self._buried = [
+            life.pid
+            for life, was_cut in zip(self._lives, cut, strict=False)
+            if life.exit_code != 0 or was_cut
+        ]
         # A session of a process that was killed may hold its row for a moment longer.
-        for _ in range(200):
+        for _ in range(500):
+            await self._expire()
             await reap(self._database, "public")
-            if not await self._query("SELECT 1 FROM zart_workers WHERE pid = ANY (%s)", pids):
+            if not await self._query("SELECT 1 FROM zart_workers WHERE pid = ANY (%s)", self._buried):
                 break
             await asyncio.sleep(0.01)
 
