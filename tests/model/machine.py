@@ -87,7 +87,9 @@ class Machine(Comparison, RuleBasedStateMachine):
         self.tick(0, 1, suspect=False, watch=False)
 
     @rule(
-        what=st.sampled_from(("start", "start", "start many", "offer", "offer", "offer", "cancel", "resume")),
+        what=st.sampled_from(
+            ("start", "start", "start many", "offer", "offer", "offer", "cancel", "resume", "time", "time")
+        ),
         place=places, payload=payloads, delay=delays, name=names, dedup=dedups, flag=flags,
     )  # fmt: skip
     def client(
@@ -103,6 +105,9 @@ class Machine(Comparison, RuleBasedStateMachine):
     ) -> None:
         """What programs and people do, each in a transaction that ends with the statement."""
         world = self.world
+        if what == "time":
+            self.time_goes_on((1, 31, 100)[place % 3])
+            return
         if what.startswith("start"):
             id = self.id_to_start(place)
             if id in world.open_ids or id == "nobody":
@@ -125,7 +130,6 @@ class Machine(Comparison, RuleBasedStateMachine):
             blocked = [id for id in world.executions if (task := world.task(id)) and task.state == "blocked"]
             self.do("resume", blocked[0] if blocked else id, flag)
 
-    @rule(by=st.sampled_from((1, 31, 100)))
     def time_goes_on(self, by: int) -> None:
         self.world.now += by
         self.stage.run(self.stage.move(self.world.now))
@@ -273,6 +277,15 @@ class Machine(Comparison, RuleBasedStateMachine):
     @rule(place=places, limit=st.sampled_from((3, 2, 1, 0)), suspect=flags, watch=flags)
     def tick(self, place: int, limit: int, suspect: bool, watch: bool) -> None:
         worker = self.worker(place)
+        if not self.holds() and not any(map(self.is_ready, self.world.executions)):
+            self.do("start_many", {self.new_id(), self.new_id()}, 1)
+        self.look(worker, limit, suspect=suspect, watch=watch)
+
+    def is_ready(self, id: str) -> bool:
+        task = self.world.task(id)
+        return task is not None and task.state == "ready"
+
+    def look(self, worker: str, limit: int, *, suspect: bool, watch: bool) -> None:
         watched = list(self.world.workers[worker].holds) if watch else []
         told = self.do("tick", worker, limit, suspect, watched)
         if told["fenced"]:
@@ -295,6 +308,7 @@ class Machine(Comparison, RuleBasedStateMachine):
             self.expire(worker)
             if flag:
                 self.do("reap")
+                self.write(place, [("record", (STEPS[place % 4], "completed"))])  # too late
         elif what == "beat":
             worker = self.worker(place)
             assert self.stage.beat(worker) == self.world.workers[worker].registered
@@ -325,16 +339,23 @@ class Machine(Comparison, RuleBasedStateMachine):
         self.write(place, [("record", (key, state))])
 
     @precondition(lambda self: self.holds())
-    @rule(place=places, again=st.sampled_from((False, False, True)))
-    def consume(self, place: int, again: bool) -> None:
-        """The next event that it knows; or one that was consumed before, which must be refused."""
+    @rule(place=places, twice=st.sampled_from((False, False, True)))
+    def consume(self, place: int, twice: bool) -> None:
+        """The next event that it knows, or hears of now; a second time must be refused."""
         worker, id = self.hold(place)
-        known = self.world.workers[worker].holds[id].known
-        taken = [event.number for event in self.world.executions[id].events if event.consumed]
-        numbers = [number for number in known if (number in taken) == again]
-        if numbers:
-            self.made += 1
-            self.write(place, [("consume", (numbers[0], self.made))])
+        if not self.unused(worker, id):
+            self.do("offer", id, "go", None)
+            self.look(worker, 0, suspect=False, watch=True)
+        for number in self.unused(worker, id)[:1] * (1 + twice):
+            if id in self.world.workers[worker].holds:
+                self.made += 1
+                self.do("together", worker, [("consume", (id, number, self.made))])
+
+    def unused(self, worker: str, id: str) -> list[int]:
+        """The events that a hold knows of and that no wait has consumed."""
+        hold = self.world.workers[worker].holds.get(id)
+        buffered = self.world.executions[id].buffered()
+        return [number for number in hold.known if number in buffered] if hold is not None else []
 
     @precondition(lambda self: self.holds())
     @rule(
@@ -346,6 +367,8 @@ class Machine(Comparison, RuleBasedStateMachine):
         _, id = self.hold(place)
         before = [("record", (key, "waiting" if what == "suspend" else "running"))] if key is not None else []
         if what == "suspend":
+            if flag:  # news that it has not heard of
+                self.do("offer", id, "stop", None)
             self.write(place, [*before, ("suspend", (None if pause is None else self.world.now + pause,))])
         elif what == "end":
             self.write(place, [*before, ("end", (status,))])
