@@ -165,7 +165,7 @@ WORKFLOWS = (
     ),
     Workflow(
         durable=cancelled_branches,
-        happens=(Cancel(),),
+        happens=(Cancel(by_sql=True),),
         expect=cancelled(),
         chains=(("x", "undo-x"), ("y", "undo-y")),
     ),

@@ -161,7 +161,7 @@ WORKFLOWS = (
     ),
     Workflow(
         durable=awaited_event,
-        happens=(_YES, Offer("shipped", "today", once="between")),
+        happens=(_YES, Offer("shipped", "today", once="between", by_sql=True)),
         expect=returns(["yes", "between", "today"]),
         chains=(("between", "sum-up"),),
     ),
@@ -203,9 +203,9 @@ WORKFLOWS = (
     Workflow(
         durable=event_loop,
         happens=(
-            Offer("message", "1"),
+            Offer("message", "1", by_sql=True),
             Offer("message", "2", once="handle-1"),
-            Offer("message", "end", once="waiting"),
+            Offer("message", "end", once="waiting", by_sql=True),
         ),
         expect=returns(["handle-1", "handle-2"]),
         chains=(("handle-1", "handle-2", "sum-up"),),

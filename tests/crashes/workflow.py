@@ -20,6 +20,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psycopg
+from psycopg.types.json import Jsonb
+
 import zart
 from tests.crashes.effects import effects
 from zart.durable import Durable
@@ -40,6 +43,8 @@ class Offer:
     event: str
     payload: Any = None
     once: Once = "started"
+    by_sql: bool = False
+    """With the SQL function, which only leaves a wake-up for workers to apply."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,7 @@ class Cancel:
 
     reason: str = "not needed any more"
     once: Once = "waiting"
+    by_sql: bool = False
 
 
 @dataclass(frozen=True)
@@ -155,6 +161,9 @@ class Workflow:
     async def happen(self, client: zart.Client, id: str, number: int) -> None:
         """Let one of `happens` happen now; harmless when it is repeated, or comes after the end."""
         happening = self.happens[number]
+        if happening.by_sql:
+            await self._happen_by_sql(client, id, happening, f"{number}")
+            return
         if isinstance(happening, Cancel):
             await client.cancel(id, reason=happening.reason)
             return
@@ -163,6 +172,22 @@ class Workflow:
         except ExecutionFinished:
             if not self.is_cancelled:
                 raise
+
+    async def _happen_by_sql(
+        self, client: zart.Client, id: str, happening: "Offer | Cancel", dedup: str
+    ) -> None:
+        async with await psycopg.AsyncConnection.connect(client.address, autocommit=True) as connection:
+            if isinstance(happening, Cancel):
+                await connection.execute("SELECT zart_cancel(%s, %s)", (id, happening.reason))
+                return
+            try:
+                await connection.execute(
+                    "SELECT zart_offer_event(%s, %s, %s, %s)",
+                    (id, happening.event, Jsonb(happening.payload), dedup),
+                )
+            except psycopg.errors.ObjectNotInPrerequisiteState:  # it has ended
+                if not self.is_cancelled:
+                    raise
 
     async def _is_time(self, client: zart.Client, id: str, once: Once, directory: Path) -> bool:
         if once == "started":
