@@ -133,6 +133,18 @@ class Exploration:
                 break
         return chosen
 
+    def missed(self, kind: str) -> list[tuple[Workflow, Plan]]:
+        """One plan for each point that the workflows lead to and no fault of this kind has happened at."""
+        leading: dict[str, list[Workflow]] = defaultdict(list)
+        for baseline in self.baselines.values():
+            for point in {_split(line)[0] for line in baseline.traces[0]}:
+                if not self.reached[point, kind]:
+                    leading[point].append(baseline.workflow)
+        return [
+            (self._random.choice(workflows), ((Fault(kind, point, 1),),))
+            for point, workflows in sorted(leading.items(), key=lambda item: item[0])
+        ]
+
     def first_faults(self, workflow: Workflow) -> list[Plan]:
         """Faults in the middle of the workflow, each of which leads to points that are not reached without it."""
         trace = self.baselines[workflow.name].traces[0]

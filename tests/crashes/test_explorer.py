@@ -53,6 +53,8 @@ async def test_any_worker_may_die_anywhere(found: Exploration) -> None:
     begun = time.monotonic()
     await found.begin(QUICK)
     await found.run_all(found.spread(QUICK, "kill", 1), what="singles")
+    for _ in range(4):  # what is reached depends a little on time
+        await found.run_all(found.missed("kill"), what="singles")
     kinds = itertools.cycle(("stop", "freeze", "cut", "news"))
     others = [
         (workflow, found.some(found.singles(workflow, kind), 1))
@@ -61,9 +63,8 @@ async def test_any_worker_may_die_anywhere(found: Exploration) -> None:
     await found.run_all([(workflow, plan) for workflow, plans in others for plan in plans], what="singles")
     await found.run_pairs(QUICK, max(PAIRS_FOR, WITHIN - (time.monotonic() - begun)))
     assert not found.failures, _told(found.failures)
-    killed = {point for (point, kind), _times in found.reached.items() if kind == "kill"}
-    led_to = {line.partition("#")[0] for run in found.baselines.values() for line in run.traces[0]}
-    assert len(led_to - killed) <= 3, f"no worker died at {led_to - killed}"
+    never = [plan[0][0].point for _, plan in found.missed("kill")]
+    assert len(never) <= 3, f"no worker died at {never}"
 
 
 async def test_what_only_a_first_fault_leads_to(found: Exploration) -> None:

@@ -23,7 +23,7 @@ def _named() -> Counter[str]:
                 continue
             if node.func.id == "reach":
                 names[last.value] += 1
-            elif node.func.id == "_Statement":
+            elif node.func.id == "_Send":
                 names.update(f"{last.value}.{moment}" for moment in ("begin", "sent", "answered"))
     return names
 
