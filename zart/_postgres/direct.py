@@ -64,7 +64,7 @@ class Statement:
             self._packers[name] = _PACKERS.get(found[2].decode(), _text)
             return number + b"::" + found[2] + b"[]"
 
-        self.text = _PLACEHOLDER.sub(numbered, statement)
+        self.text: bytes = _PLACEHOLDER.sub(numbered, statement)
         self._texts = {0: self.text}
 
     def planned(self, plan: int) -> bytes:

@@ -46,7 +46,7 @@ class Line:
             await self.close()  # its answer is still to come, perhaps after a long time
             raise
         finally:
-            self.busy = False
+            self.busy: bool = False
 
     async def close(self) -> None:
         direct, self._direct = self._direct, None
