@@ -203,6 +203,8 @@ class Machine(Comparison, RuleBasedStateMachine):
             world.open.append(effect)
 
         self.in_transaction("sql_offer", (id, name, dedup), keep, told=True)
+        if self.pending is None and (id, dedup) in world.open_keys:
+            self.wait_for_key(id, name, dedup)
 
     def sql_cancel(self, id: str) -> None:
         world = self.world
@@ -266,6 +268,10 @@ class Machine(Comparison, RuleBasedStateMachine):
 
         self.pending = task, meant
         self.compare()
+        for worker, held in self.holds():
+            if held == id:  # its worker must not have to wait as well
+                self.do("together", worker, [("suspend", (id, world.now + 30))])
+                return
 
     # ------------------------------------------------------------ workers
 
@@ -393,6 +399,22 @@ class Machine(Comparison, RuleBasedStateMachine):
             elif turn % 3 == 1:
                 batch.append(("end", (id, "completed")))
         self.do("together", worker, batch)
+
+    @precondition(lambda self: self.holds() and len(self.working()) > 1)
+    @rule(place=places)
+    def gone_on(self, place: int) -> None:
+        """The answer to a suspension is lost, and when it is sent again the body is in its next attempt elsewhere."""
+        worker, id = self.hold(place)
+        other = next(name for name in self.working() if name != worker)
+        nap = ("nap", 1, "timer")
+        self.do("together", worker, [("record", (id, nap, "waiting")), ("suspend", (id, self.world.now - 5))])
+        self.look(other, 10, suspect=True, watch=True)
+        if id in self.world.workers[other].holds and self.world.workers[worker].registered:
+            self.do("together", other, [("record", (id, nap, "failed"))])
+            failed = self.world.executions[id].records[nap].state == "failed"
+            self.do("together", other, [("retry", (id, 30, [nap] if failed else []))])
+            self.stage.run(self.stage.again(worker))
+            self.compare()
 
     def write(self, place: int, operations: list[tuple[str, tuple[Any, ...]]]) -> None:
         worker, id = self.hold(place)

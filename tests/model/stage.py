@@ -186,8 +186,8 @@ class Stage:
         return self.runner.run(bounded())
 
     async def _open(self) -> None:
-        self.connections = [await self._dial() for _ in range(4)]
-        self.eyes, self.user, first, second = self.connections
+        self.connections = [await self._dial() for _ in range(5)]
+        self.eyes, self.watcher, self.user, first, second = self.connections
         self.desks = [Desk(self.dsn, first), Desk(self.dsn, second)]
         self.desk = self.desks[0]
         await self.eyes.execute(_CLOCK)

@@ -301,10 +301,12 @@ class World:
             "records": {key: (r.state, r.seq, r.attempts) for key, r in execution.records.items()},
         }
 
-    def tick(self, worker: str, limit: int, suspect: bool, watched: Collection[str]) -> dict[str, Any]:
+    def tick(
+        self, worker: str, limit: int, suspect: bool, watched: Collection[str], locked: Collection[str] = ()
+    ) -> dict[str, Any]:
         """All that a claimer does in one go: it claims, asks its inbox, applies wake-ups, promotes sleepers."""
         watched = [id for id in watched if id in self.workers[worker].holds]
-        claims = self.claim(worker, limit, suspect)
+        claims = self.claim(worker, limit, suspect, locked)
         told = {id: self.claimed(worker, id) for id in claims} if claims != "fenced" else {}
         news = self.news(worker, watched)
         wakes = [
@@ -315,9 +317,9 @@ class World:
             and execution.task.wake_at is not None
         ]
         due = min(wakes, default=None)
-        self.apply()
+        self.apply(locked)
         if due is not None and due <= self.now:
-            self.promote()
+            self.promote(locked)
         later = due if due is not None and due > self.now else None
         return {"fenced": claims == "fenced", "claims": told, "news": news, "due": later}
 

@@ -1,0 +1,110 @@
+"""Two things at the same moment: one of them is in a transaction that stays open until the other has passed or waits.
+
+Whatever the locks make of it, the answers and the tables must be those of one after the other, in one order or the
+other; or of the second alone when the first is rolled back. A worker's look for work waits for nobody: it may also pass
+over what is locked.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.model.stage import Stage, expected
+from tests.model.test_transitions import Pair
+from tests.model.world import World
+
+E = "e"
+FIRST: tuple[tuple[str, tuple[Any, ...]], ...] = (
+    ("offer", (E, "go", None)),
+    ("cancel", (E, "first", False)),
+    ("cancel", (E, "first", True)),
+    ("resume", (E, False)),
+)
+SECOND: tuple[tuple[str, tuple[Any, ...]], ...] = (
+    ("offer", (E, "go", None)),
+    ("cancel", (E, "second", False)),
+    ("cancel", (E, "second", True)),
+    ("resume", (E, True)),
+    ("tick", ("w2", 1, True, [])),
+    ("reap", ()),
+    ("together", ("w1", [("suspend", (E, None))])),
+    ("together", ("w1", [("record", (E, ("one", 1, "step"), "completed"))])),
+    ("together", ("w1", [("record", (E, ("nap", 1, "timer"), "waiting")), ("suspend", (E, 30))])),
+    ("together", ("w1", [("retry", (E, 30, []))])),
+    ("together", ("w1", [("block", (E,))])),
+    ("together", ("w1", [("release", (E,))])),
+    ("together", ("w1", [("end", (E, "completed"))])),
+)
+
+
+@pytest.fixture(scope="module")
+def stage(databases: Any, template: str) -> Iterator[Stage]:
+    with databases.database(template) as name, contextlib.closing(Stage(databases.address(name))) as made:
+        yield made
+
+
+@pytest.mark.parametrize("state", ["scheduled", "ready", "running", "waiting", "blocked"])
+def test_two_things_at_once_are_one_after_the_other(stage: Stage, state: str) -> None:
+    """Starts, events, cancels and resumes that are not committed so far, beside claims, takeovers and all that a
+    worker writes."""
+    for first in FIRST:
+        for second in SECOND:
+            for committed in (True, False) if first in FIRST[:2] else (True,):
+                if second[0] == "together" and state != "running":
+                    continue  # only its holder writes; what others try is refused in any order
+                pair = Pair(stage)
+                pair.bring(state)
+                if second[0] == "reap":
+                    pair.expire()
+                overlap(pair, first, second, committed=committed)
+
+
+def overlap(pair: Pair, first: Any, second: Any, *, committed: bool) -> None:
+    stage, world = pair.stage, pair.world
+    told = stage.run(both(stage, first, second, committed=committed))
+    found = stage.look()
+    orders = list(possible(world, first, second, committed=committed))
+    what = f"{first} and {second}, {'committed' if committed else 'rolled back'}: {told}, {found}"
+    assert any((told, found) == order for order in orders), f"{what}; it should be one of {orders}"
+
+
+async def both(stage: Stage, first: Any, second: Any, *, committed: bool) -> tuple[Any, Any]:
+    """The first one's transaction ends when the second one has ended or waits for it."""
+    held = stage.desks[0].connection
+    stage.desk = stage.desks[0]
+    await held.execute("BEGIN")
+    answer = await getattr(stage, first[0])(*first[1])
+    stage.desk = stage.desks[1]
+    other = asyncio.ensure_future(getattr(stage, second[0])(*second[1]))
+    query = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    while not other.done():
+        await asyncio.sleep(0)
+        if (await (await stage.watcher.execute(query)).fetchone()) != (0,):
+            break
+    await held.execute("COMMIT" if committed else "ROLLBACK")
+    stage.desk = stage.desks[0]
+    return answer if committed else None, await other
+
+
+def possible(world: World, first: Any, second: Any, *, committed: bool) -> Iterator[tuple[Any, Any]]:
+    """Answers and tables, by the order of things."""
+
+    def play(*sequence: tuple[str, Any], **passed_over: Any) -> tuple[dict[str, Any], Any]:
+        seen = world.copy()
+        answers = {}
+        for who, (name, arguments) in sequence:
+            more = passed_over if name == "tick" else {}
+            answers[who] = getattr(seen, name)(*arguments, **more)
+        return answers, expected(seen)
+
+    for locked in ((), (E,)):
+        if committed:
+            for sequence in ([("a", first), ("b", second)], [("b", second), ("a", first)]):
+                answers, rows = play(*sequence, locked=locked)
+                yield (answers["a"], answers["b"]), rows
+        else:
+            answers, rows = play(("b", second), locked=locked)
+            yield (None, answers["b"]), rows
