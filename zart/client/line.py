@@ -21,7 +21,7 @@ class Line:
         self._connect = connect
         self._connection: Connection | None = None
         self._direct: Direct | None = None
-        self.busy = False
+        self.busy: bool = False
         """Somebody's statement is on its way: this takes no other."""
 
     def adopt(self, connection: Connection) -> None:
@@ -46,7 +46,7 @@ class Line:
             await self.close()  # its answer is still to come, perhaps after a long time
             raise
         finally:
-            self.busy: bool = False
+            self.busy = False
 
     async def close(self) -> None:
         direct, self._direct = self._direct, None
