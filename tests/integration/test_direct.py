@@ -3,6 +3,7 @@
 import asyncio
 import datetime as dt
 import enum
+import gc
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -108,3 +109,23 @@ async def test_a_lost_connection_is_an_error_for_who_waits_and_for_who_comes(dsn
             with pytest.raises(psycopg.OperationalError):
                 await question
         assert direct.closed
+
+
+async def test_a_connection_lost_while_a_statement_is_being_sent_is_one_error(dsn):
+    """It is raised where the statement was sent, and nothing else is left behind for the loop to complain of."""
+    left_behind = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: left_behind.append(context))
+    async with Proxy(dsn) as proxy, line(proxy.dsn) as direct:
+        proxy.stall()
+        sending = asyncio.create_task(
+            direct.rows(Statement(b"SELECT length(%(value)s::text)"), {"value": "x" * 30_000_000})
+        )
+        while direct._writable is None:  # noqa: ASYNC110 (the driver says nothing)
+            await asyncio.sleep(0)
+        proxy.cut()
+        with pytest.raises(psycopg.OperationalError):
+            await sending
+        del sending
+        gc.collect()
+        await asyncio.sleep(0)
+    assert left_behind == []

@@ -11,6 +11,7 @@ import datetime as dt
 import itertools
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from types import MappingProxyType
 from typing import Any
@@ -191,6 +192,8 @@ class Direct:
                 await self._room()
         except BaseException:
             self.close()  # half a statement was sent
+            if answer.done() and not answer.cancelled():
+                answer.exception()  # nobody waits for it: what was raised here says the same
             raise
         if on_sent is not None:
             on_sent()
@@ -230,6 +233,8 @@ class Direct:
                 self._take_results()
         except psycopg.Error as error:
             self._let_go(error)
+        except OSError as error:  # libpq has found out while sending, and has closed the socket
+            self._let_go(psycopg.OperationalError(f"the connection is lost: {error}"))
 
     def _take_results(self) -> None:
         libpq = self._libpq
@@ -250,8 +255,9 @@ class Direct:
     def _let_go(self, error: Exception) -> None:
         if self._reading:
             self._reading = False
-            self._loop.remove_reader(self._socket)
-            self._loop.remove_writer(self._socket)
+            for remove in (self._loop.remove_reader, self._loop.remove_writer):
+                with suppress(OSError):  # libpq may have closed the socket, when it could not send
+                    remove(self._socket)
             self._go_on()
         self._settle(error)
 
