@@ -36,7 +36,7 @@ class Machine(Comparison, RuleBasedStateMachine):
         RuleBasedStateMachine.__init__(self)
         Comparison.__init__(self, self.stage)
         self.made = 0
-        self.pending: tuple[asyncio.Task[Any], Callable[[bool], Any]] | None = None
+        self.pending: tuple[asyncio.Task[Any], Callable[[bool, Any], Any]] | None = None
 
     # ------------------------------------------------------------ choosing
 
@@ -245,8 +245,10 @@ class Machine(Comparison, RuleBasedStateMachine):
         else:
             self.world.roll_back()
         if self.pending is not None:
-            (task, meant), self.pending = self.pending, None
-            assert self.stage.run(wait(task)) == meant(committed)
+            (task, model), self.pending = self.pending, None
+            answer = self.stage.run(wait(task))
+            meant = model(committed, answer)
+            assert answer == meant, f"the event that waited answered {answer!r}, the model says {meant!r}"
 
     def wait_for_key(self, id: str, name: str, dedup: str | None) -> None:
         """An event of a key that an open transaction may commit waits for it, and nobody else waits for the event."""
@@ -257,12 +259,16 @@ class Machine(Comparison, RuleBasedStateMachine):
         task = stage.runner.get_loop().create_task(stage.offer(id, name, dedup))
         stage.run(stage.until_waiting(stage.desk.connection))
         stage.desk = stage.desks[0]
-        number = world.number()
 
-        def meant(committed: bool) -> bool:
+        def meant(committed: bool, answer: Any) -> bool | str:
+            if answer == "finished" and world.task(id) is None:
+                return "finished"  # it ended meanwhile, and the next try heard of it
             if committed:
                 return False
-            insert_event(world, id, Event(number, name, dedup))
+            # Its place is that of the try which passed: it is sent again and again while it waits.
+            place = stage.run(stage.place_of(id, dedup))
+            around = [0, *(event.number for event in world.executions[id].events), world.number()]
+            insert_event(world, id, Event((around[place] + around[place + 1]) / 2, name, dedup))
             world._wake(id)
             return True
 
@@ -357,7 +363,7 @@ class Machine(Comparison, RuleBasedStateMachine):
                 self.made += 1
                 self.do("together", worker, [("consume", (id, number, self.made))])
 
-    def unused(self, worker: str, id: str) -> list[int]:
+    def unused(self, worker: str, id: str) -> list[float]:
         """The events that a hold knows of and that no wait has consumed."""
         hold = self.world.workers[worker].holds.get(id)
         buffered = self.world.executions[id].buffered()

@@ -120,7 +120,7 @@ class Activity:
         self.signal = claim.signal
         self.seq = max((entry.seq or 0 for entry in claim.entries), default=0)
         self.clears = claim.recoveries > 0
-        self.events: dict[int, StoredEvent] = {}
+        self.events: dict[float, StoredEvent] = {}
         self.attempts = {entry.key: (entry.state, entry.attempts) for entry in claim.entries}
 
     def next_seq(self) -> int:
@@ -365,13 +365,13 @@ class Stage:
         )
         self.hands[worker].holds[id] = Activity(claim)
 
-    def _learn(self, worker: str, id: str, events: list[StoredEvent]) -> list[int]:
+    def _learn(self, worker: str, id: str, events: list[StoredEvent]) -> list[float]:
         numbers = self.event_numbers(id)
         known = {numbers[event.id]: event for event in events}
         self.hands[worker].holds[id].events |= known
         return list(known)
 
-    def event_numbers(self, id: str) -> dict[int, int]:
+    def event_numbers(self, id: str) -> dict[int, float]:
         """From an event's id to its number in the world, where both count up."""
         return self._numbers[id]
 
@@ -467,7 +467,7 @@ class Stage:
         )
         return self._write(worker, entry)
 
-    def _consume(self, worker: str, id: str, number: int, occurrence: int) -> Any:
+    def _consume(self, worker: str, id: str, number: float, occurrence: int) -> Any:
         mine = self.hands[worker].holds[id]
         event = mine.events[number]
         entry = Entry(
@@ -543,6 +543,13 @@ class Stage:
         await hand.write_again(await hand.sender._open(), hand.sent)
 
     # ------------------------------------------------------------ looking
+
+    async def place_of(self, id: str, dedup: str | None) -> int:
+        """How many events of this execution come before the one with this key."""
+        query = """SELECT count(*) FROM zart_events v WHERE v.execution_id = %(id)s AND v.id <
+            (SELECT k.id FROM zart_events k WHERE k.execution_id = %(id)s AND k.dedup = %(dedup)s)"""
+        ((place,),) = await (await self.eyes.execute(query, {"id": id, "dedup": dedup})).fetchall()
+        return int(place)
 
     async def until_waiting(self, connection: AsyncConnection[Any]) -> None:
         """Until the statement on this connection waits for a lock, or has ended."""

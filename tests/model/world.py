@@ -34,7 +34,7 @@ class Task:
     recoveries: int = 0
     accepts: bool = False
     cancel: str | None = None
-    seen: frozenset[int] = frozenset()
+    seen: frozenset[float] = frozenset()
     """The events that the body which is parked knew of."""
 
     @property
@@ -51,7 +51,8 @@ class Record:
 
 @dataclass
 class Event:
-    number: int
+    number: float
+    """Its place among all events; that of one that had to wait lies between two others."""
     name: str
     dedup: str | None
     consumed: bool = False
@@ -70,7 +71,7 @@ class Execution:
     events: list[Event] = field(default_factory=list)
     notes: Counter[str] = field(default_factory=Counter)
 
-    def buffered(self) -> list[int]:
+    def buffered(self) -> list[float]:
         return [event.number for event in self.events if not event.consumed]
 
     def known_key(self, dedup: str | None) -> bool:
@@ -82,7 +83,7 @@ class Hold:
     epoch: int
     signal: int
     seq: int
-    known: list[int]
+    known: list[float]
     """Numbers of the events that it knows, consumed or not."""
     clears: bool
     """Its next record ends the count of recoveries."""
@@ -444,7 +445,7 @@ class World:
             if task is not None and task.owner == worker:
                 task.recoveries = 0
 
-    def consume(self, worker: str, id: str, number: int, occurrence: int) -> str:
+    def consume(self, worker: str, id: str, number: float, occurrence: int) -> str:
         """The record of a wait that takes an event."""
         if self._fenced(worker):
             return "lost"
