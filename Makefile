@@ -76,7 +76,7 @@ test-versions: ## Run the identity tests on every Python of PYTHON_VERSIONS that
 		test -n "$$python" || python=$$(command -v python$$version) || { echo "Python $$version is not here: left out"; continue; }; \
 		test -x .venv-$$version/bin/pytest || { \
 			$$python -m venv .venv-$$version; \
-			.venv-$$version/bin/pip install --quiet -e '.[embedded,fast]' 'pytest>=8.2' 'pytest-timeout>=2.3' 'anyio>=4.12'; }; \
+			.venv-$$version/bin/pip install --quiet -e '.[embedded,fast]' 'pytest>=8.2' 'pytest-timeout>=2.3' 'anyio>=4.12' 'hypothesis>=6.100'; }; \
 		.venv-$$version/bin/python --version; \
 		.venv-$$version/bin/pytest -q tests/unit/test_lineage.py; \
 	done

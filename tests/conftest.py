@@ -10,6 +10,7 @@ from pathlib import Path
 
 import anyio
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.support import modes
 from tests.support.databases import Databases
@@ -17,6 +18,10 @@ from tests.support.pooler import pgbouncer
 from tests.support.server import Server, running_server
 
 MODE = modes.current()
+
+# How fast a machine draws examples says nothing about what is tested.
+settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("suite")
 
 
 def pytest_configure() -> None:
