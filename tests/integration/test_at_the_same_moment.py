@@ -117,7 +117,7 @@ async def test_a_suspension_sent_once_more_brings_nothing_back(dsn: str) -> None
         await bench.database.execute(
             "UPDATE zart_tasks SET state = 'ready', attempt = 2, floor = 1, token = NULL"
         )
-        reply = await write(await sender._open(), part)
+        reply = await write(await sender._line.open(), part)
         assert reply.lost == {record.token for record in part.records()}
         assert await bench.value("SELECT count(*) FROM zart_steps") == 0
 

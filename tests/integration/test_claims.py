@@ -128,7 +128,7 @@ async def test_a_history_is_complete_though_another_worker_parked_in_between(dsn
             late, early = await floor.hand(), await floor.hand()
             holder = await floor.connect()
             watched = await floor.connect()
-            backend = watched.info.backend_pid if naive else (await late.claimer._connected()).backend
+            backend = watched.info.backend_pid if naive else (await late.claimer._line.open()).backend
             async with holder.transaction():
                 await holder.execute("SELECT FROM zart_workers WHERE worker_id = %s FOR UPDATE", (late.id,))
                 if naive:
@@ -267,7 +267,7 @@ async def test_a_load_that_fails_is_gone_on_with(dsn):
         await floor.claimed_before()
         hand = await floor.hand()
         await hand.claimer.peek()
-        backend = (await hand.claimer._connected()).backend
+        backend = (await hand.claimer._line.open()).backend
         holder = await floor.connect()
         async with holder.transaction():
             await holder.execute("LOCK TABLE zart_events")
@@ -287,7 +287,7 @@ async def test_claims_are_not_lost_with_what_a_tick_does_after_them(dsn):
         hand = await floor.hand()
         await hand.claimer.peek()
         await floor.offer("told", "n")
-        backend = (await hand.claimer._connected()).backend
+        backend = (await hand.claimer._line.open()).backend
         holder = await floor.connect()
         async with holder.transaction():
             await holder.execute("LOCK TABLE zart_history")
@@ -311,7 +311,7 @@ async def test_release_gives_back_what_was_not_handed_out(dsn):
         async with holder.transaction():
             await holder.execute("LOCK TABLE zart_events")
             waiting = asyncio.create_task(hand.tick())
-            await floor.until_locked_out((await hand.claimer._connected()).backend)
+            await floor.until_locked_out((await hand.claimer._line.open()).backend)
             waiting.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await waiting
@@ -460,7 +460,7 @@ async def test_nothing_that_a_tick_locks_outlives_its_statement(dsn):
         async with holder.transaction():
             await holder.execute("LOCK TABLE zart_events")
             loading = asyncio.create_task(stopped.tick())
-            await floor.until_locked_out((await stopped.claimer._connected()).backend)
+            await floor.until_locked_out((await stopped.claimer._line.open()).backend)
             async with asyncio.timeout(5):
                 await floor.database.execute("UPDATE zart_tasks SET signal = signal + 1")
                 await floor.database.execute("SELECT FROM zart_workers FOR UPDATE")

@@ -71,7 +71,7 @@ async def test_a_claim_in_flight_while_its_worker_is_reaped_leaves_nothing_behin
         await floor.start("before", "in flight")
         zombie = await floor.hand()
         assert len((await zombie.tick(1)).claims) == 1
-        direct = await zombie.claimer._connected()
+        direct = await zombie.claimer._line.open()
         async with transaction(direct):
             assert await zombie.claimer._claim(direct, 1, suspect=False) == (True, True)
             await expire(
@@ -95,7 +95,7 @@ async def test_a_reaper_of_one_statement_would_leave_them_to_the_dead(dsn):
     async with Floor(dsn) as floor:
         await floor.start("in flight")
         zombie = await floor.hand()
-        direct = await zombie.claimer._connected()
+        direct = await zombie.claimer._line.open()
         naive = await floor.connect()
         async with transaction(direct):
             await zombie.claimer._claim(direct, 1, suspect=False)

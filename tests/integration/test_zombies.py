@@ -115,7 +115,7 @@ async def test_what_another_claimed_a_moment_ago_is_not_claimed(dsn: str) -> Non
         await floor.start("e")
         late, early = await floor.hand(), await floor.hand()
         holder = await floor.connect()
-        backend = (await late.claimer._connected()).backend
+        backend = (await late.claimer._line.open()).backend
         async with holder.transaction():
             await holder.execute("SELECT FROM zart_workers WHERE worker_id = %s FOR UPDATE", (late.id,))
             waiting = asyncio.create_task(late.tick())

@@ -540,7 +540,7 @@ class Stage:
         hand = self.hands[worker]
         assert hand.sent is not None
         await hand.journal.drain()  # it may still announce
-        await hand.write_again(await hand.sender._open(), hand.sent)
+        await hand.write_again(await hand.sender._line.open(), hand.sent)
 
     # ------------------------------------------------------------ looking
 

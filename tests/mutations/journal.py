@@ -190,7 +190,7 @@ JOURNAL_MUTATIONS = (
     Mutation(
         name="waits-for-ever",
         breaks="A connection that does not answer is given up.",
-        edits=(Edit(file=SENDING, old="line.shutdown(socket.SHUT_RDWR)", new="pass"),),
+        edits=(Edit(file=SENDING, old="self._line.hang_up()", new="pass"),),
         tests=(f"{_FAULTS}test_a_connection_without_answers_is_given_up",),
     ),
     Mutation(

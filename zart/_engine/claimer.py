@@ -31,7 +31,7 @@ from psycopg import AsyncConnection
 from zart._engine.entries import CancelRequest, Claim, StoredEvent
 from zart._engine.histories import HISTORY_BYTES, SHORT_INPUT, Histories, Question, by_task
 from zart._engine.points import reach
-from zart._postgres.direct import Direct, Row, statements
+from zart._postgres.direct import Direct, DirectLine, Row, statements
 from zart._postgres.listener import done_channel, work_channel
 from zart.errors import ExecutionCancelled
 from zart.failures import exception_to_json
@@ -116,7 +116,7 @@ class Claimer:
         *,
         history_bytes: int = HISTORY_BYTES,
     ) -> None:
-        self._connect = connect
+        self._line = DirectLine(connect)
         self._worker = worker_id
         self._lanes = list(lanes)
         self._histories = Histories(schema, worker_id, history_bytes)
@@ -125,8 +125,6 @@ class Claimer:
         self._workers = statements("workers", schema)
         self._work_channel = work_channel(schema)
         self._done_channel = done_channel(schema)
-        self._connection: Connection | None = None
-        self._direct: Direct | None = None
         self._tokens = itertools.count(secrets.randbits(62))
         self._doubtful: dict[int, float] = {}
         self._claimed_at = dt.datetime.min.replace(tzinfo=dt.UTC)
@@ -154,7 +152,7 @@ class Claimer:
         With `suspect`, one of them may be an execution that was taken over more than once and has recorded nothing
         since (`recoveries` > 1); a process should hold one of these at a time.
         """
-        direct = await self._connected()
+        direct = await self._line.open()
         if self._doubtful:
             await self._give_back(direct, [], [])
         room = limit - len(self._histories)
@@ -167,7 +165,7 @@ class Claimer:
                 hand_out(claim)
                 early += 1
 
-        questions = list(self._histories.statements())
+        questions = list(self._histories.questions())
         if early and not (look or questions or watching):
             return Tick(
                 fenced=False,
@@ -217,7 +215,7 @@ class Claimer:
 
     async def peek(self, *, suspect: bool = True) -> Peek:
         """Whether a tick would find anything; `suspect` as there."""
-        direct = await self._connected()
+        direct = await self._line.open()
         parameters = {"lanes": self._lanes, "suspect": suspect}
         ((ready, suspects, wakeups, next_due, now),) = await direct.rows(self._claims["peek"], parameters)
         due = next_due is not None and next_due <= now
@@ -228,7 +226,7 @@ class Claimer:
 
         Ask again after saying yes: what was committed just before has notified nobody.
         """
-        direct = await self._connected()
+        direct = await self._line.open()
         reach("idle.begin")
         await direct.rows(self._workers["set_idle"], {"worker": self._worker, "idle": idle})
         reach("idle.committed")
@@ -236,17 +234,12 @@ class Claimer:
     async def release(self) -> None:
         """Gives back what was claimed and not handed out, before `close`: others go on with it at once."""
         if len(self._histories) or self._doubtful:
-            await self._give_back(await self._connected(), *self._histories.held())
+            await self._give_back(await self._line.open(), *self._histories.held())
             self._histories.clear()
 
     async def close(self) -> None:
         """Closes the connection. What is pending stays claimed: see `release`."""
-        direct, self._direct = self._direct, None
-        if direct is not None:
-            direct.close()
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            await connection.close()
+        await self._line.close()
 
     # -- the claim
 
@@ -358,13 +351,6 @@ class Claimer:
             _log.warning("could not notify: %s", error)
 
     # -- the connection
-
-    async def _connected(self) -> Direct:
-        if self._direct is None or self._direct.closed:
-            await self.close()
-            self._connection = await self._connect()
-            self._direct = Direct(self._connection)
-        return self._direct
 
     async def _ask(self, direct: Direct, questions: Sequence[Question]) -> list[list[Row]]:
         """The rows of one statement, or of several that only read, in one round trip."""

@@ -107,7 +107,7 @@ class Histories:
     def clear(self) -> None:
         self._pending.clear()
 
-    def statements(self) -> Iterator[Question]:
+    def questions(self) -> Iterator[Question]:
         """What to ask now, if anything; the answers go to `finish`, in this order."""
         self._choose()
         if self._whole:

@@ -14,10 +14,9 @@ import datetime as dt
 import functools
 import logging
 import random
-import socket
 import struct
 from collections.abc import Awaitable, Callable, Generator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import psycopg
@@ -38,7 +37,7 @@ from zart._engine.folding import (
     touches_entries,
 )
 from zart._engine.points import reach
-from zart._postgres.direct import Direct, Parameters, Row, Statement, statements
+from zart._postgres.direct import Direct, DirectLine, Parameters, Row, Statement, statements
 from zart._postgres.listener import done_channel, work_channel
 from zart._postgres.trouble import Trouble, breaks_off, classify, keeps_connection
 from zart.errors import SerializationError
@@ -110,7 +109,7 @@ class Sender:
         settle: Settle,
         patience: float,
     ) -> None:
-        self._connect = connect
+        self._line = DirectLine(connect)
         self._channels: dict[str, Any] = {
             "done_channel": done_channel(schema),
             "work_channel": work_channel(schema),
@@ -129,8 +128,6 @@ class Sender:
         self._patience = patience
         self._patient_until: float | None = None
         self._watch: asyncio.TimerHandle | None = None
-        self._connection: AsyncConnection[Any] | None = None
-        self._direct: Direct | None = None
         self._batches = 0
         self._plans = 0
 
@@ -164,12 +161,7 @@ class Sender:
         if self._watch is not None:
             self._watch.cancel()
             self._watch = None
-        if self._direct is not None:
-            self._direct.close()
-            self._direct = None
-        if self._connection is not None:
-            connection, self._connection = self._connection, None
-            await connection.close()
+        await self._line.close()
 
     # ------------------------------------------------------------ one batch
 
@@ -199,7 +191,7 @@ class Sender:
                 if breaks_off(error):
                     suspicion.append(error)
                 if not keeps_connection(error):
-                    await self._drop()
+                    await self._line.close()
                 await _pause(tries, error)
                 tries += 1
 
@@ -267,7 +259,7 @@ class Sender:
     async def _announce(self, reply: Reply) -> None:
         """A hint: whoever misses it finds out a little later by itself."""
         try:
-            direct = await self._open()
+            direct = await self._line.open()
             with self._patiently():
                 await self._announcement(
                     direct,
@@ -276,7 +268,7 @@ class Sender:
         except (psycopg.Error, OSError) as error:
             log.debug("a notification was not sent: %s", error)
             if not keeps_connection(error):
-                await self._drop()
+                await self._line.close()
 
     # ------------------------------------------------------------ the connection
 
@@ -304,41 +296,17 @@ class Sender:
         if left > 0:
             self._watch = loop.call_later(left, self._look_at_clock)
         else:
-            _hang_up(self._connection)
-
-    async def _open(self) -> Direct:
-        if self._direct is None or self._direct.closed:
-            await self._drop()
-            self._connection = await self._connect()
-            self._direct = Direct(self._connection)
-        return self._direct
+            self._line.hang_up()
 
     async def _reopen(self) -> Direct:
         """The connection, however long it takes."""
         tries = 0
         while True:
             try:
-                return await self._open()
+                return await self._line.open()
             except (psycopg.Error, OSError) as error:
                 await _pause(tries, error)
                 tries += 1
-
-    async def _drop(self) -> None:
-        try:
-            await self.close()
-        except (psycopg.Error, OSError) as error:
-            log.debug("a broken connection did not close cleanly: %s", error)
-
-
-def _hang_up(connection: AsyncConnection[Any] | None) -> None:
-    if connection is None:
-        return
-    with suppress(OSError, psycopg.Error):
-        line = socket.socket(fileno=connection.fileno())
-        try:
-            line.shutdown(socket.SHUT_RDWR)
-        finally:
-            line.detach()
 
 
 async def _pause(tries: int, error: Exception) -> None:

@@ -9,8 +9,10 @@ the socket stays registered. Everything used is psycopg's documented `pq` interf
 import asyncio
 import datetime as dt
 import itertools
+import logging
 import re
-from collections.abc import Callable, Mapping, Sequence
+import socket
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from types import MappingProxyType
@@ -24,6 +26,8 @@ from psycopg.adapt import Transformer
 from zart._postgres.arrays import Array, bools, byteas, int4s, int8s, texts, times, uuids
 from zart._postgres.queries import load
 from zart._postgres.readiness import has_more
+
+_log = logging.getLogger("zart.postgres")
 
 Parameters = Mapping[str, Any]
 """By name: text, numbers, times, UUIDs, bytes, and lists of these where the statement says `%(name)s::type[]`."""
@@ -311,3 +315,44 @@ _TEXTS: dict[type, Callable[[Any], bytes]] = {
     bytes: lambda value: b"\\x" + value.hex().encode(),
     dt.timedelta: _interval,
 }
+
+
+class DirectLine:
+    """A connection for such statements: opened when it is first needed, and again after it was lost."""
+
+    def __init__(self, connect: Callable[[], Awaitable[AsyncConnection[Any]]]) -> None:
+        self._connect = connect
+        self._connection: AsyncConnection[Any] | None = None
+        self._direct: Direct | None = None
+
+    async def open(self) -> Direct:
+        """What statements are sent with. Raises what `connect` raises."""
+        if self._direct is None or self._direct.closed:
+            await self.close()
+            self._connection = await self._connect()
+            self._direct = Direct(self._connection)
+        return self._direct
+
+    def hang_up(self) -> None:
+        """Break the connection off: whoever waits for an answer gets an error, as if the server had done so."""
+        if self._connection is None:
+            return
+        with suppress(OSError, psycopg.Error):
+            line = socket.socket(fileno=self._connection.fileno())
+            try:
+                line.shutdown(socket.SHUT_RDWR)
+            finally:
+                line.detach()
+
+    async def close(self) -> None:
+        """Close the connection, if there is one."""
+        direct, self._direct = self._direct, None
+        if direct is not None:
+            direct.close()
+        connection, self._connection = self._connection, None
+        if connection is None:
+            return
+        try:
+            await connection.close()
+        except (psycopg.Error, OSError) as error:
+            _log.debug("a broken connection did not close cleanly: %s", error)
