@@ -1,7 +1,6 @@
 """Databases that restart, break connections off or are not there yet, under real worker processes."""
 
 import asyncio
-import os
 import shutil
 import signal
 import statistics
@@ -18,12 +17,12 @@ import pytest
 
 import zart
 from tests.acceptance.apps.counting import NAMES, ask, ask_others, count, counted, through_a_restart
+from tests.support.crashing import crash_server
 from tests.support.processes import Crew
 from tests.support.running import query, until, until_record
 from tests.support.server import SETTINGS
 from zart import Client, ResultTimeout
 from zart._postgres import embedded
-from zart._postgres.caretaker import read_pid_file
 
 APP = "tests.acceptance.apps.counting:registry"
 OTHERS = "tests.acceptance.apps.counting:others"
@@ -41,25 +40,10 @@ class Fragile:
 
     def stop(self) -> None:
         """Stop it as at a power cut: no connection is served any longer, nothing is flushed."""
-        data = self.directory / "data"
-        pid = int(read_pid_file(data)[0])
-        os.kill(pid, signal.SIGQUIT)
-        deadline = time.monotonic() + 20
-        while embedded.running(self.directory) is not None or _lives(pid):
-            assert time.monotonic() < deadline, "the server does not stop"
-            time.sleep(0.01)
+        crash_server(self.directory)
 
     def start(self) -> None:
         self.server = embedded.start(self.directory, settings=SETTINGS)
-
-
-def _lives(pid: int) -> bool:
-    """Whether this process runs; a dead one that nobody has reaped does not."""
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
-        return False
-    return state != "Z"
 
 
 @pytest.fixture

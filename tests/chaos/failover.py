@@ -24,6 +24,7 @@ import psycopg
 from psycopg import conninfo
 
 from tests.chaos.trial import Trial, tell
+from tests.support.crashing import process_state
 from zart._postgres import embedded
 from zart._postgres.caretaker import read_pid_file
 from zart._postgres.server_binaries import find_binaries, reachable_binaries, run_as, server_user
@@ -150,7 +151,7 @@ class Pair:
         for process in [*_children(pid), pid]:
             with suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
-        while (state := _state(pid)) not in ("", "Z"):
+        while (state := process_state(pid)) not in ("", "Z"):
             assert state
             time.sleep(0.01)
         self._dead.append(self._servers.pop(self.primary))
@@ -210,13 +211,6 @@ async def pair(directory: Path) -> AsyncGenerator[Pair]:
 def _children(pid: int) -> list[int]:
     tasks = Path(f"/proc/{pid}/task/{pid}/children")
     return [int(child) for child in tasks.read_text().split()]
-
-
-def _state(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
-        return ""
 
 
 async def run(directory: Path, *, seconds: float = 60, seed: int = 0) -> dict[str, Any]:

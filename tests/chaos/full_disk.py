@@ -22,6 +22,7 @@ from typing import Any
 
 import psycopg
 
+from tests.chaos.server import ask
 from tests.chaos.trial import Trial, tell
 from zart._postgres import embedded
 
@@ -137,20 +138,12 @@ class SmallServer:
         except (FileNotFoundError, IndexError, ValueError):
             return False
 
+    async def connect(self) -> psycopg.AsyncConnection[Any]:
+        return await psycopg.AsyncConnection.connect(self.dsn, autocommit=True, connect_timeout=5)
+
     async def ask(self, statement: str, *parameters: Any, within: float = 60) -> list[tuple[Any, ...]]:
         """What a statement gives, tried until the server answers."""
-        until = time.monotonic() + within
-        while True:
-            try:
-                async with await psycopg.AsyncConnection.connect(
-                    self.dsn, autocommit=True, connect_timeout=5
-                ) as connection:
-                    cursor = await connection.execute(statement.encode(), parameters or None)
-                    return await cursor.fetchall() if cursor.description else []
-            except psycopg.OperationalError:
-                if time.monotonic() > until:
-                    raise
-            await asyncio.sleep(0.1)
+        return await ask(self.connect, statement, *parameters, within=within)
 
     def stop(self) -> None:
         self._server.stop()

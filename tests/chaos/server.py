@@ -1,8 +1,7 @@
 """The machine's own database server: with fsync on, since it is crashed and started again while executions run."""
 
-import os
-import signal
 import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import anyio
 import anyio.to_thread
 import psycopg
 
+from tests.support.crashing import crash_server
 from zart._postgres import embedded
 from zart._postgres.caretaker import read_pid_file
 
@@ -22,7 +22,6 @@ SETTINGS = {
     "deadlock_timeout": "200ms",
     "checkpoint_timeout": "1min",
 }
-_STOPS_WITHIN = 20.0
 _STARTS_WITHIN = 60.0
 
 
@@ -45,13 +44,7 @@ class Server:
 
     def crash(self) -> None:
         """Stop it as `pg_ctl stop -m immediate` does: nothing is flushed, nobody is told."""
-        pid = self.pid
-        os.kill(pid, signal.SIGQUIT)
-        deadline = time.monotonic() + _STOPS_WITHIN
-        while embedded.running(self.directory) is not None or _lives(pid):
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"the server did not stop within {_STOPS_WITHIN:g} s")
-            time.sleep(0.01)
+        crash_server(self.directory)
 
     def start(self) -> None:
         """Start it again; it recovers from its log."""
@@ -89,22 +82,23 @@ class Server:
 
     async def ask(self, statement: str, *parameters: Any, within: float = 60) -> list[tuple[Any, ...]]:
         """What a statement gives, on a connection of its own; tried until the server answers."""
-        deadline = time.monotonic() + within
-        while True:
-            try:
-                async with await self.connect() as connection:
-                    cursor = await connection.execute(statement.encode(), parameters or None)
-                    return await cursor.fetchall() if cursor.description else []
-            except psycopg.OperationalError:
-                if time.monotonic() > deadline:
-                    raise
-            await anyio.sleep(0.1)
+        return await ask(self.connect, statement, *parameters, within=within)
 
 
-def _lives(pid: int) -> bool:
-    """Whether this process runs; a dead one that nobody has reaped does not."""
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
-        return False
-    return state != "Z"
+async def ask(
+    connect: Callable[[], Awaitable[psycopg.AsyncConnection[Any]]],
+    statement: str,
+    *parameters: Any,
+    within: float,
+) -> list[tuple[Any, ...]]:
+    """What a statement gives, on a connection of its own; tried until the server answers."""
+    deadline = time.monotonic() + within
+    while True:
+        try:
+            async with await connect() as connection:
+                cursor = await connection.execute(statement.encode(), parameters or None)
+                return await cursor.fetchall() if cursor.description else []
+        except psycopg.OperationalError:
+            if time.monotonic() > deadline:
+                raise
+        await anyio.sleep(0.1)

@@ -14,6 +14,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from tests.support.crashing import alive
 from zart._postgres import embedded, server_binaries
 from zart._postgres.caretaker import read_pid_file
 
@@ -128,20 +129,6 @@ def test_data_survives_a_restart_and_a_killed_server(directory: Path) -> None:
     server = embedded.start(directory)
     with psycopg.connect(server.dsn()) as connection:
         assert connection.execute("SELECT number FROM kept ORDER BY number").fetchall() == [(1,), (2,)]
-
-
-def alive(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
-        if Path("/proc/self/stat").exists():
-            return False
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            return False
-        return True
-    return state != "Z"
 
 
 def test_server_stops_after_its_last_user_however_that_ended(directory: Path) -> None:

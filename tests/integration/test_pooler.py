@@ -46,6 +46,17 @@ async def test_a_pooler_is_noticed(pooled: str, direct_dsn: str) -> None:
             assert await through_pooler(connection) is expected
 
 
+async def check_threshold(dsn: str, expected: int | None) -> None:
+    """A single connection and those of a pool prepare statements so."""
+    async with await connections.connect(dsn, application_name="test") as connection:
+        assert connection.prepare_threshold == expected
+    pool = connections.make_pool(dsn, application_name="test")
+    await pool.open()
+    async with pool.connection() as connection:
+        assert connection.prepare_threshold == expected
+    await pool.close()
+
+
 @pytest.mark.parametrize(("setting", "expected"), [(None, None), ("auto", None), ("on", 2), ("off", None)])
 async def test_prepared_statements_behind_a_pooler(
     pooled: str, monkeypatch: pytest.MonkeyPatch, setting: str | None, expected: int | None
@@ -53,13 +64,7 @@ async def test_prepared_statements_behind_a_pooler(
     """There are none unless ZART_PREPARED says that the pooler can keep them."""
     if setting is not None:
         monkeypatch.setenv("ZART_PREPARED", setting)
-    async with await connections.connect(pooled, application_name="test") as connection:
-        assert connection.prepare_threshold == expected
-    pool = connections.make_pool(pooled, application_name="test")
-    await pool.open()
-    async with pool.connection() as connection:
-        assert connection.prepare_threshold == expected
-    await pool.close()
+    await check_threshold(pooled, expected)
 
 
 @pytest.mark.parametrize(("setting", "expected"), [(None, 2), ("auto", 2), ("on", 2), ("off", None)])
@@ -69,13 +74,7 @@ async def test_prepared_statements_without_a_pooler(
     """They are used unless ZART_PREPARED says otherwise."""
     if setting is not None:
         monkeypatch.setenv("ZART_PREPARED", setting)
-    async with await connections.connect(direct_dsn, application_name="test") as connection:
-        assert connection.prepare_threshold == expected
-    pool = connections.make_pool(direct_dsn, application_name="test")
-    await pool.open()
-    async with pool.connection() as connection:
-        assert connection.prepare_threshold == expected
-    await pool.close()
+    await check_threshold(direct_dsn, expected)
 
 
 @step("twice")
