@@ -181,7 +181,7 @@ class Exploration:
         known = [
             traces[-1]
             for plan, traces in self._traces[workflow.name]
-            if len(traces) > 1 and plan[0][0].kind == kind
+            if len(traces) > 1 and traces[-1] and plan[0][0].kind == kind
         ]
         trace = self._random.choice(known) if known else self.baselines[workflow.name].traces[0]
         second = Fault(self._random.choice(kinds), *_split(self._random.choice(trace)))

@@ -88,6 +88,17 @@ def test_a_fault_is_written_as_it_is_read() -> None:
             parse(wrong)
 
 
+def test_a_worker_that_reached_nothing_is_no_place_for_a_fault() -> None:
+    """The last worker of a run may be stopped before its first point: the pairs are drawn from other runs."""
+    workflow = WORKFLOWS["sequence"]
+    exploring = Exploration([], seed=SEED)
+    exploring.baselines[workflow.name] = Run(workflow, (), traces=[["claim.begin#1", "claim.read#1"]])
+    for kind in ("kill", "stop", "freeze", "cut"):
+        exploring._traces[workflow.name].append((plan(f"{kind}@claim.read#1"), [["claim.begin#1"], []]))
+    for _ in range(50):
+        assert "@claim." in told(exploring.pair(workflow)[-1])
+
+
 async def test_the_judge_sees_other_records(found: Exploration) -> None:
     """A record too many, or one too few, is noticed."""
     workflow = WORKFLOWS["sequence"]
