@@ -97,7 +97,8 @@ async def test_a_record_that_cannot_be_blocks_its_execution(dsn: str, edit: str,
         assert await client.start_and_wait(innocent, timeout="15s") == 1
 
 
-async def test_a_failure_that_cannot_be_read_hides_no_other(dsn: str) -> None:
+@pytest.mark.parametrize("failure", ['{"type": 5}', '"\\ud800"', '"\\u0000"'])
+async def test_a_failure_that_cannot_be_read_hides_no_other(dsn: str, failure: str) -> None:
     """Lists and histories show what can be shown, and say of the rest that it cannot be read."""
     async with working(dsn, victim, innocent) as client:
         await client.start(victim, id="victim")
@@ -106,7 +107,7 @@ async def test_a_failure_that_cannot_be_read_hides_no_other(dsn: str) -> None:
         await client.cancel("victim", force=True)
         await query(
             dsn,
-            "UPDATE zart_executions SET failure = '{\"type\": 5}', created_at = 'infinity' WHERE id = 'victim'",
+            f"UPDATE zart_executions SET failure = '{failure}', created_at = 'infinity' WHERE id = 'victim'",
         )
         await query(dsn, "UPDATE zart_steps SET failure = '[]', started_at = '-infinity'")
 

@@ -194,15 +194,19 @@ WITH task AS (
 )
 SELECT EXISTS (SELECT FROM task);
 
+-- Here and in the pages the failure is taken as it is stored: the view's jsonb refuses some of what a hand may have
+-- written, and with it all other rows.
 -- name: status
 SELECT v.id, v.name, v.status, v.run_id::text, v.waiting_for, v.cancelling, v.served, v.queue, v.priority, v.version,
-    v.failure::text, {time:v.created_at}, {time:v.finished_at}
+    (SELECT e.failure::text FROM {schema}.zart_executions e WHERE e.id = v.id), {time:v.created_at},
+    {time:v.finished_at}
 FROM {schema}.zart_v_executions v WHERE v.id = %(id)s;
 
 -- A page of executions, the newest first, after the one with the id `after`.
 -- name: page
 SELECT v.id, v.name, v.status, v.run_id::text, v.waiting_for, v.cancelling, v.served, v.queue, v.priority, v.version,
-    v.failure::text, {time:v.created_at}, {time:v.finished_at}
+    (SELECT e.failure::text FROM {schema}.zart_executions e WHERE e.id = v.id), {time:v.created_at},
+    {time:v.finished_at}
 FROM {schema}.zart_v_executions v
 WHERE (%(name)s::text IS NULL OR v.name = %(name)s)
     AND (%(status)s::text IS NULL OR v.status = %(status)s)
@@ -217,7 +221,8 @@ LIMIT %(limit)s;
 -- The same for a status of live work, whatever the number of those that have ended.
 -- name: live_page
 SELECT v.id, v.name, v.status, v.run_id::text, v.waiting_for, v.cancelling, v.served, v.queue, v.priority, v.version,
-    v.failure::text, {time:v.created_at}, {time:v.finished_at}
+    (SELECT e.failure::text FROM {schema}.zart_executions e WHERE e.id = v.id), {time:v.created_at},
+    {time:v.finished_at}
 FROM {schema}.zart_tasks t JOIN {schema}.zart_v_executions v ON v.id = t.execution_id
 WHERE v.status = %(status)s
     AND (%(name)s::text IS NULL OR v.name = %(name)s)
