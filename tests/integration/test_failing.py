@@ -646,12 +646,17 @@ async def test_the_count_of_recoveries_starts_again_with_a_record(dsn: str) -> N
 # ------------------------------------------------------------ plain functions
 
 
-async def test_a_plain_function_that_ignores_its_limit(dsn: str) -> None:
+@pytest.mark.parametrize(
+    ("retry", "takes"),
+    [("fixed(3, 10ms)", 0.5), ("fixed(3, 700ms)", 1.5)],
+    ids=["soon", "after-a-suspension"],
+)
+async def test_a_plain_function_that_ignores_its_limit(dsn: str, retry: str, takes: float) -> None:
     """A `def` step that ignores its time limit: no second attempt overlaps it."""
     running = peak = 0
     lock = threading.Lock()
 
-    @step("stubborn", timeout="200ms", retry="fixed(3, 10ms)")
+    @step("stubborn", timeout="200ms", retry=retry)
     def stubborn() -> str:
         nonlocal running, peak
         with lock:
@@ -659,7 +664,7 @@ async def test_a_plain_function_that_ignores_its_limit(dsn: str) -> None:
             peak = max(peak, running)
             effects.append("began")
             first = len(effects) == 1
-        time.sleep(0.5 if first else 0)
+        time.sleep(takes if first else 0)
         with lock:
             running -= 1
         return "done"

@@ -46,8 +46,8 @@ class Running(msgspec.Struct, eq=False):
     first_started_at: dt.datetime
     started_at: dt.datetime
     shown: bool = False
-    thread: asyncio.Event | None = None
-    """Set when the thread of the last attempt has returned."""
+    thread: "asyncio.Future[None] | None" = None
+    """Done when the thread of the last attempt has returned."""
 
 
 class Steps:
@@ -79,6 +79,8 @@ class Steps:
         step: Running | None = None
         while True:
             if until is not None:
+                if step is not None and step.thread is not None:
+                    await self._stay_with(step.thread, until)
                 await activation.pause(branch, until, f"step {key}, attempt {attempt}")
             await self._slot(branch)
             try:
@@ -191,9 +193,9 @@ class Steps:
     ) -> Any:
         """Run a plain `def`. A thread cannot be cut: past its limit only the attempt ends."""
         spec, loop = call.spec, asyncio.get_running_loop()
-        if step.thread is not None and not step.thread.is_set():
+        if step.thread is not None and not step.thread.done():
             await self._thread_back(step, call)
-        returned = step.thread = asyncio.Event()
+        returned = step.thread = loop.create_future()
 
         def work() -> Any:
             try:
@@ -202,7 +204,7 @@ class Steps:
                 with contextlib.suppress(
                     RuntimeError
                 ):  # the loop may be closed by then: nobody waits any more
-                    loop.call_soon_threadsafe(returned.set)
+                    loop.call_soon_threadsafe(_settle, returned)
 
         scope = asyncio.timeout(limit)
         try:
@@ -217,6 +219,26 @@ class Steps:
                 raise
             raise self._timed_out(step, call, stuck=spec.timeout_scope == "total") from None
 
+    async def _stay_with(self, thread: "asyncio.Future[None]", until: dt.datetime) -> None:
+        """Until a thread that ignores its limit has returned, or the next attempt is due.
+
+        The body is not parked meanwhile: who goes on after a suspension would know nothing of the thread, and begin an
+        attempt beside it.
+        """
+        activation = self._activation
+        due: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        alarm = activation.alarms.set(until, functools.partial(_settle, due))
+        activation.stir()
+        try:
+            await asyncio.wait([thread, due], return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            if activation.closed:
+                raise Suspended from None
+            raise
+        finally:
+            alarm.cancel()
+        activation.busy()
+
     async def _thread_back(self, step: Running, call: StepCall) -> None:
         """The last attempt's thread has not returned: wait for it, as long as the step may take in all."""
         spec = call.spec
@@ -229,7 +251,7 @@ class Steps:
         left = (step.first_started_at + total - self._host.now()).total_seconds()
         try:
             async with asyncio.timeout(max(left, 0)):
-                await step.thread.wait()
+                await asyncio.wait([step.thread])
         except TimeoutError:
             raise self._timed_out(step, call, stuck=True) from None
 
@@ -294,6 +316,11 @@ class Steps:
                     )
                 )
                 reach("step.shown")
+
+
+def _settle(future: "asyncio.Future[None]") -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 def _step_context(branch: Branch, step: Running) -> StepContext:
