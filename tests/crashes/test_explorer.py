@@ -76,7 +76,10 @@ async def test_what_only_a_first_fault_leads_to(found: Exploration) -> None:
     await found.run_all([(run.workflow, plan) for run in runs for plan in found.seconds(run)], what="seconds")
     assert not found.failures, _told(found.failures)
     reached = {point for point, kind in found.reached if kind == "kill"}
-    assert {"takeover.begin", "takeover.committed", "reaping.committed", "release.begin"} <= reached
+    led_to = {"takeover.begin", "takeover.committed", "reaping.committed", "release.begin"}
+    # In a mode of the suite a release may need no fault.
+    without = {line.partition("#")[0] for run in found.baselines.values() for line in run.traces[0]}
+    assert led_to - without <= reached
 
 
 def test_a_fault_is_written_as_it_is_read() -> None:
