@@ -209,6 +209,7 @@ async def test_a_misfit_event_is_consumed_and_raises(dsn: str) -> None:
         handle = await client.start(typed, id="t")
         await client.offer_event("t", "n", "text")
         await client.offer_event("t", "n", 7)
+        await until(lambda: effects)  # it may have waited for either of them
         await until_status(client, "t", "waiting")
         await client.offer_event("t", "go")
         assert await handle.result(timeout="5s") == ["PayloadError", 7]
