@@ -257,7 +257,7 @@ class Machine(Comparison, RuleBasedStateMachine):
             return
         stage.desk = stage.desks[1]
         task = stage.runner.get_loop().create_task(stage.offer(id, name, dedup))
-        stage.run(stage.until_waiting(stage.desk.connection))
+        stage.run(stage.until_waiting(task))
         stage.desk = stage.desks[0]
 
         def meant(committed: bool, answer: Any) -> bool | str:

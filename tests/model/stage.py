@@ -551,12 +551,16 @@ class Stage:
         ((place,),) = await (await self.eyes.execute(query, {"id": id, "dedup": dedup})).fetchall()
         return int(place)
 
-    async def until_waiting(self, connection: AsyncConnection[Any]) -> None:
-        """Until the statement on this connection waits for a lock, or has ended."""
-        backend = connection.info.backend_pid
-        query = "SELECT wait_event_type FROM pg_stat_activity WHERE pid = %s AND state <> 'idle'"
-        while (await (await self.eyes.execute(query, (backend,))).fetchone()) != ("Lock",):  # noqa: ASYNC110
+    async def until_waiting(self, work: "asyncio.Future[Any]") -> None:
+        """Until this waits for a lock, as nothing else does now, or has ended.
+
+        Behind a pooler nobody can tell by which session it waits.
+        """
+        query = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        while not work.done():
             await asyncio.sleep(0)
+            if (await (await self.watcher.execute(query)).fetchone()) != (0,):
+                return
 
     def look(self) -> dict[str, Any]:
         return self.run(self._look())

@@ -79,11 +79,7 @@ async def both(stage: Stage, first: Any, second: Any, *, committed: bool) -> tup
     answer = await getattr(stage, first[0])(*first[1])
     stage.desk = stage.desks[1]
     other = asyncio.ensure_future(getattr(stage, second[0])(*second[1]))
-    query = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-    while not other.done():
-        await asyncio.sleep(0)
-        if (await (await stage.watcher.execute(query)).fetchone()) != (0,):
-            break
+    await stage.until_waiting(other)
     await held.execute("COMMIT" if committed else "ROLLBACK")
     stage.desk = stage.desks[0]
     return answer if committed else None, await other
