@@ -203,6 +203,7 @@ async def test_a_worker_without_a_database_gives_up(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("notified")
 async def test_results_are_quick(dsn: str, crew: Crew) -> None:
     """`result()` wakes within 50 ms of the execution's end: the median of twenty."""
     await crew.worker(APP, **LONG)
