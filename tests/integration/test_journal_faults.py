@@ -155,9 +155,9 @@ async def test_a_connection_without_answers_is_given_up(dsn):
         assert await told is None
 
 
-async def test_terminated_backends_fail_nothing(dsn):
+async def test_terminated_backends_fail_nothing(dsn, direct_dsn):
     """Backends are terminated again and again under load: everything is written once, in order."""
-    async with Bench(dsn) as bench:
+    async with Bench(direct_dsn, through=dsn) as bench:
         held = await bench.hold(range(1, 21))
 
         async def work(each) -> None:
