@@ -171,6 +171,12 @@ BODIES = (
         tests=(f"{_FAILING}test_a_step_fails_for_good",),
     ),
     Mutation(
+        name="suspended-beside-a-thread",
+        breaks="The next attempt of a plain function waits for the thread of the last one.",
+        edits=(Edit(file=STEPS, old="await self._stay_with(step.thread, until)", new="pass"),),
+        tests=(f"{_FAILING}test_a_plain_function_that_ignores_its_limit",),
+    ),
+    Mutation(
         name="bodies-retried-for-ever",
         breaks="`max_retries` bounds the attempts of a body.",
         edits=(
