@@ -80,6 +80,51 @@ def parameter_codec(fn: Callable[..., Any], name: str, what: str) -> Codec:
     return codec_for(_resolve(fn, name, what), f"{what}: its parameter {name!r}", allow_sets=True)
 
 
+class Parameters:
+    """How the arguments of one function are written and read, by their annotations; worked out when first needed."""
+
+    __slots__ = ("_codecs", "_fn", "_positional", "_signature", "_spread", "_what")
+
+    def __init__(self, fn: Callable[..., Any], signature: inspect.Signature, what: str) -> None:
+        self._fn = fn
+        self._what = what
+        self._signature = signature
+        self._codecs: dict[str, Codec] = {}
+        parameters = signature.parameters.values()
+        self._positional = [
+            p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+        ]
+        self._spread = {p.kind: p.name for p in parameters if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
+
+    def positional(self, number: int) -> Codec:
+        """Of the argument at a place. Raises UsageError when there is none."""
+        if number < len(self._positional):
+            return self._of(self._positional[number])
+        return self._of_spread(inspect.Parameter.VAR_POSITIONAL, f"{number + 1} arguments")
+
+    def named(self, name: str) -> Codec:
+        """Of the argument of a name. Raises UsageError when there is none."""
+        parameter = self._signature.parameters.get(name)
+        if parameter is not None and parameter.kind in (
+            parameter.KEYWORD_ONLY,
+            parameter.POSITIONAL_OR_KEYWORD,
+        ):
+            return self._of(name)
+        return self._of_spread(inspect.Parameter.VAR_KEYWORD, f"an argument {name!r}")
+
+    def _of_spread(self, kind: Any, given: str) -> Codec:
+        name = self._spread.get(kind)
+        if name is None:
+            raise UsageError(f"{self._what} takes {self._signature}, not {given}")
+        return self._of(name)
+
+    def _of(self, name: str) -> Codec:
+        codec = self._codecs.get(name)
+        if codec is None:
+            codec = self._codecs[name] = parameter_codec(self._fn, name, self._what)
+        return codec
+
+
 def codec_for(annotation: Any, what: str, *, allow_sets: bool = False) -> Codec:
     """The codec of a type, made once. Raises UsageError, beginning with `what`, for one that cannot be
     stored.

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from zart.annotations import Parameters
 from zart.codec import Codec
 from zart.digest import Arguments
 from zart.failures import KnownExceptions
@@ -28,6 +29,8 @@ class StepSpec(msgspec.Struct, frozen=True, kw_only=True):
     check_args: CheckArgs
     result: Codec
     arguments: Arguments
+    parameters: Parameters
+    """How its arguments travel when it is scheduled."""
     known: KnownExceptions
     """The exception classes that a replay may rebuild."""
 
@@ -63,3 +66,17 @@ class DurableSpec(msgspec.Struct, frozen=True, kw_only=True):
     """Of the execution, from when it is due."""
     on_failure: Callable[..., Coroutine[Any, Any, object]] | None
     known: KnownExceptions
+
+
+class ChildCall(msgspec.Struct, frozen=True, kw_only=True):
+    """One call of a durable function in the body of another."""
+
+    spec: DurableSpec
+    args: tuple[Any, ...]
+    """Its payload, if it takes one."""
+    id: str | None = None
+    """Chosen by the caller; else it is derived from the call."""
+    time_limit: dt.timedelta | None = None
+    """In place of the function's own; zero means none."""
+    detached: bool = False
+    """It goes on without its parent."""

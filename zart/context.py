@@ -8,13 +8,14 @@ never who answers, so that decorators and primitives depend on nothing of the en
 import datetime as dt
 import random
 import uuid
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager
 from contextvars import ContextVar
 from typing import Any, Protocol, TypeVar
 
-from zart.calls import StepCall
+from zart.calls import ChildCall, StepCall
 from zart.codec import Codec
+from zart.handles import Pending
 from zart.state import Context, StepContext
 
 T = TypeVar("T")
@@ -27,10 +28,28 @@ class Place(Protocol):
         """A coroutine for one step call; its occurrence is taken now, not when it is awaited."""
         ...
 
-    def call_durable(
-        self, name: str, fn: Callable[..., Any], args: tuple[Any, ...], /
-    ) -> Coroutine[Any, Any, Any]:
+    def call_durable(self, call: ChildCall, /) -> Coroutine[Any, Any, Any]:
         """A coroutine for a call of a durable function."""
+        ...
+
+    def schedule_step(self, call: StepCall, /) -> Pending:
+        """Give a step to whatever worker is free."""
+        ...
+
+    def map(
+        self, calls: Sequence[StepCall], limit: int | None, return_exceptions: bool, /
+    ) -> Coroutine[Any, Any, list[Any]]:
+        """Schedule steps, at most `limit` of them at once, and wait for all."""
+        ...
+
+    def start_child(self, call: ChildCall, /) -> Pending: ...
+    def event(self, name: str, codec: Codec, /) -> Pending: ...
+    def timer(self, duration: dt.timedelta, /) -> Pending: ...
+    def wait_all(
+        self, pendings: Sequence[Any], return_exceptions: bool, /
+    ) -> Coroutine[Any, Any, list[Any]]: ...
+    def wait_any(self, pendings: Sequence[Any], /) -> Coroutine[Any, Any, int]:
+        """Which of them is over, by its position."""
         ...
 
     def sleep(self, duration: dt.timedelta, /) -> Coroutine[Any, Any, None]: ...

@@ -20,7 +20,7 @@ from zart.annotations import (
     signature_of,
     where,
 )
-from zart.calls import DurableSpec
+from zart.calls import ChildCall, DurableSpec
 from zart.codec import ANY, Codec
 from zart.context import place
 from zart.coroutine_function import CoroutineFunction
@@ -78,8 +78,17 @@ class Durable(CoroutineFunction, Generic[P, R_co]):
         if here is None:
             warn_durable(self.name)
             return definition.fn(*args, **kwargs)
-        payload = inspect.signature(definition.fn).bind(*args, **kwargs).args
-        return here.call_durable(self.name, definition.fn, payload)
+        return here.call_durable(self.call_of(inspect.signature(definition.fn).bind(*args, **kwargs).args))
+
+    def call_of(self, args: tuple[Any, ...], *, id: str | None = None, detached: bool = False) -> ChildCall:
+        """One call of it by the body of another, as data."""
+        return ChildCall(
+            spec=self.spec,
+            args=args,
+            id=self.id if id is None else check_id(id),
+            time_limit=self.time_limit,
+            detached=detached,
+        )
 
     if TYPE_CHECKING:
 

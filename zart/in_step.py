@@ -1,18 +1,19 @@
 """The place of code in a step: no durable call is possible there, since a step is run, not replayed."""
 
-# ruff: noqa: ARG002
+# ruff: noqa: ARG002, FBT001
 
 import datetime as dt
 import random
 import uuid
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, NoReturn, TypeVar
 
-from zart.calls import StepCall
+from zart.calls import ChildCall, StepCall
 from zart.codec import Codec
 from zart.context import Place
 from zart.errors import UsageError
+from zart.handles import Pending
 from zart.state import Context, StepContext
 
 T = TypeVar("T")
@@ -39,14 +40,36 @@ class InStep:
             f"inside. Call both from the durable body, or the plain function: {function}.fn(...)"
         )
 
-    def call_durable(
-        self, name: str, fn: Callable[..., Any], args: tuple[Any, ...], /
-    ) -> Coroutine[Any, Any, Any]:
+    def call_durable(self, call: ChildCall, /) -> Coroutine[Any, Any, Any]:
         raise UsageError(
-            f"the durable function {name!r} is called in {self._here()}: start it with a Client, or call "
-            "the plain "
-            f"function: {getattr(fn, '__name__', 'it')}.fn(...)"
+            f"the durable function {call.spec.name!r} is called in {self._here()}: start it with a Client, or call "
+            f"the plain function: {getattr(call.spec.fn, '__name__', 'it')}.fn(...)"
         )
+
+    def schedule_step(self, call: StepCall, /) -> Pending:
+        self._refuse("zart.schedule_step", "schedule it in the body")
+
+    def map(
+        self, calls: Sequence[StepCall], limit: int | None, return_exceptions: bool, /
+    ) -> Coroutine[Any, Any, list[Any]]:
+        self._refuse("zart.map", "call it in the body")
+
+    def start_child(self, call: ChildCall, /) -> Pending:
+        self._refuse(
+            "zart.start_child", "start it in the body, or with a Client if it is to stand for itself"
+        )
+
+    def event(self, name: str, codec: Codec, /) -> Pending:
+        self._refuse("zart.event", "wait in the body, and give the payload to the step as an argument")
+
+    def timer(self, duration: dt.timedelta, /) -> Pending:
+        self._refuse("zart.timer", "use it in the body, or asyncio.sleep for a short pause")
+
+    def wait_all(self, pendings: Sequence[Any], return_exceptions: bool, /) -> Coroutine[Any, Any, list[Any]]:
+        self._refuse("zart.wait_all", "wait in the body")
+
+    def wait_any(self, pendings: Sequence[Any], /) -> Coroutine[Any, Any, int]:
+        self._refuse("zart.wait_any", "wait in the body")
 
     def sleep(self, duration: dt.timedelta, /) -> Coroutine[Any, Any, None]:
         self._refuse(

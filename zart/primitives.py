@@ -11,23 +11,40 @@ nothing of ours stands between a task and the coroutine that the engine recognis
 import datetime as dt
 import random as _random
 import uuid as _uuid
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Generic, NoReturn, Protocol, TypeVar, cast, overload
+from typing import Any, Final, Generic, Literal, NoReturn, ParamSpec, Protocol, TypeVar, cast, overload
 
+import msgspec
 from typing_extensions import TypeForm
 
 from zart.annotations import codec_for, result_codec, where
+from zart.calls import StepCall
 from zart.codec import ANY, Codec
 from zart.context import Place, place
 from zart.coroutine_function import CoroutineFunction
+from zart.durable import Durable
 from zart.durations import Duration, parse_duration
 from zart.errors import UsageError
+from zart.handles import ChildHandle, EventHandle, Handle, StepHandle, TimerHandle, pendings_of
 from zart.names import check_name
 from zart.state import Context, StepContext
+from zart.step import BoundStep, Step
 
+D = TypeVar("D")
 F = TypeVar("F", bound=Callable[..., Any])
+P = ParamSpec("P")
+R = TypeVar("R")
 T = TypeVar("T")
+T1 = TypeVar("T1")
+T2 = TypeVar("T2")
+T3 = TypeVar("T3")
+T4 = TypeVar("T4")
+T5 = TypeVar("T5")
+
+_NOT_GIVEN: Final[Any] = msgspec.UNSET
+_MOST_IN_A_TUPLE: Final = 5
+"""How many types of handles type checkers are told one by one."""
 
 
 class _AtOnce(CoroutineFunction):
@@ -117,15 +134,7 @@ async def sleep_until(when: dt.datetime, /) -> None:
 def _wait_for_event(
     name: str | Event[Any], type: Any = ANY, *, timeout: Duration | None = None
 ) -> Coroutine[Any, Any, Any]:
-    if isinstance(name, Event):
-        if type is not ANY:
-            raise UsageError(
-                f"zart.wait_for_event({name!r}) has its type from the event: leave out the second one"
-            )
-        called, codec = name.name, name.codec
-    else:
-        called = check_name(name, "the name of an event")
-        codec = codec_for(type, f"the event {called!r}", allow_sets=True)
+    called, codec = _read_event(name, type, "zart.wait_for_event")
     limit = None if timeout is None else parse_duration(timeout, what=f"timeout of the event {called!r}")
     return _body("zart.wait_for_event").wait_for_event(called, codec, limit)
 
@@ -167,6 +176,174 @@ async def capture(name: str, fn: Callable[[], Any], /, *, type: Any = ANY) -> An
     `type` is what the value is read back as; default: what `fn` is annotated to return, else any value that
     survives JSON as it is. For work that takes time, fails or should be retried use a step. Only in a durable
     body.
+    """
+
+
+@overload
+def event(event: Event[T], /) -> EventHandle[T]: ...
+@overload
+def event(name: str, /) -> EventHandle[Any]: ...
+@overload
+def event(name: str, type: TypeForm[T], /) -> EventHandle[T]: ...
+def event(event: str | Event[Any], type: Any = ANY, /) -> EventHandle[Any]:
+    """Begin to wait for the next event of a name, and go on: `wait_any` says which of several came first.
+
+    The event belongs to this handle, whether it is awaited or not, unless it is cancelled before. Only in a durable
+    body.
+    """
+    name, codec = _read_event(event, type, "zart.event")
+    return EventHandle(_body("zart.event").event(name, codec))
+
+
+def timer(duration: Duration, /) -> TimerHandle:
+    """Begin to wait for a length of time, and go on. Only in a durable body. Raises UsageError for no duration."""
+    length = parse_duration(duration, what="the duration of zart.timer")
+    return TimerHandle(_body("zart.timer").timer(length))
+
+
+def schedule_step(step: Step[P, R], /, *args: P.args, **kwargs: P.kwargs) -> StepHandle[R]:
+    """Give a step to whatever worker is free, and go on: it has the retries, limits and history of any other.
+
+    What it was given must be storable, since it travels. It runs whether its handle is awaited or not, and ends before
+    the execution does. Only in a durable body. Raises UsageError for a step that the worker has not registered, and
+    SerializationError for arguments that cannot be stored.
+    """
+    return StepHandle(
+        _body("zart.schedule_step").schedule_step(_call_of(step, args, kwargs, "zart.schedule_step"))
+    )
+
+
+@overload
+def start_child(
+    fn: Durable[[], R], /, *, id: str | None = None, detached: bool = False
+) -> ChildHandle[R]: ...
+@overload
+def start_child(
+    fn: Durable[[D], R], data: D, /, *, id: str | None = None, detached: bool = False
+) -> ChildHandle[R]: ...
+def start_child(
+    fn: Durable[..., Any], data: Any = _NOT_GIVEN, /, *, id: str | None = None, detached: bool = False
+) -> ChildHandle[Any]:
+    """Start a durable function as a child of this execution, and go on.
+
+    Its id is derived from the call unless one is given. A child is cancelled with its parent and ends before it;
+    a detached one goes on by itself. To wait for a child at once, just call it: `await onboarding(data)`. Only in a
+    durable body. Raises UsageError, and SerializationError for data that does not fit; the handle raises
+    ExecutionConflict when the id that was given exists already.
+    """
+    if not isinstance(fn, Durable):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise UsageError(
+            f"zart.start_child takes a durable function, not {fn!r}: decorate it with @durable(...)"
+        )
+    here = _body("zart.start_child")
+    args = () if data is _NOT_GIVEN else (data,)
+    return ChildHandle(here.start_child(fn.call_of(args, id=id, detached=detached)))
+
+
+def _wait_all(*handles: Handle[Any], return_exceptions: bool = False) -> Coroutine[Any, Any, Any]:
+    waiting = _body("zart.wait_all").wait_all(pendings_of(handles, "zart.wait_all"), return_exceptions)
+    if not 2 <= len(handles) <= (2 if return_exceptions else _MOST_IN_A_TUPLE):
+        return waiting
+
+    async def in_a_tuple() -> tuple[Any, ...]:
+        return tuple(await waiting)
+
+    return in_a_tuple()
+
+
+@overload
+async def wait_all(h1: Handle[T1], h2: Handle[T2], /) -> tuple[T1, T2]: ...
+@overload
+async def wait_all(h1: Handle[T1], h2: Handle[T2], h3: Handle[T3], /) -> tuple[T1, T2, T3]: ...
+@overload
+async def wait_all(
+    h1: Handle[T1], h2: Handle[T2], h3: Handle[T3], h4: Handle[T4], /
+) -> tuple[T1, T2, T3, T4]: ...
+@overload
+async def wait_all(
+    h1: Handle[T1], h2: Handle[T2], h3: Handle[T3], h4: Handle[T4], h5: Handle[T5], /
+) -> tuple[T1, T2, T3, T4, T5]: ...
+@overload
+async def wait_all(*handles: Handle[T]) -> list[T]: ...
+@overload
+async def wait_all(
+    h1: Handle[T1], h2: Handle[T2], /, *, return_exceptions: Literal[True]
+) -> tuple[T1 | Exception, T2 | Exception]: ...
+@overload
+async def wait_all(*handles: Handle[T], return_exceptions: Literal[True]) -> list[T | Exception]: ...
+@_at_once(_wait_all)
+async def wait_all(*handles: Handle[Any], return_exceptions: bool = False) -> Any:
+    """Wait until all handles are over; their values in the order of the handles.
+
+    It waits for all even if one has failed, and then raises the first failure in their order; with
+    `return_exceptions` failures stand among the values. Two to five handles give a tuple, otherwise it is a list.
+    Only in a durable body.
+    """
+
+
+def _wait_any(*handles: Handle[Any]) -> Coroutine[Any, Any, Any]:
+    here = _body("zart.wait_any")
+    pendings = pendings_of(handles, "zart.wait_any")
+    if not pendings:
+        raise UsageError("zart.wait_any was given no handle, so that it would wait for ever")
+
+    async def winner() -> Handle[Any]:
+        return handles[await here.wait_any(pendings)]
+
+    return winner()
+
+
+@overload
+async def wait_any(h1: Handle[T1], h2: Handle[T2], /) -> Handle[T1] | Handle[T2]: ...
+@overload
+async def wait_any(
+    h1: Handle[T1], h2: Handle[T2], h3: Handle[T3], /
+) -> Handle[T1] | Handle[T2] | Handle[T3]: ...
+@overload
+async def wait_any(*handles: Handle[T]) -> Handle[T]: ...
+@_at_once(_wait_any)
+async def wait_any(*handles: Handle[Any]) -> Any:
+    """Wait until one of the handles is over, and return that one; the others go on.
+
+    The same one at each replay. Await it for its value or its error. Only in a durable body.
+    """
+
+
+def _map(
+    step: Step[..., Any],
+    items: Iterable[Any],
+    /,
+    *,
+    limit: int | None = None,
+    return_exceptions: bool = False,
+) -> Coroutine[Any, Any, Any]:
+    here = _body("zart.map")
+    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise UsageError(f"limit is {limit!r}, but it must be a whole number from 1 on, or None for no limit")
+    calls = [_call_of(step, (item,), {}, "zart.map") for item in items]
+    return here.map(calls, limit, return_exceptions)
+
+
+@overload
+async def map(step: Step[[T], R], items: Iterable[T], /, *, limit: int | None = None) -> list[R]: ...
+@overload
+async def map(
+    step: Step[[T], R], items: Iterable[T], /, *, limit: int | None = None, return_exceptions: Literal[True]
+) -> list[R | Exception]: ...
+@_at_once(_map)
+async def map(
+    step: Step[[Any], Any],
+    items: Iterable[Any],
+    /,
+    *,
+    limit: int | None = None,
+    return_exceptions: bool = False,
+) -> Any:
+    """Schedule a step for each item, at most `limit` of them at once (default: no limit), and wait for all.
+
+    The values in the order of the items. It waits for all even if one has failed, and then raises the first failure
+    in that order; with `return_exceptions` failures stand among the values. Only in a durable body. Raises like
+    `schedule_step`.
     """
 
 
@@ -252,6 +429,25 @@ def step_context() -> StepContext:
 def resource(type: type[T], /) -> T:
     """What `Registry(lifespan=...)` yielded and is an instance of `type`, in a body and in its steps."""
     return _execution("zart.resource").resource(type)
+
+
+def _read_event(event: str | Event[Any], type: Any, called: str) -> tuple[str, Codec]:
+    """The name of an event and the codec of its payload."""
+    if isinstance(event, Event):
+        if type is not ANY:
+            raise UsageError(f"{called}({event!r}) has its type from the event: leave out the second one")
+        return event.name, event.codec
+    name = check_name(event, "the name of an event")
+    return name, codec_for(type, f"the event {name!r}", allow_sets=True)
+
+
+def _call_of(step: Any, args: tuple[Any, ...], kwargs: dict[str, Any], called: str) -> StepCall:
+    if not isinstance(step, Step):
+        told = (
+            "an instance cannot travel to another worker" if isinstance(step, BoundStep) else "it is no step"
+        )
+        raise UsageError(f"{called} takes a step, not {step!r}: {told}. Decorate a function with @step(...)")
+    return cast("Step[..., Any]", step).call_of(args, kwargs)
 
 
 def _body(called: str) -> Place:

@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Self, Ty
 
 import msgspec
 
-from zart.annotations import is_coroutine_function, module_globals, result_codec, signature_of, where
+from zart.annotations import (
+    Parameters,
+    is_coroutine_function,
+    module_globals,
+    result_codec,
+    signature_of,
+    where,
+)
 from zart.calls import CheckArgs, StepCall, StepSpec, TimeoutScope
 from zart.codec import Codec
 from zart.context import place
@@ -53,6 +60,10 @@ class _Function:
         return Arguments(self.signature)
 
     @functools.cached_property
+    def parameters(self) -> Parameters:
+        return Parameters(self.fn, self.signature, self.what)
+
+    @functools.cached_property
     def result(self) -> Codec:
         return result_codec(self.fn, self.what)
 
@@ -80,6 +91,7 @@ class _Definition:
                 check_args=options.check_args,
                 result=function.result,
                 arguments=function.arguments,
+                parameters=function.parameters,
                 known=KnownExceptions(
                     module_globals=module_globals(function.fn),
                     classes=(*options.raises, *options.retry.retry_on, *options.retry.give_up_on),
@@ -114,8 +126,12 @@ class Step(CoroutineFunction, Generic[P, R_co]):
         if here is None:
             warn_step(self.name)
             return run_plainly(self._function.fn, args, kwargs, threaded=self._function.threaded)
+        return here.call_step(self.call_of(args, kwargs))
+
+    def call_of(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> StepCall:
+        """One call of it, as data."""
         name = self._fixed or self._template.render(args, kwargs)
-        return here.call_step(StepCall(self._definition.spec(), name, args, kwargs, 0, self._function.name))
+        return StepCall(self._definition.spec(), name, args, kwargs, 0, self._function.name)
 
     if TYPE_CHECKING:
         # Checkers tell the results of asyncio.gather apart for what is declared so, and only then.

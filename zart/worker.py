@@ -17,12 +17,12 @@ from typing import Self, final
 import anyio
 
 from zart._engine.holding import Shared
-from zart._engine.lease import resolve_lanes
+from zart._engine.lanes import step_name
+from zart._engine.lease import Function, resolve_lanes
 from zart._engine.lineage import body_tasks, is_instrumented
 from zart._engine.registration import Registration
 from zart._engine.timers import body_timers
 from zart._postgres import connections
-from zart.calls import DurableSpec
 from zart.client import Client
 from zart.config import WorkerConfig
 from zart.context import place
@@ -87,7 +87,9 @@ class Worker:
                 "the registry holds no durable function, so this worker would have nothing to do"
             )
         self._address = self._resolve()
-        functions = await connections.use(self._address, self._prepare, application_name="zart worker")
+        lanes = await connections.use(self._address, self._prepare, application_name="zart worker")
+        specs = {key: durable.spec for key, durable in self._registry.durables.items()}
+        steps = {step_name(name): step for name, step in self._registry.steps.items()}
         with opened("worker"), body_tasks(loop), body_timers(loop):
             if not is_instrumented(loop):
                 raise UsageError(
@@ -95,7 +97,14 @@ class Worker:
                 )
             async with self._resources() as resources:
                 shared = Shared(
-                    functions=functions,
+                    functions={
+                        lane: specs[name, version]
+                        for lane, (_, name, version) in lanes.items()
+                        if name not in steps
+                    },
+                    steps={lane: steps[name] for lane, (_, name, _) in lanes.items() if name in steps},
+                    queues={lane: queue for lane, (queue, _, _) in lanes.items()},
+                    registry=self._registry,
                     threads=anyio.CapacityLimiter(self._config.max_threads),
                     resources=resources,
                     base_context=copy_context(),
@@ -143,16 +152,16 @@ class Worker:
             return self._target.address
         return connections.resolve_address(self._target)
 
-    async def _prepare(self, connection: connections.Connection) -> dict[int, DurableSpec]:
-        """Look the database over; returns the functions by lane."""
+    async def _prepare(self, connection: connections.Connection) -> dict[int, Function]:
+        """Look the database over; returns the lanes of this worker, and what each stands for."""
         await ensure_current(connection, self._schema)
         for warning in await connections.check_settings(connection, self._address):
             _log.warning("%s", warning)
-        specs = {key: durable.spec for key, durable in self._registry.durables.items()}
-        queues = self._config.queues or tuple(sorted({spec.queue for spec in specs.values()}))
-        wanted = [(queue, spec.name, spec.version) for spec in specs.values() for queue in queues]
-        lanes = await resolve_lanes(connection, self._schema, wanted)
-        return {lane: specs[name, version] for lane, (_queue, name, version) in lanes.items()}
+        durables = self._registry.durables
+        queues = self._config.queues or tuple(sorted({durable.queue for durable in durables.values()}))
+        named = [*durables, *((step_name(step), None) for step in self._registry.steps)]
+        wanted = [(queue, name, version) for name, version in named for queue in queues]
+        return await resolve_lanes(connection, self._schema, wanted)
 
     @contextlib.asynccontextmanager
     async def _resources(self) -> AsyncGenerator[tuple[object, ...]]:

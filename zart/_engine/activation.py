@@ -25,9 +25,9 @@ import datetime as dt
 import functools
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextvars import Context
-from typing import Any, NoReturn, Protocol, TypeVar
+from typing import Any, NamedTuple, NoReturn, Protocol, TypeVar
 
 import anyio
 import msgspec
@@ -35,14 +35,19 @@ import msgspec
 from zart._engine import endings, parking
 from zart._engine.alarms import Alarms, Cancellable
 from zart._engine.branch import Branch
+from zart._engine.delegated import Delegated
 from zart._engine.entries import (
+    Cancelled,
     CancelRequest,
     Change,
     Claim,
+    Completed,
     Ending,
     Entry,
+    Failed,
     Key,
     Lost,
+    Order,
     Record,
     Released,
     StoredEntry,
@@ -56,7 +61,7 @@ from zart._engine.points import reach
 from zart._engine.steps import Steps
 from zart._engine.timers import BodyTimer
 from zart._engine.waits import Wait, Waits
-from zart.calls import DurableSpec, StepCall
+from zart.calls import DurableSpec, StepCall, StepSpec
 from zart.context import place
 from zart.errors import NonDeterminismError, PayloadError, SerializationError, Suspended
 
@@ -72,6 +77,13 @@ _PATIENCE_IN_MEMORY = 0.05
 _FRESH_AGAIN = 0.05
 _REFUSALS = 100
 """How many durable calls of an unwinding body raise `Suspended` before it is held where it is."""
+
+
+class Registered(NamedTuple):
+    """A step that a worker has registered."""
+
+    spec: StepSpec
+    lane: int
 
 
 class Host(Protocol):
@@ -100,6 +112,14 @@ class Host(Protocol):
     def call_at(self, when: dt.datetime, callback: Callable[[], None], /) -> Cancellable: ...
     def function(self, call: StepCall, key: Key, /) -> Callable[..., Any]:
         """What to run for a step: its own function, except in tests of a body."""
+        ...
+
+    def registered(self, claim: Claim, call: StepCall, /) -> Registered:
+        """The step that workers are asked to run for a call. Raises UsageError for one that is not registered."""
+        ...
+
+    def lane(self, spec: DurableSpec, /) -> int:
+        """The lane of a child's function."""
         ...
 
     def write(self, entry: Entry, /) -> None: ...
@@ -137,6 +157,7 @@ class Activation:
         self.alarms = Alarms(host)
         self.steps = Steps(self)
         self.waits = Waits(self)
+        self.delegated = Delegated(self)
         self.signal = claim.signal
         self.data: bytes | None = None
         self.replaying = True
@@ -158,11 +179,13 @@ class Activation:
         self._seq = self.log.last_seq
         self._inflight = 0
         self._in_doubt = 0
+        self._orders: tuple[Order, ...] = ()
         self._outbox: deque[tuple[Record, Callable[[Record], None]]] = deque()
         self._turns: dict[Key, Callable[[Record], None]] = {}
         self._late: deque[StoredEntry] = deque()
         self._gate: list[tuple[Key, bytes | None, DurableFuture]] = []
-        self._set_off: list[Callable[[], None]] = []
+        self._when_live: list[tuple[Key | None, bytes | None, Callable[[], None]]] = []
+        self._outcome: Completed | Failed | Cancelled | None = None
         self._activity: int = 0
         self._settling = False
         self._turns_seen = 0
@@ -200,13 +223,22 @@ class Activation:
         self.root = asyncio.Task(coroutine, loop=self.loop, context=context)
         self.track(self.root)
 
-    def news(self, signal: int, events: list[StoredEvent], cancel: CancelRequest | None) -> None:
+    def news(
+        self,
+        signal: int,
+        events: list[StoredEvent],
+        cancel: CancelRequest | None,
+        done: int = 0,
+        arrived: Sequence[StoredEntry] = (),
+    ) -> None:
         """What has happened to the execution outside, while it is held."""
         if self.closed:
             return
         self.signal = signal
         self.waits.offer(events)
+        self.delegated.news(done, arrived)
         self.cancels.request(cancel)
+        self._end_at_last()
 
     def tick(self, now: dt.datetime) -> None:
         """Once a second: show what takes long, and write the deadlines that are not written yet."""
@@ -231,9 +263,31 @@ class Activation:
                 return  # its change is on the way and will report
             self.host.ended(self)
 
+    @property
+    def is_over(self) -> bool:
+        """The body has ended; what it has given away has not."""
+        return self._outcome is not None
+
+    def current_branch(self) -> Branch | None:
+        """The branch of this body that runs now."""
+        here = place.get()
+        return here if isinstance(here, Branch) and here.activation is self else None
+
+    def _end_at_last(self) -> None:
+        if self._outcome is not None and not self.delegated.unfinished:
+            self.end(self._outcome)
+
     def end(self, ending: Ending) -> None:
-        """Write the ending, and unwind what is left of the body."""
+        """Write the ending, and unwind what is left of the body.
+
+        An outcome waits for what the body has given away.
+        """
         if self.ending is not None or self.lost:
+            return
+        if isinstance(ending, (Completed, Failed, Cancelled)) and self.delegated.unfinished:
+            reach("body.outlived")
+            self._outcome = ending
+            self.stir()
             return
         self.ending = ending
         reach("ending.begin")
@@ -248,13 +302,15 @@ class Activation:
             ending=ending,
             done=self._ended,
             notes=tuple(self.notes),
+            parent_task=claim.parent_task,
+            orders=self._take_orders(),
         )
         self._close()
         self.host.end(change)
 
     def _ended(self, change: Change, error: Exception | None) -> None:
         if isinstance(error, SerializationError):
-            self.ending = self.phase.refused(error)
+            self.ending = self.refused(error)
             retry = msgspec.structs.replace(change, ending=self.ending, token=0)
             self.host.end(retry)
             return
@@ -291,10 +347,18 @@ class Activation:
                 )
             for leftover in leftovers:
                 leftover.cancel()
-        if self.root is not None and self.root.done() and not self.tasks:
-            self.phase.over(self.root)
+        if self.root is not None and self.root.done() and not self.tasks and self._outcome is None:
+            self.over(self.root)
         else:
             self.stir()
+
+    def over(self, root: "asyncio.Task[Any]") -> None:
+        """The body and all its branches have ended."""
+        self.phase.over(root)
+
+    def refused(self, error: SerializationError) -> Ending:
+        """What to end with instead: the database does not take what was to be written."""
+        return self.phase.refused(error)
 
     def busy(self) -> None:
         """The body is about to do something live."""
@@ -402,9 +466,9 @@ class Activation:
 
     # ------------------------------------------------------------ writing
 
-    def write(self, entry: Entry) -> None:
+    def write(self, entry: Entry, done: Callable[[Entry, Exception | None], None] | None = None) -> None:
         """Write an entry that the body does not observe."""
-        entry.done = self._written
+        entry.done = done or self._written
         self._mark(entry)
         self.host.write(entry)
 
@@ -431,8 +495,18 @@ class Activation:
         self.host.write(entry)
         return future
 
+    def order(self, orders: tuple[Order, ...]) -> None:
+        """Have what was given away cancelled: with the next record."""
+        self._orders += orders
+
+    def _take_orders(self) -> tuple[Order, ...]:
+        orders, self._orders = self._orders, ()
+        return orders
+
     def _mark(self, entry: Entry) -> None:
         entry.task_id = self.claim.task_id
+        if self._orders:
+            entry.orders += self._take_orders()
         self._suspect = False
         # That a step runs is no progress: one that ends its process only after a while would never be found out.
         if self._first_write and entry.state != "running":
@@ -520,14 +594,14 @@ class Activation:
             if wait is not None:
                 self.waits.cancel(wait)
 
-        def fire() -> None:
+        def fire(_record: Record) -> None:
             if not timer.cancelled():
                 self.fired.append(key)
                 timer.fire()
 
         timer.let_go = let_go
         if record is not None and record.seq is not None:
-            self.on_turn(record, lambda _record: fire())
+            self.on_turn(record, fire)
             return
         until = record.until if record is not None and record.until is not None else None
         deadline = until or self.host.now() + dt.timedelta(seconds=round(delay, 3))
@@ -537,10 +611,18 @@ class Activation:
             if not timer.cancelled():
                 wait = self.waits.timer(key, deadline, fire)
 
+        self.when_live(None, None, arm)
+
+    def when_live(self, key: Key | None, digest: bytes | None, act: Callable[[], None]) -> None:
+        """Do something once the log is at its end: now, if it is. `key`: a call that has no record."""
         if self.replaying:
-            self._set_off.append(arm)
-        else:
-            arm()
+            self._when_live.append((key, digest, act))
+            self.stir()
+            return
+        if key is not None:
+            self.refuse_contradiction(key, digest)
+        self.busy()
+        act()
 
     # ------------------------------------------------------------ rest
 
@@ -650,10 +732,14 @@ class Activation:
         """The log is at its end: what had no record may run now."""
         reach("replay.over")
         gate, self._gate = self._gate, []
+        when_live, self._when_live = self._when_live, []
         try:
             for key, digest, future in gate:
                 if not future.done():
                     self.refuse_contradiction(key, digest)
+            for asked, digest, _act in when_live:
+                if asked is not None:
+                    self.refuse_contradiction(asked, digest)
         except Suspended:
             return
         self.replaying = False
@@ -663,10 +749,10 @@ class Activation:
         for _key, _digest, future in gate:
             if not future.done():
                 future.set_result(None)
-        set_off, self._set_off = self._set_off, []
-        for arm in set_off:
-            arm()
+        for _asked, _digest, act in when_live:
+            act()
         self.waits.match_all()
+        self.delegated.go_live()
         self.cancels.go_live()
         self.stir()
 
@@ -675,8 +761,15 @@ class Activation:
             due = self.alarms.due
             if self.host.suspends(self, due):
                 reach("suspension.begin")
-                waiting = str(self.waits) or ", ".join(self.phase.pauses)
-                self.end(SuspendedEnding(seen=self.signal, wake_at=due, waiting_for=waiting or None))
+                waiting = ", ".join(filter(None, (str(self.waits), str(self.delegated), *self.phase.pauses)))
+                self.end(
+                    SuspendedEnding(
+                        seen=self.signal,
+                        wake_at=due,
+                        wake_at_done=self.delegated.wake_at_done,
+                        waiting_for=waiting or None,
+                    )
+                )
                 reach("suspension.unwinding")
                 return
         if not self.resting and not self.closed and not self._nothing_to_look_for:

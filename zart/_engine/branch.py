@@ -13,15 +13,17 @@ import inspect
 import math
 import random
 import uuid
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
 
-from zart._engine.entries import Key, Kind, Record
-from zart.calls import StepCall, StepSpec
+from zart._engine.delegated import Pending
+from zart._engine.entries import Key, Kind, Record, StoredEntry
+from zart.annotations import Parameters
+from zart.calls import ChildCall, StepCall, StepSpec
 from zart.codec import ANY, Codec
 from zart.digest import Arguments
 from zart.durations import format_duration
@@ -44,6 +46,7 @@ def _codec_of(kind: type[Any]) -> Codec:
 
 _PLAIN = frozenset((type(None), bool, int, float, str, list, dict, tuple))
 _NO_ARGUMENTS = Arguments(inspect.Signature())
+_NO_PARAMETERS = Parameters(lambda: None, inspect.Signature(), "a capture")
 _ZART_ONLY = KnownExceptions()
 
 
@@ -88,24 +91,8 @@ class Branch:
     ) -> Record | None:
         """The record of a call, once its turn has come; None when there is none and the call may run."""
         activation = self.activation
-        if activation.closed:
-            await activation.refuse_call(key)
-        if not self.adopted:
-            self.adopted = True
-            activation.adopt(asyncio.current_task())
-        if activation.anyio_deadlines and anyio.current_effective_deadline() != math.inf:
-            raise UsageError(
-                f"execution {activation.claim.execution_id!r}, {key}: a durable call under a deadline of anyio "
-                "(fail_after, move_on_after) cannot be replayed; use `async with zart.timeout(…)` instead"
-            )
-        record = activation.log.ask(key)
-        if (
-            record is not None
-            and digest is not None
-            and record.digest is not None
-            and digest != record.digest
-        ):
-            activation.compare(record, call)
+        await self.check_call(key)
+        record = self._compared(key, digest, call)
         if record is None or record.seq is None:
             if activation.replaying:
                 await self.parked(activation.gate(key, digest))
@@ -116,6 +103,43 @@ class Branch:
         if not activation.is_turn_of(record):
             record = await self.parked(activation.turn(record))
         self.heard(record)
+        return record
+
+    async def check_call(self, key: Key) -> None:
+        """Refuse a durable call where none can be, and make its task a part of the body."""
+        activation = self.activation
+        if activation.closed:
+            await activation.refuse_call(key)
+        self._adopt()
+        if activation.anyio_deadlines and anyio.current_effective_deadline() != math.inf:
+            raise UsageError(
+                f"execution {activation.claim.execution_id!r}, {key}: a durable call under a deadline of anyio "
+                "(fail_after, move_on_after) cannot be replayed; use `async with zart.timeout(…)` instead"
+            )
+
+    def asked(
+        self, key: Key, digest: bytes | None = None, call: StepCall | None = None
+    ) -> StoredEntry | None:
+        """The record of a call that goes on by itself: nobody waits for its turn here."""
+        if self.activation.closed:
+            raise Suspended
+        self._adopt()
+        return self._compared(key, digest, call)
+
+    def _adopt(self) -> None:
+        if not self.adopted:
+            self.adopted = True
+            self.activation.adopt(asyncio.current_task())
+
+    def _compared(self, key: Key, digest: bytes | None, call: StepCall | None) -> StoredEntry | None:
+        record = self.activation.log.ask(key)
+        if (
+            record is not None
+            and digest is not None
+            and record.digest is not None
+            and digest != record.digest
+        ):
+            self.activation.compare(record, call)
         return record
 
     async def parked(self, future: "asyncio.Future[Any]") -> Any:
@@ -148,28 +172,111 @@ class Branch:
 
     def value_of(self, record: Record, spec: StepSpec) -> Any:
         """What a recorded step returned; raises what it raised."""
+        return self.outcome_of(record, spec.result, spec.known)
+
+    def outcome_of(self, record: Record, result: Codec, known: KnownExceptions) -> Any:
+        """What a recorded call returned; raises what it raised."""
         what = f"{record.key.kind} {record.key}"
         try:
-            if record.state != "failed":
-                return spec.result.load(record.result or "null", f"the recorded result of {what}")
-            error = exception_from_json(record.failure or "", spec.known, f"the recorded failure of {what}")
+            if record.state == "completed":
+                return result.load(record.result or "null", f"the recorded result of {what}")
+            error = exception_from_json(record.failure or "", known, f"the recorded failure of {what}")
         except PayloadError as misfit:
             # The step's annotation has changed, or somebody has edited the row: not the body's failure.
             self.activation.block(misfit, "misfit")
             raise Suspended from None
         raise self.activation.raised(error, record)
 
-    def call_durable(
-        self,
-        name: str,
-        fn: Callable[..., Any],
-        args: tuple[Any, ...],  # noqa: ARG002
-        /,
-    ) -> Coroutine[Any, Any, Any]:
-        raise UsageError(
-            f"execution {self.activation.claim.execution_id!r} calls the durable function {name!r}: child executions "
-            f"are not there yet; `await {getattr(fn, '__name__', name)}.fn(…)` runs it as a part of this body"
-        )
+    # ------------------------------------------------------------ what is given away
+
+    def call_durable(self, call: ChildCall, /) -> Coroutine[Any, Any, Any]:
+        return self._child(call, self.key(call.spec.name, "child"))
+
+    async def _child(self, call: ChildCall, key: Key) -> Any:
+        return await self.activation.delegated.child(self, call, key).wait()
+
+    def start_child(self, call: ChildCall, /) -> Pending:
+        return self.activation.delegated.child(self, call, self.key(call.spec.name, "child"))
+
+    def schedule_step(self, call: StepCall, /) -> Pending:
+        return self.activation.delegated.schedule(self, call)
+
+    def map(
+        self, calls: Sequence[StepCall], limit: int | None, return_exceptions: bool, /
+    ) -> Coroutine[Any, Any, list[Any]]:
+        return self._wait_all(self.activation.delegated.schedule_all(self, calls, limit), return_exceptions)
+
+    def event(self, name: str, codec: Codec, /) -> Pending:
+        activation, key = self.activation, self.key(name, "wait")
+
+        def read(record: Record) -> Any:
+            try:
+                return codec.load(record.result or "null", f"the payload of event {name!r}")
+            except PayloadError as error:
+                raise activation.raised(error, record) from None
+
+        pending = Pending(activation.delegated, key, read)
+
+        def deliver(record: Record) -> None:
+            if pending.cancelled:
+                activation.waits.give_back(record)
+            else:
+                pending.deliver(record)
+
+        def begin() -> None:
+            if not pending.cancelled:
+                pending.wait_of = activation.waits.expect(key, deliver)
+
+        self._begin(key, deliver, begin)
+        return pending
+
+    def timer(self, duration: dt.timedelta, /) -> Pending:
+        activation, key = self.activation, self.key("timer", "timer")
+        pending = Pending(activation.delegated, key, lambda _record: None)
+
+        def deliver(record: Record) -> None:
+            if not pending.cancelled:
+                pending.deliver(record)
+
+        def begin() -> None:
+            if not pending.cancelled:
+                stored = activation.log.by_key.get(key)
+                until = stored.until if stored is not None else None
+                until = until or activation.host.now() + duration
+                pending.wait_of = activation.waits.timer(key, until, deliver)
+
+        self._begin(key, deliver, begin)
+        return pending
+
+    def _begin(self, key: Key, deliver: Callable[[Record], None], begin: Callable[[], None]) -> None:
+        """Begin a wait of the body's own that goes on by itself."""
+        record = self.asked(key)
+        if record is not None and record.seq is not None:
+            self.activation.on_turn(record, deliver)
+        else:
+            self.activation.when_live(key, None, begin)
+
+    def wait_all(
+        self, pendings: Sequence[Pending], return_exceptions: bool, /
+    ) -> Coroutine[Any, Any, list[Any]]:
+        return self._wait_all(pendings, return_exceptions)
+
+    async def _wait_all(self, pendings: Sequence[Pending], return_exceptions: bool) -> list[Any]:
+        await self.activation.delegated.join(self, pendings, every=True)
+        values: list[Any] = []
+        for pending in pendings:
+            try:
+                values.append(pending.value())
+            except Exception as error:
+                if not return_exceptions:
+                    raise
+                values.append(error)
+        return values
+
+    async def wait_any(self, pendings: Sequence[Pending], /) -> int:
+        await self.activation.delegated.join(self, pendings, every=False)
+        over = [place for place, pending in enumerate(pendings) if pending.over]
+        return min(over, key=lambda place: pendings[place].place)
 
     def capture(self, name: str, fn: Callable[[], Any], codec: Codec, /) -> Coroutine[Any, Any, Any]:
         async def take() -> Any:
@@ -185,6 +292,7 @@ class Branch:
             check_args="off",
             result=codec,
             arguments=_NO_ARGUMENTS,
+            parameters=_NO_PARAMETERS,
             known=KnownExceptions(module_globals=getattr(fn, "__globals__", None)),
         )
         return self._step(StepCall(spec, name, (), {}), self.key(name, "capture"))

@@ -28,8 +28,8 @@ import msgspec
 import psycopg
 from psycopg import AsyncConnection
 
-from zart._engine.entries import CancelRequest, Claim, StoredEvent
-from zart._engine.histories import HISTORY_BYTES, SHORT_INPUT, Histories, Question, by_task
+from zart._engine.entries import CancelRequest, Claim, StoredEntry, StoredEvent
+from zart._engine.histories import HISTORY_BYTES, SHORT_INPUT, Histories, Question, arrivals, by_task
 from zart._engine.points import reach
 from zart._postgres.direct import Direct, DirectLine, Row, statements
 from zart._postgres.listener import done_channel, work_channel
@@ -45,8 +45,8 @@ _RETRY = dt.timedelta(milliseconds=50)  # until a wake-up whose task was locked 
 
 Connection = AsyncConnection[Any]
 Connect = Callable[[], Awaitable[Connection]]
-Watched = tuple[int, int, int]
-"""A held execution: task id, epoch, the signal seen last."""
+Watched = tuple[int, int, int, int]
+"""What is held: task id, epoch, the signal seen last, and how much of what it gave away was seen to have ended."""
 
 
 class News(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,6 +57,10 @@ class News(msgspec.Struct, frozen=True, kw_only=True):
     cancel: CancelRequest | None
     events: list[StoredEvent]
     """All that no wait has consumed, in order; at least those that led to `signal`."""
+    done: int = 0
+    """How much of what it gave away has ended."""
+    arrived: list[StoredEntry] = []
+    """What has ended of that, and has no number so far."""
     lost: bool
     """It is no longer held under this epoch: drop it, nothing that it writes would be accepted."""
 
@@ -184,7 +188,7 @@ class Claimer:
         if len(self._histories):
             reach("claim.read")
         seen = _look(answers.pop())
-        news = await self._news(direct, answers.pop()) if watching else []
+        news = await self._news(direct, answers.pop(), watching) if watching else []
 
         next_due = seen.next_due
         if seen.wakeups:
@@ -286,19 +290,23 @@ class Claimer:
     # -- news
 
     def _inbox(self, watching: Sequence[Watched]) -> Question:
-        tasks, epochs, signals = (list(column) for column in zip(*watching, strict=True))
+        tasks, epochs, signals, dones = (list(column) for column in zip(*watching, strict=True))
         return self._claims["read_inbox"], {
             "worker": self._worker,
             "tasks": tasks,
             "epochs": epochs,
             "signals": signals,
+            "dones": dones,
         }
 
-    async def _news(self, direct: Direct, rows: list[Row]) -> list[News]:
+    async def _news(self, direct: Direct, rows: list[Row], watching: Sequence[Watched]) -> list[News]:
         told = [(row[0], row[3]) for row in rows if not row[1]]
         events: dict[int, list[StoredEvent]] = {}
         if told:
             events = by_task(await direct.rows(*self._histories.events(told)))
+        seen = {task: done for task, _, _, done in watching}
+        ended = [row[0] for row in rows if not row[1] and row[7] != seen[row[0]]]
+        arrived = arrivals(await direct.rows(*self._histories.arrived(ended))) if ended else {}
         if rows:
             reach("inbox.read")
         return [
@@ -307,9 +315,11 @@ class Claimer:
                 signal=signal or 0,
                 cancel=CancelRequest(reason, author) if cancelled else None,
                 events=events.get(task, []),
+                done=arrived[task][0] if task in arrived else done or 0,
+                arrived=arrived[task][1] if task in arrived else [],
                 lost=lost,
             )
-            for task, lost, signal, _, cancelled, reason, author in rows
+            for task, lost, signal, _, cancelled, reason, author, done in rows
         ]
 
     # -- what a tick does for everybody
@@ -321,8 +331,10 @@ class Claimer:
         reach("wakeups.read")
         parameters = {
             "batch": _BATCH,
-            "cancels": [wakeup for wakeup, _, _ in cancels],
-            "failures": [cancelled_before_start(execution, reason) for _, execution, reason in cancels],
+            "cancels": [wakeup for wakeup, _, _, _ in cancels],
+            "failures": [
+                cancelled_before_start(execution, step, reason) for _, execution, step, reason in cancels
+            ],
         }
         ((applied, ready, left, ended),) = await direct.rows(self._wakeups["apply_wakeups"], parameters)
         reach("wakeups.committed")
@@ -359,9 +371,10 @@ class Claimer:
         return await direct.rows_of_each(questions)
 
 
-def cancelled_before_start(execution_id: str, reason: str | None) -> str:
-    """The stored failure of an execution that was cancelled when there was nothing to unwind."""
-    text = f"execution {execution_id!r} was cancelled before it ran" + (f": {reason}" if reason else "")
+def cancelled_before_start(execution_id: str, step: str | None, reason: str | None) -> str:
+    """The stored failure of an execution, or of a scheduled step, that was cancelled with nothing to unwind."""
+    what = f"execution {execution_id!r}" if step is None else f"execution {execution_id!r}: step {step}"
+    text = f"{what} was cancelled before it ran" + (f": {reason}" if reason else "")
     error = ExecutionCancelled(text, execution_id=execution_id, reason=reason)
     return exception_to_json(error, attempts=0).decode()
 

@@ -120,6 +120,7 @@ class Cancels:
             self._submitted = True
             self.requested = _read_request(record)
         self._count = max(self._count, record.key.occurrence)
+        self._activation.order(self._activation.delegated.orders(self.requested))
         root = self._activation.root
         reach("cancel.delivering")
         if root is not None and not root.done():

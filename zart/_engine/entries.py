@@ -12,7 +12,7 @@ from uuid import UUID
 
 import msgspec
 
-Kind = Literal["step", "capture", "wait", "timer", "cancel"]
+Kind = Literal["step", "capture", "wait", "timer", "cancel", "child"]
 EntryState = Literal["running", "waiting", "completed", "failed", "cancelled"]
 FINAL: frozenset[str] = frozenset(("completed", "failed", "cancelled"))
 
@@ -47,6 +47,13 @@ class StoredEntry(msgspec.Struct, frozen=True, kw_only=True):
     started_at: dt.datetime | None = None
     finished_at: dt.datetime | None = None
     until: dt.datetime | None = None
+    given_away: bool = False
+    """A task of its own does it: a scheduled step or a child. What came of it is there before it has a number."""
+
+    @property
+    def has_arrived(self) -> bool:
+        """It has ended elsewhere, and no body was told so far."""
+        return self.given_away and self.seq is None and self.state in FINAL
 
 
 class StoredEvent(NamedTuple):
@@ -89,6 +96,50 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     """Durable time at the claim."""
     accept_arguments: bool = False
     """Recorded steps are taken as they are, whatever arguments they are called with now."""
+    step: Key | None = None
+    """The scheduled step that this is, in the journal of the run; None: the body of an execution."""
+    priority: int = 0
+    parent_task: int | None = None
+    """Whom to tell of the end."""
+    done: int = 0
+    """How much of what this execution gave away had ended."""
+
+
+class StepWork(msgspec.Struct, frozen=True, kw_only=True):
+    """A scheduled step: whoever has registered the function may do it."""
+
+    function: str
+    lane: int
+    input: bytes
+    held_back: bool = False
+    """Another one must end before it begins."""
+
+
+class ChildWork(msgspec.Struct, frozen=True, kw_only=True):
+    """A child execution."""
+
+    id: str
+    name: str
+    version: str | None
+    queue: str
+    priority: int
+    lane: int
+    run_id: UUID
+    payload: bytes | None
+    digest: bytes
+    time_limit: dt.timedelta | None
+    detached: bool
+
+
+Work = StepWork | ChildWork
+
+
+class Order(NamedTuple):
+    """What was given away is to be cancelled."""
+
+    key: Key
+    reason: str | None
+    author: str | None
 
 
 class FailedAttempt(NamedTuple):
@@ -132,6 +183,14 @@ class Entry(msgspec.Struct, kw_only=True, eq=False):
     """A failed attempt to store, in the same statement."""
     clears_recoveries: bool = False
     """The first new record since a takeover: the count of recoveries starts again."""
+    work: Work | None = None
+    """The work that is given away with this entry, which stays without a number until it has ended."""
+    giver: Claim | None = None
+    """Who gives it away."""
+    numbers: bool = False
+    """Nothing but the number of what has arrived: the row is there."""
+    orders: tuple[Order, ...] = ()
+    """To be sent in the same statement."""
     token: int = 0
     """Set by the journal: tells its own write from another's after an ambiguous commit."""
     deliver: Any = None
@@ -169,6 +228,8 @@ class Suspended(msgspec.Struct, frozen=True, kw_only=True):
     seen: int
     wake_at: dt.datetime | None
     waiting_for: str | None
+    wake_at_done: int | None = None
+    """Go on when so much of what was given away has ended, in all."""
 
 
 class BodyRetry(msgspec.Struct, frozen=True, kw_only=True):
@@ -192,7 +253,18 @@ class Released(msgspec.Struct, frozen=True, kw_only=True):
     """Given back at once for another worker to go on (shutdown)."""
 
 
-Ending = Completed | Failed | Cancelled | Suspended | BodyRetry | Blocked | Released
+class StepEnded(msgspec.Struct, frozen=True, kw_only=True):
+    """A scheduled step has come to its end: what came of it goes into the journal of its run, unnumbered."""
+
+    key: Key
+    state: Literal["completed", "failed", "cancelled"]
+    result: bytes | None = None
+    failure: bytes | None = None
+    attempts: int = 1
+    started_at: dt.datetime | None = None
+
+
+Ending = StepEnded | Completed | Failed | Cancelled | Suspended | BodyRetry | Blocked | Released
 
 
 class Change(msgspec.Struct, kw_only=True, eq=False):
@@ -210,6 +282,9 @@ class Change(msgspec.Struct, kw_only=True, eq=False):
     done: Callable[["Change", Exception | None], None] | None
     notes: tuple[tuple[str, str], ...] = ()
     """(what, note) pairs for `zart_history`, in the same statement."""
+    parent_task: int | None = None
+    """The body that gave this work away: it is told of the end, in the same statement."""
+    orders: tuple[Order, ...] = ()
     token: int = 0
 
 

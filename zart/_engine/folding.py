@@ -22,12 +22,18 @@ from zart._engine.entries import (
     BodyRetry,
     Cancelled,
     Change,
+    ChildWork,
+    Claim,
     Completed,
     Ending,
     Entry,
     Failed,
     FailedAttempt,
+    Key,
+    Order,
     Released,
+    StepEnded,
+    StepWork,
     Suspended,
 )
 from zart._postgres.arrays import Array, bools, byteas, int4s, int8s, jsons, texts, times, uuids
@@ -105,7 +111,7 @@ def touches_entries(ending: Ending) -> bool:
 
     A block does when the execution is being cancelled, which only the database knows.
     """
-    return isinstance(ending, (Completed, Failed, Cancelled, BodyRetry, Blocked))
+    return isinstance(ending, (Completed, Failed, Cancelled, BodyRetry, Blocked, StepEnded))
 
 
 def _fold_entries(
@@ -146,13 +152,17 @@ def is_plain(batch: Batch) -> bool:
     for entry in batch.entries:
         if entry.event_id is not None or entry.clears_recoveries or entry.failed_attempt is not None:
             return False
+        if entry.numbers or entry.orders or entry.work is not None:
+            return False
     return True
 
 
 def only_finishes(batch: Batch) -> bool:
     """Whether it holds final endings and nothing else."""
     return not batch.entries and all(
-        isinstance(change.ending, (Completed, Failed, Cancelled)) and not change.notes
+        isinstance(change.ending, (Completed, Failed, Cancelled))
+        and change.parent_task is None
+        and not (change.notes or change.orders)
         for change in batch.changes
     )
 
@@ -172,21 +182,29 @@ FINISHING = frozenset(
 """The columns of tasks that a final ending needs."""
 
 
-def key_columns(entries: Sequence[Entry]) -> dict[str, Array]:
-    keys = [entry.key for entry in entries]
+def key_columns(entries: Sequence[Entry], changes: Sequence[Change] = ()) -> dict[str, Array]:
+    """The keys of entries, and of scheduled steps that have ended, with the tokens that their rows have then."""
+    rows = [(entry.run_id, entry.key, entry.token) for entry in entries]
+    rows += [
+        (change.run_id, change.ending.key, change.token)
+        for change in changes
+        if isinstance(change.ending, StepEnded)
+    ]
     return {
-        "run_ids": uuids([entry.run_id for entry in entries]),
-        "paths": texts([key[0] for key in keys]),
-        "names": texts([key[1] for key in keys]),
-        "occurrences": int4s([key[2] for key in keys]),
-        "kinds": texts([key[3] for key in keys]),
-        "tokens": int8s([entry.token for entry in entries]),
+        "run_ids": uuids([run_id for run_id, _, _ in rows]),
+        "paths": texts([key[0] for _, key, _ in rows]),
+        "names": texts([key[1] for _, key, _ in rows]),
+        "occurrences": int4s([key[2] for _, key, _ in rows]),
+        "kinds": texts([key[3] for _, key, _ in rows]),
+        "tokens": int8s([token for _, _, token in rows]),
     }
 
 
 def entry_columns(batch: Batch) -> dict[str, Array]:
     """The arrays of `record`."""
     entries = batch.entries
+    if any(entry.numbers for entry in entries):
+        entries = [entry for entry in entries if not entry.numbers]
     digests = [entry.digest for entry in entries]
     arguments = [entry.arguments for entry in entries]
     started = [entry.started_at for entry in entries]
@@ -234,16 +252,20 @@ def entry_values(entry: Entry) -> dict[str, Any]:
 
 def all_columns(batch: Batch) -> dict[str, Array]:
     """The arrays of `record_and_end`."""
+    written = [entry for entry in batch.entries if not entry.numbers]
     events = [entry for entry in batch.entries if entry.event_id is not None]
     return {
         **entry_columns(batch),
-        "step_events": int8s([entry.event_id for entry in batch.entries]),
+        "step_events": int8s([entry.event_id for entry in written]),
         "event_ids": int8s([entry.event_id for entry in events]),
         "event_tasks": int8s([entry.task_id for entry in events]),
         "event_runs": uuids([entry.run_id for entry in events]),
         **task_columns(batch),
         **_attempt_columns(batch),
         **_note_columns(batch.changes),
+        **_number_columns([entry for entry in batch.entries if entry.numbers]),
+        **_work_columns(written),
+        **_order_columns(batch),
     }
 
 
@@ -261,10 +283,12 @@ class TaskRow(NamedTuple):
     failure: bytes | None = None
     seen: int | None = None
     wake_at: dt.datetime | None = None
+    wake_at_done: int | None = None
     waiting_for: str | None = None
     attempt: int | None = None
     floor: int | None = None
     not_before: dt.datetime | None = None
+    begun: dt.datetime | None = None
 
 
 def task_rows(batch: Batch) -> list[TaskRow]:
@@ -295,10 +319,14 @@ def task_columns(batch: Batch) -> dict[str, Array]:
         "task_failures": jsons([row.failure for row in rows]),
         "seen": int4s([row.seen for row in rows]),
         "wake_ats": times([row.wake_at for row in rows]),
+        "wake_at_dones": int4s([row.wake_at_done for row in rows]),
         "waiting_for": texts([row.waiting_for for row in rows]),
-        "body_attempts": int4s([row.attempt for row in rows]),
+        "task_attempts": int4s([row.attempt for row in rows]),
         "floors": int4s([row.floor for row in rows]),
         "not_befores": times([row.not_before for row in rows]),
+        "begun": times([row.begun for row in rows]),
+        "task_is_step": bools([row.ending.startswith("step-") for row in rows]),
+        "parent_ids": int8s(sorted({c.parent_task for c in batch.changes if c.parent_task is not None})),
     }
 
 
@@ -324,13 +352,27 @@ def _ending_row(change: Change, *, clears: bool) -> TaskRow:
         case Cancelled():
             return row("cancelled", failure=ending.failure)
         case Suspended():
-            return row("suspended", seen=ending.seen, wake_at=ending.wake_at, waiting_for=ending.waiting_for)
+            return row(
+                "suspended",
+                seen=ending.seen,
+                wake_at=ending.wake_at,
+                wake_at_done=ending.wake_at_done,
+                waiting_for=ending.waiting_for,
+            )
         case BodyRetry():
             return row("body-retry", attempt=ending.attempt, floor=ending.floor, not_before=ending.not_before)
         case Blocked():
             return row("blocked", failure=ending.failure)
         case Released():
             return row("released")
+        case StepEnded():
+            return row(
+                f"step-{ending.state}",
+                result=ending.result,
+                failure=ending.failure,
+                attempt=ending.attempts,
+                begun=ending.started_at,
+            )
         case _:
             assert_never(ending)
 
@@ -374,15 +416,104 @@ def _note_columns(changes: Sequence[Change]) -> dict[str, Array]:
     }
 
 
+def _number_columns(entries: Sequence[Entry]) -> dict[str, Array]:
+    columns = key_columns(entries)
+    return {
+        "number_runs": columns["run_ids"],
+        "number_paths": columns["paths"],
+        "number_names": columns["names"],
+        "number_occurrences": columns["occurrences"],
+        "number_kinds": columns["kinds"],
+        "number_tokens": columns["tokens"],
+        "number_seqs": int4s([entry.seq for entry in entries]),
+    }
+
+
+def _work_columns(entries: Sequence[Entry]) -> dict[str, Array]:
+    """What is given away: the first two columns stand beside the entries, the others are of steps and children."""
+    steps: list[tuple[int, Claim, StepWork]] = []
+    children: list[tuple[int, Claim, ChildWork]] = []
+    for entry in entries:
+        if isinstance(entry.work, StepWork):
+            steps.append((entry.token, _giver(entry), entry.work))
+        elif isinstance(entry.work, ChildWork):
+            children.append((entry.token, _giver(entry), entry.work))
+    return {
+        "given_away": bools([entry.work is not None for entry in entries]),
+        "inputs": jsons(
+            [entry.work.input if isinstance(entry.work, StepWork) else None for entry in entries]
+        ),
+        "work_tokens": int8s([token for token, _, _ in steps]),
+        "work_executions": texts([giver.execution_id for _, giver, _ in steps]),
+        "work_lanes": int8s([work.lane for _, _, work in steps]),
+        "work_priorities": int4s([giver.priority for _, giver, _ in steps]),
+        "work_parents": int8s([giver.task_id for _, giver, _ in steps]),
+        "work_functions": texts([work.function for _, _, work in steps]),
+        "work_held_back": bools([work.held_back for _, _, work in steps]),
+        "child_tokens": int8s([token for token, _, _ in children]),
+        "child_ids": texts([work.id for _, _, work in children]),
+        "child_names": texts([work.name for _, _, work in children]),
+        "child_versions": texts([work.version for _, _, work in children]),
+        "child_queues": texts([work.queue for _, _, work in children]),
+        "child_priorities": int4s([work.priority for _, _, work in children]),
+        "child_lanes": int8s([work.lane for _, _, work in children]),
+        "child_runs": uuids([work.run_id for _, _, work in children]),
+        "child_payloads": jsons([work.payload for _, _, work in children]),
+        "child_digests": byteas([work.digest for _, _, work in children]),
+        "child_limits": texts([_interval(work.time_limit) for _, _, work in children]),
+        "child_parents": int8s([giver.task_id for _, giver, _ in children]),
+        "child_parent_ids": texts([giver.execution_id for _, giver, _ in children]),
+        "child_detached": bools([work.detached for _, _, work in children]),
+    }
+
+
+def _giver(entry: Entry) -> Claim:
+    if entry.giver is None:
+        raise TypeError(f"nobody is said to give {entry.key} away")
+    return entry.giver
+
+
+def _interval(length: dt.timedelta | None) -> str | None:
+    if length is None:
+        return None
+    return f"{length.days} days {length.seconds} seconds {length.microseconds} microseconds"
+
+
+def _order_columns(batch: Batch) -> dict[str, Array]:
+    rows: list[tuple[int, UUID, Order]] = []
+    for entry in batch.entries:
+        for told in (*batch.earlier.get(entry.token, ()), entry):
+            rows += [(entry.token, entry.run_id, order) for order in told.orders]
+    for change in batch.changes:
+        rows += [(change.token, change.run_id, order) for order in change.orders]
+    keys: list[Key] = [order.key for _, _, order in rows]
+    return {
+        "order_tokens": int8s([token for token, _, _ in rows]),
+        "order_runs": uuids([run_id for _, run_id, _ in rows]),
+        "order_paths": texts([key.path for key in keys]),
+        "order_names": texts([key.name for key in keys]),
+        "order_occurrences": int4s([key.occurrence for key in keys]),
+        "order_kinds": texts([key.kind for key in keys]),
+        "order_reasons": texts([order.reason for _, _, order in rows]),
+        "order_authors": texts([order.author for _, _, order in rows]),
+    }
+
+
 def size(record: Record) -> int:
     """The bytes of a record that are a user's; the rest is small."""
     if isinstance(record, Entry):
         told = len(record.result or b"") + len(record.failure or b"")
+        if isinstance(record.work, StepWork):
+            told += len(record.work.input)
+        elif isinstance(record.work, ChildWork):
+            told += len(record.work.payload or b"")
         return told + len(record.failed_attempt.failure) if record.failed_attempt is not None else told
     ending = record.ending
     match ending:
         case Completed():
             return len(ending.result)
+        case StepEnded():
+            return len(ending.result or b"") + len(ending.failure or b"")
         case Failed() | Cancelled() | Blocked():
             return len(ending.failure)
         case BodyRetry():

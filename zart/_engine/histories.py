@@ -51,6 +51,10 @@ class Pending(msgspec.Struct, kw_only=True, eq=False):
     accept_arguments: bool
     now: dt.datetime
     payload: str | None
+    priority: int
+    parent_task: int | None
+    done: int
+    step: Key | None
     steps: int
     weight: int
     complete: bool
@@ -78,6 +82,10 @@ class Pending(msgspec.Struct, kw_only=True, eq=False):
             entries=self.entries,
             events=events,
             now=self.now,
+            step=self.step,
+            priority=self.priority,
+            parent_task=self.parent_task,
+            done=self.done,
         )
 
 
@@ -90,6 +98,7 @@ class Histories:
         self._statements = statements("claim", schema)
         self._pending: dict[int, Pending] = {}
         self._whole: list[Pending] = []
+        self._scheduled: list[Pending] = []
         self._paged: Pending | None = None
 
     def __len__(self) -> int:
@@ -116,6 +125,8 @@ class Histories:
             yield self._payloads(self._whole)
             yield self.events([(pending.task_id, pending.execution_id) for pending in self._whole])
             yield self._statements["load_steps"], {"tasks": tasks, "runs": runs}
+        if self._scheduled:
+            yield self._statements["load_scheduled"], self._holds(self._scheduled)
         if self._paged is not None:
             # With every page: the answers that come with the last one count.
             yield self._payloads([self._paged])
@@ -134,6 +145,9 @@ class Histories:
             payloads, events, steps = next(remaining), next(remaining), next(remaining)
             _add_steps(self._pending, steps)
             claims += self._hand_out(self._whole, payloads, events)
+        if self._scheduled:
+            inputs = [_scheduled(self._pending, row) for row in next(remaining)]
+            claims += self._hand_out(self._scheduled, inputs, [])
         if self._paged is not None:
             payloads, events, steps = next(remaining), next(remaining), next(remaining)
             _add_steps(self._pending, steps)
@@ -149,21 +163,28 @@ class Histories:
             "executions": [execution for _, execution in held],
         }
 
+    def arrived(self, tasks: Sequence[int]) -> Question:
+        """What has ended of the work that these executions gave away; `arrivals` reads the answer."""
+        return self._statements["load_arrived"], {"tasks": list(tasks)}
+
     def _choose(self) -> None:
-        self._whole, self._paged = [], None
+        self._whole, self._scheduled, self._paged = [], [], None
         room = self._history_bytes
         incomplete = [pending for pending in self._pending.values() if not pending.complete]
         for pending in sorted(incomplete, key=lambda pending: pending.weight):
-            if pending.weight > self._history_bytes:
+            if pending.weight > self._history_bytes and pending.step is None:
                 self._paged = pending
                 break
-            if pending.weight > room:
+            if pending.weight > room and (self._whole or self._scheduled):
                 break
             room -= pending.weight
-            self._whole.append(pending)
+            (self._whole if pending.step is None else self._scheduled).append(pending)
 
     def _payloads(self, held: Sequence[Pending]) -> Question:
-        return self._statements["load_payloads"], {
+        return self._statements["load_payloads"], self._holds(held)
+
+    def _holds(self, held: Sequence[Pending]) -> dict[str, Any]:
+        return {
             "worker": self._worker,
             "tasks": [pending.task_id for pending in held],
             "epochs": [pending.epoch for pending in held],
@@ -217,7 +238,8 @@ def _pending(row: TupleRow, now: dt.datetime) -> Pending:
         started_at,
         not_before,
     ) = row[:12]
-    cancelled, reason, author, accept_arguments, time_limit, payload, steps, weight = row[12:]
+    cancelled, reason, author, accept_arguments, time_limit, priority, parent_task, done = row[12:20]
+    path, name, occurrence, payload, steps, weight = row[20:]
     return Pending(
         task_id=task,
         execution_id=execution,
@@ -236,6 +258,10 @@ def _pending(row: TupleRow, now: dt.datetime) -> Pending:
         accept_arguments=accept_arguments,
         now=now,
         payload=payload,
+        priority=priority,
+        parent_task=parent_task,
+        done=done,
+        step=None if name is None else Key(path, name, occurrence, "step"),
         steps=steps,
         weight=int(weight) + steps * _ROW_BYTES,
         # Only a holder writes records, and with each event that is to be seen the signal moves.
@@ -268,6 +294,7 @@ def _add_steps(pending: dict[int, Pending], rows: list[TupleRow]) -> None:
             start,
             end,
             until,
+            given_away,
         ) = row
         append(
             StoredEntry(
@@ -282,8 +309,50 @@ def _add_steps(pending: dict[int, Pending], rows: list[TupleRow]) -> None:
                 started_at=start,
                 finished_at=end,
                 until=until,
+                given_away=given_away,
             )
         )
+
+
+def _scheduled(pending: dict[int, Pending], row: TupleRow) -> tuple[int, str | None]:
+    """A row of `load_scheduled` to the one entry of its claim; returns the task and its input."""
+    task, given, state, digest, attempts, started, until = row
+    held = pending[task]
+    assert held.step is not None  # noqa: S101 (only scheduled steps are asked for there)
+    held.entries.append(
+        StoredEntry(
+            key=held.step,
+            seq=None,
+            state=state,
+            digest=digest,
+            attempts=attempts,
+            started_at=started,
+            until=until,
+        )
+    )
+    return task, given
+
+
+def arrivals(rows: list[TupleRow]) -> dict[int, tuple[int, list[StoredEntry]]]:
+    """By task: how much has ended in all, and what of it is new."""
+    found: dict[int, tuple[int, list[StoredEntry]]] = {}
+    for task, done, path, name, occurrence, kind, state, digest, arguments, result, failure, *rest in rows:
+        attempts, started, finished = rest
+        entry = StoredEntry(
+            key=Key(path, name, occurrence, kind),
+            seq=None,
+            state=state,
+            digest=digest,
+            arguments=arguments,
+            result=result,
+            failure=failure,
+            attempts=attempts,
+            started_at=started,
+            finished_at=finished,
+            given_away=True,
+        )
+        found.setdefault(task, (done, []))[1].append(entry)
+    return found
 
 
 def _log_order(entry: StoredEntry) -> float:

@@ -16,16 +16,20 @@ import anyio
 import msgspec
 
 from zart._engine import endings
-from zart._engine.activation import Activation
+from zart._engine.activation import Activation, Registered
 from zart._engine.alarms import Cancellable
 from zart._engine.claimer import News
 from zart._engine.clock import DatabaseClock
 from zart._engine.entries import Change, Claim, Entry, Key
 from zart._engine.entries import Suspended as SuspendedEnding
+from zart._engine.lanes import lane_of, step_lane
 from zart._engine.points import reach
+from zart._engine.scheduled import ScheduledStep
 from zart._engine.writer import Journal
 from zart.calls import DurableSpec, StepCall
-from zart.errors import ZartError
+from zart.errors import UsageError, ZartError
+from zart.registry import Registry
+from zart.step import Step
 
 _log = logging.getLogger("zart.worker")
 
@@ -42,6 +46,11 @@ class Shared(msgspec.Struct, kw_only=True, frozen=True):
 
     functions: Mapping[int, DurableSpec]
     """The durable functions by lane."""
+    steps: Mapping[int, Step[..., Any]]
+    """The steps that are registered, by lane."""
+    queues: Mapping[int, str]
+    """The queue of each lane."""
+    registry: Registry
     threads: anyio.CapacityLimiter
     resources: tuple[object, ...]
     base_context: Context
@@ -89,21 +98,32 @@ class Holding:
         """At most one execution whose workers died before it recorded anything is held at a time."""
         return not any(activation.suspect for activation in self._held.values())
 
-    def watched(self) -> list[tuple[int, int, int]]:
-        return [(task, held.claim.epoch, held.signal) for task, held in self._held.items() if not held.closed]
+    def watched(self) -> list[tuple[int, int, int, int]]:
+        return [
+            (task, held.claim.epoch, held.signal, held.delegated.done)
+            for task, held in self._held.items()
+            if not held.closed
+        ]
 
     def take(self, claim: Claim) -> None:
         """Run an execution that was claimed."""
         reach("claim.handed-out")
-        spec = self._shared.functions[claim.lane]
-        if claim.recoveries > self._shared.max_recoveries:
+        activation: Activation
+        if claim.step is not None:
+            step = self._shared.steps[claim.lane]
+            activation = ScheduledStep(claim, step.name, step.spec, self)
+        elif claim.recoveries > self._shared.max_recoveries:
             self._block(claim)
             return
-        activation = Activation(claim, spec, self)
+        else:
+            activation = Activation(claim, self._shared.functions[claim.lane], self)
         self._held[claim.task_id] = activation
         self._resting.discard(claim.task_id)  # of a hold that has ended and has not heard of it yet
         self._empty.clear()
         try:
+            if isinstance(activation, ScheduledStep) and claim.recoveries > self._shared.max_recoveries:
+                activation.fail(_crash_loop(f"scheduled step {claim.step} of {claim.execution_id!r}", claim))
+                return
             activation.start()
         except Exception as error:  # noqa: BLE001 (one execution is held; the worker and all others go on)
             _log.exception("execution %s cannot be run", claim.execution_id)
@@ -116,7 +136,7 @@ class Holding:
         if news.lost:
             activation.lose()
         else:
-            activation.news(news.signal, news.events, news.cancel)
+            activation.news(news.signal, news.events, news.cancel, news.done, news.arrived)
 
     def tick(self) -> None:
         """Once a second."""
@@ -169,10 +189,7 @@ class Holding:
             await asyncio.wait(unwinding, timeout=_UNWINDS_WITHIN)
 
     def _block(self, claim: Claim) -> None:
-        error = ZartError(
-            f"execution {claim.execution_id!r} was taken over {claim.recoveries} times in a row without recording "
-            "anything new: it seems to end the process that runs it. Look at the workers' logs, mend it, then resume it"
-        )
+        error = _crash_loop(f"execution {claim.execution_id!r}", claim)
         self._journal.end(
             Change(
                 task_id=claim.task_id,
@@ -218,6 +235,19 @@ class Holding:
     def function(self, call: StepCall, key: Key, /) -> Callable[..., Any]:  # noqa: ARG002
         return call.spec.fn
 
+    def registered(self, claim: Claim, call: StepCall, /) -> Registered:
+        step = self._shared.registry.steps.get(call.template)
+        if step is None or step.fn is not call.spec.fn:
+            raise UsageError(
+                f"execution {claim.execution_id!r}: the step {call.template!r} is scheduled, but it is not registered, so "
+                "that no other worker would find it. Decorate a function of a module with @step, and give it to the "
+                "Registry or keep it in the module of a durable function; what is made on the spot is called inline"
+            )
+        return Registered(step.spec, step_lane(self._shared.queues[claim.lane], step.name))
+
+    def lane(self, spec: DurableSpec, /) -> int:
+        return lane_of(spec.queue, spec.name, spec.version)
+
     def write(self, entry: Entry, /) -> None:
         self._journal.write(entry)
 
@@ -255,3 +285,10 @@ class Holding:
             if not self._held:
                 self._empty.set()
             self._on_free()
+
+
+def _crash_loop(what: str, claim: Claim) -> ZartError:
+    return ZartError(
+        f"{what} was taken over {claim.recoveries} times in a row without recording anything new: it seems to end the "
+        "process that runs it. Look at the workers' logs, mend it, then resume it"
+    )

@@ -38,9 +38,17 @@ class Log:
     def __init__(self, entries: Iterable[StoredEntry], floor: int) -> None:
         self.by_key = {entry.key: entry for entry in entries}
         self.damaged: StoredEntry | None = next(
-            (entry for entry in self.by_key.values() if (entry.seq is None) == (entry.state in FINAL)), None
+            (
+                entry
+                for entry in self.by_key.values()
+                if (entry.seq is None) == (entry.state in FINAL) and not entry.has_arrived
+            ),
+            None,
         )
-        """An entry that nobody here has written so: what has ended has a number, what is under way has none."""
+        """An entry that nobody here has written so: what has ended has a number, what is under way has none.
+
+        What somebody else does has ended before it gets one.
+        """
         self._records = sorted(
             (entry for entry in self.by_key.values() if entry.seq is not None and entry.state in FINAL),
             key=lambda entry: entry.seq or 0,

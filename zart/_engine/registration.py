@@ -68,7 +68,7 @@ class Registration:
 
     async def run(self) -> None:
         """Work until the worker is stopped or the registration is taken away."""
-        lanes = sorted(self._shared.functions)
+        lanes = sorted((*self._shared.functions, *self._shared.steps))
         registered = await self._register(lanes)
         if registered is None:
             return

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import psycopg
 from psycopg import AsyncConnection
 
-from zart._engine.entries import Change, Entry, Lost
+from zart._engine.entries import Change, Entry, Lost, StepEnded
 from zart._engine.folding import (
     FINISHING,
     Batch,
@@ -231,7 +231,7 @@ class Sender:
         """The tokens that stand nowhere."""
         entries = [entry for entry in part.entries if entry.token not in known]
         changes = [change for change in part.changes if change.token not in known]
-        columns = {**key_columns(entries), **task_columns(Batch([], changes, {}))}
+        columns = {**key_columns(entries, changes), **task_columns(Batch([], changes, {}))}
         found = {token for (token,) in await self._read_back_statement(direct, columns)}
         return ({entry.token for entry in entries} | {change.token for change in changes}) - found
 
@@ -321,7 +321,8 @@ async def _pause(tries: int, error: Exception) -> None:
 
 
 def _is_final(change: Change) -> bool:
-    return touches_entries(change.ending)
+    """Whether its execution has ended, or is blocked: a client may wait for that."""
+    return touches_entries(change.ending) and not isinstance(change.ending, StepEnded)
 
 
 def _lost(record: Record) -> Lost:
@@ -341,6 +342,8 @@ def _said(error: Exception) -> str:
 def _refusal(record: Record, error: Exception) -> SerializationError:
     if isinstance(record, Entry):
         what = f"record of {record.key.kind} '{record.key}'"
+    elif isinstance(record.ending, StepEnded):
+        what = f"record of step '{record.ending.key}'"
     else:
         what = f"outcome of execution {record.execution_id!r}"
     refused = SerializationError(

@@ -36,6 +36,8 @@ class Wait(msgspec.Struct, eq=False):
     alarm: Alarm | None = None
     too_late: Callable[[], bytes] | None = None
     """What an event wait raises when `until` comes first."""
+    deliver: Callable[[Record], None] | None = None
+    """Who gets the entry of a wait without a future."""
 
     def __str__(self) -> str:
         what = f"event {self.key.name!r}" if self.key.kind == "wait" else self.key.name
@@ -88,11 +90,26 @@ class Waits:
             self.cancel(wait)
         return record
 
-    def timer(self, key: Key, until: dt.datetime, deliver: Callable[[], None]) -> Wait:
-        """A time limit that a branch has set; `deliver` is called when its entry has its turn."""
-        wait = Wait(key, until)
-        self._arm(wait, lambda: self._submit(wait, "completed", deliver=lambda _: deliver()))
+    def timer(self, key: Key, until: dt.datetime, deliver: Callable[[Record], None]) -> Wait:
+        """A time that nobody waits for: `deliver` gets its entry when that has its turn."""
+        wait = Wait(key, until, deliver=deliver)
+        self._arm(wait, lambda: self._resolve(wait))
         return wait
+
+    def expect(self, key: Key, deliver: Callable[[Record], None]) -> Wait:
+        """Wait for an event without anybody who waits: `deliver` gets its entry."""
+        wait = Wait(key, None, deliver=deliver)
+        self._by_event.setdefault(key.name, deque()).append(wait)
+        self._arm(wait, lambda: None)
+        self._match(key.name)
+        return wait
+
+    def stop(self, wait: Wait) -> None:
+        """The body has cancelled a wait that it has a handle of."""
+        queue = self._by_event.get(wait.key.name)
+        if queue is not None and wait in queue:
+            queue.remove(wait)
+        self.cancel(wait)
 
     def _arm(self, wait: Wait, due: Callable[[], None]) -> None:
         activation = self._activation
@@ -126,7 +143,7 @@ class Waits:
         if queue is not None and wait in queue:
             queue.remove(wait)
         late = event is None and wait.key.kind == "wait"
-        self._submit(wait, "failed" if late else "completed", event=event)
+        self._submit(wait, "failed" if late else "completed", event=event, deliver=wait.deliver)
 
     def _submit(
         self,
@@ -138,6 +155,8 @@ class Waits:
     ) -> None:
         reach("wait.over")
         activation = self._activation
+        if wait.future is None:
+            self._open.pop(wait.key, None)
         unsaved = self._unsaved.pop(wait.key, None)
         stored = activation.log.by_key.get(wait.key)
         started = (

@@ -82,7 +82,7 @@ class Journal:
     def write(self, entry: Entry) -> None:
         """Hands over an entry; its `done` is called after the commit."""
         told = len(entry.result) if entry.result is not None else 0
-        if entry.failure is not None or entry.failed_attempt is not None:
+        if entry.failure is not None or entry.failed_attempt is not None or entry.work is not None:
             told = size(entry)
         self._accept(entry, told)
 

@@ -8,8 +8,6 @@ is known.
 """
 
 import datetime as dt
-import os
-import time
 import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal, cast
@@ -22,6 +20,7 @@ from zart.digest import payload_digest
 from zart.durable import Durable
 from zart.durations import Duration, parse_duration
 from zart.errors import ExecutionConflict, PayloadError, UsageError
+from zart.identifiers import uuid7
 from zart.names import check_id, check_name
 
 NOT_GIVEN: Final[Any] = msgspec.UNSET
@@ -232,14 +231,6 @@ def chunks(starts: Sequence[Start], *, most: int, most_bytes: int) -> list[list[
         groups[-1].append(start)
         size += weight
     return groups
-
-
-def uuid7() -> uuid.UUID:
-    """A UUID of version 7: they sort by time."""
-    milliseconds = time.time_ns() // 1_000_000
-    number = milliseconds << 80 | int.from_bytes(os.urandom(10))
-    number = number & ~(0xF << 76) | 0x7 << 76
-    return uuid.UUID(int=number & ~(0x3 << 62) | 0x2 << 62)
 
 
 def _check_priority(priority: object) -> None:

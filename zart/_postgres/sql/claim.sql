@@ -9,7 +9,8 @@
 -- over more than once without having recorded anything since, is asked for by `suspects` = 1; the one taken over least often comes
 -- first, since it is the least likely to be the culprit.
 -- A short input comes along when this is the first claim: nothing that a holder writes can have changed it. It must be
--- short, since the rows are locked until the answer has been sent.
+-- short, since the rows are locked until the answer has been sent. The input of a scheduled step stands in the journal of
+-- its run, of which nothing else concerns it.
 -- The weight only decides how much is loaded at once, so this older snapshot will do for it; the history itself is
 -- read by later statements.
 -- Parameters stand in subqueries, where the planner does not look at their values: a plan for these values alone would
@@ -56,18 +57,32 @@ WITH fence AS MATERIALIZED (
     WHERE t.id = ANY (ARRAY(SELECT f.id FROM fit f UNION ALL SELECT s.id FROM suspect s))
     RETURNING t.id, t.execution_id, t.run_id, t.lane, t.priority, t.epoch, t.signal, t.attempt, t.floor, t.recoveries,
         t.due_at, t.started_at, t.not_before, t.cancel_at, t.cancel_reason, t.cancel_author, t.accept_arguments,
-        t.time_limit,
-        (SELECT e.payload::text FROM {schema}.zart_executions e
-            WHERE e.id = t.execution_id AND t.epoch = 1 AND pg_column_size(e.payload) <= %(short)s) AS input,
-        (SELECT pg_column_size(e.payload) FROM {schema}.zart_executions e WHERE e.id = t.execution_id) AS payload,
-        (SELECT count(*) FROM {schema}.zart_steps s WHERE s.run_id = t.run_id) AS steps,
-        (SELECT sum(coalesce(pg_column_size(s.result), 0) + coalesce(pg_column_size(s.failure), 0))
-            FROM {schema}.zart_steps s WHERE s.run_id = t.run_id) AS results
+        t.time_limit, t.parent_task, t.done, t.step_path, t.step_name, t.step_occurrence,
+        CASE WHEN t.step_name IS NULL
+            THEN (SELECT e.payload::text FROM {schema}.zart_executions e
+                WHERE e.id = t.execution_id AND t.epoch = 1 AND pg_column_size(e.payload) <= %(short)s)
+            ELSE (SELECT s.input::text FROM {schema}.zart_steps s
+                WHERE s.run_id = t.run_id AND s.path = t.step_path AND s.name = t.step_name
+                    AND s.occurrence = t.step_occurrence AND s.kind = 'step' AND t.epoch = 1
+                    AND pg_column_size(s.input) <= %(short)s)
+            END AS input,
+        CASE WHEN t.step_name IS NULL
+            THEN (SELECT pg_column_size(e.payload) FROM {schema}.zart_executions e WHERE e.id = t.execution_id)
+            ELSE (SELECT pg_column_size(s.input) FROM {schema}.zart_steps s
+                WHERE s.run_id = t.run_id AND s.path = t.step_path AND s.name = t.step_name
+                    AND s.occurrence = t.step_occurrence AND s.kind = 'step')
+            END AS payload,
+        CASE WHEN t.step_name IS NULL
+            THEN (SELECT count(*) FROM {schema}.zart_steps s WHERE s.run_id = t.run_id) ELSE 0 END AS steps,
+        CASE WHEN t.step_name IS NULL
+            THEN (SELECT sum(coalesce(pg_column_size(s.result), 0) + coalesce(pg_column_size(s.failure), 0))
+                FROM {schema}.zart_steps s WHERE s.run_id = t.run_id) END AS results
 )
 SELECT EXISTS (SELECT FROM fence) AS fenced, (SELECT count(*) FROM candidate) AS candidates, {schema}.zart_now() AS now,
     c.id, c.execution_id, c.run_id, c.lane, c.epoch, c.signal, c.attempt, c.floor, c.recoveries,
     {time:c.due_at}, {time:c.started_at}, {time:c.not_before}, c.cancel_at IS NOT NULL, c.cancel_reason, c.cancel_author,
-    c.accept_arguments, {interval:c.time_limit}, c.input, c.steps, coalesce(c.payload, 0) + coalesce(c.results, 0)
+    c.accept_arguments, {interval:c.time_limit}, c.priority, c.parent_task, c.done, c.step_path, c.step_name,
+    c.step_occurrence, c.input, c.steps, coalesce(c.payload, 0) + coalesce(c.results, 0)
 FROM (SELECT) AS always LEFT JOIN claimed c ON true
 ORDER BY c.priority, c.id;
 
@@ -83,15 +98,43 @@ WHERE t.epoch = held.epoch AND t.owner = %(worker)s;
 -- Their histories: in log order, what is under way last.
 -- name: load_steps
 SELECT held.task, s.path, s.name, s.occurrence, s.kind, s.seq, s.state, s.digest, s.arguments, s.result::text,
-    s.failure::text, s.attempts, {time:s.started_at}, {time:s.finished_at}, {time:s.until}
+    s.failure::text, s.attempts, {time:s.started_at}, {time:s.finished_at}, {time:s.until}, s.task_id IS NOT NULL
 FROM unnest(%(tasks)s::bigint[], %(runs)s::uuid[]) AS held (task, run)
     CROSS JOIN LATERAL (SELECT * FROM {schema}.zart_steps s WHERE s.run_id = held.run OFFSET 0) s
 ORDER BY held.task, s.seq NULLS LAST;
 
+-- The rows of scheduled steps, with their inputs.
+-- name: load_scheduled
+SELECT held.task, s.input::text, s.state, s.digest, s.attempts, {time:s.started_at}, {time:s.until}
+FROM unnest(%(tasks)s::bigint[], %(epochs)s::int[]) AS held (task, epoch)
+    CROSS JOIN LATERAL (SELECT * FROM {schema}.zart_tasks t WHERE t.id = held.task OFFSET 0) t
+    CROSS JOIN LATERAL (
+        SELECT * FROM {schema}.zart_steps s
+        WHERE s.run_id = t.run_id AND s.path = t.step_path AND s.name = t.step_name
+            AND s.occurrence = t.step_occurrence AND s.kind = 'step'
+        OFFSET 0
+    ) s
+WHERE t.epoch = held.epoch AND t.owner = %(worker)s;
+
+-- What has arrived of the work that executions gave away, and was not numbered so far, with the count of it: both of one
+-- snapshot, and not older than the signal that is read before.
+-- name: load_arrived
+SELECT held.task, t.done, s.path, s.name, s.occurrence, s.kind, s.state, s.digest, s.arguments, s.result::text,
+    s.failure::text, s.attempts, {time:s.started_at}, {time:s.finished_at}
+FROM unnest(%(tasks)s::bigint[]) AS held (task)
+    CROSS JOIN LATERAL (SELECT * FROM {schema}.zart_tasks t WHERE t.id = held.task OFFSET 0) t
+    CROSS JOIN LATERAL (
+        SELECT * FROM {schema}.zart_steps s
+        WHERE s.run_id = t.run_id AND s.task_id IS NOT NULL AND s.seq IS NULL
+            AND s.state IN ('completed', 'failed', 'cancelled')
+        OFFSET 0
+    ) s
+ORDER BY s.finished_at, s.path, s.name, s.occurrence;
+
 -- A page of one long history, in the order of its key.
 -- name: load_page
 SELECT %(task)s::bigint, s.path, s.name, s.occurrence, s.kind, s.seq, s.state, s.digest, s.arguments, s.result::text,
-    s.failure::text, s.attempts, {time:s.started_at}, {time:s.finished_at}, {time:s.until}
+    s.failure::text, s.attempts, {time:s.started_at}, {time:s.finished_at}, {time:s.until}, s.task_id IS NOT NULL
 FROM {schema}.zart_steps s
 WHERE s.run_id = %(run)s
     AND (s.path, s.name, s.occurrence, s.kind) > (%(path)s::text, %(name)s::text, %(occurrence)s::int, %(kind)s::text)
@@ -111,12 +154,13 @@ ORDER BY v.id;
 -- The inbox: of the executions that this worker holds, those with news and those that are no longer its own.
 -- Their events are read by a later statement, so none is older than the signal that is returned here.
 -- name: read_inbox
-SELECT held.task, t.id IS NULL, t.signal, t.execution_id, t.cancel_at IS NOT NULL, t.cancel_reason, t.cancel_author
-FROM unnest((SELECT %(tasks)s::bigint[]), (SELECT %(epochs)s::int[]), (SELECT %(signals)s::int[]))
-    AS held (task, epoch, signal)
+SELECT held.task, t.id IS NULL, t.signal, t.execution_id, t.cancel_at IS NOT NULL, t.cancel_reason, t.cancel_author,
+    t.done
+FROM unnest((SELECT %(tasks)s::bigint[]), (SELECT %(epochs)s::int[]), (SELECT %(signals)s::int[]),
+        (SELECT %(dones)s::int[])) AS held (task, epoch, signal, done)
     LEFT JOIN LATERAL (SELECT * FROM {schema}.zart_tasks t WHERE t.id = held.task OFFSET 0) t
         ON t.epoch = held.epoch AND t.owner = %(worker)s
-WHERE t.id IS NULL OR t.signal <> held.signal;
+WHERE t.id IS NULL OR t.signal <> held.signal OR t.done <> held.done;
 
 -- What a tick has still to do, and when the next sleeper is due. The first by index: an empty table that was busy
 -- a moment ago is full of dead rows.

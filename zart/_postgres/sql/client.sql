@@ -151,7 +151,7 @@ WITH task AS MATERIALIZED (
     FOR UPDATE
 ), ended AS (
     DELETE FROM {schema}.zart_tasks t USING task k WHERE t.id = k.id AND k.ends
-    RETURNING t.id, t.execution_id, t.run_id, k.started_at
+    RETURNING t.id, t.execution_id, t.run_id, k.started_at, t.parent_task
 ), told AS (
     UPDATE {schema}.zart_tasks t
     SET signal = t.signal %% 2147483647 + 1, cancel_reason = %(reason)s, cancel_author = %(author)s, cancel_at = {schema}.zart_now(),
@@ -163,11 +163,25 @@ WITH task AS MATERIALIZED (
     SET status = 'cancelled', failure = %(failure)s::text::json, started_at = x.started_at,
         finished_at = {schema}.zart_now()
     FROM ended x WHERE e.id = x.execution_id AND e.task_id = x.id
-    RETURNING e.id, e.awaited
+    RETURNING e.id, e.awaited, e.failure, e.parent_run, e.parent_path, e.parent_name, e.parent_occurrence
 ), swept AS (
     UPDATE {schema}.zart_steps s SET state = 'cancelled', finished_at = {schema}.zart_now()
     FROM ended x
     WHERE s.run_id = x.run_id AND s.state IN ('running', 'waiting') AND (SELECT count(*) FROM closed) >= 0
+), answered AS (
+    UPDATE {schema}.zart_steps s SET state = 'cancelled', failure = c.failure, finished_at = {schema}.zart_now()
+    FROM closed c
+    WHERE s.run_id = c.parent_run AND s.path = c.parent_path AND s.name = c.parent_name
+        AND s.occurrence = c.parent_occurrence AND s.kind = 'child' AND s.state IN ('running', 'waiting')
+), passed_on AS (
+    -- The parent's row comes before this one in the order of locks, so a worker tells it; and those below, too.
+    INSERT INTO {schema}.zart_wakeups (task_id, kind, reason, author)
+    SELECT x.parent_task, 'done', NULL, NULL FROM ended x WHERE x.parent_task IS NOT NULL
+    UNION ALL
+    SELECT s.task_id, 'cancel', %(reason)s, %(author)s
+    FROM (SELECT run_id FROM ended UNION ALL SELECT run_id FROM told) x
+        JOIN {schema}.zart_steps s ON s.run_id = x.run_id JOIN {schema}.zart_tasks t ON t.id = s.task_id
+    WHERE s.state IN ('running', 'waiting') AND NOT t.detached
 ), noted AS (
     INSERT INTO {schema}.zart_history (execution_id, run_id, what, author, note)
     SELECT x.execution_id, x.run_id, %(what)s, %(author)s, %(reason)s FROM ended x
@@ -224,7 +238,7 @@ SELECT v.id, v.name, v.status, v.run_id::text, v.waiting_for, v.cancelling, v.se
     (SELECT e.failure::text FROM {schema}.zart_executions e WHERE e.id = v.id), {time:v.created_at},
     {time:v.finished_at}
 FROM {schema}.zart_tasks t JOIN {schema}.zart_v_executions v ON v.id = t.execution_id
-WHERE v.status = %(status)s
+WHERE v.status = %(status)s AND t.step_name IS NULL
     AND (%(name)s::text IS NULL OR v.name = %(name)s)
     AND (%(id_prefix)s::text IS NULL OR starts_with(v.id, %(id_prefix)s))
     AND (%(since)s::timestamptz IS NULL OR v.created_at >= %(since)s)
@@ -261,9 +275,9 @@ WITH waiting AS (
             AND w.expires_at > clock_timestamp())
     GROUP BY t.lane
 )
-SELECT e.name, sum(w.tasks)::bigint
+SELECT coalesce(t.step_function, e.name), sum(w.tasks)::bigint
 FROM waiting w JOIN {schema}.zart_tasks t ON t.id = w.example JOIN {schema}.zart_executions e ON e.id = t.execution_id
-GROUP BY e.name;
+GROUP BY coalesce(t.step_function, e.name);
 
 -- name: count_workers
 SELECT count(DISTINCT w.worker_id) FROM {schema}.zart_workers w WHERE w.expires_at > clock_timestamp();

@@ -74,46 +74,67 @@ WITH fence AS MATERIALIZED (
     WHERE w.worker_id = %(worker)s::bigint AND w.writer = %(writer)s::smallint
     FOR KEY SHARE
 ), held AS MATERIALIZED (
-    SELECT t.id, t.owner, t.epoch, t.run_id, t.started_at, t.cancel_at IS NOT NULL AS cancelling
+    SELECT t.id, t.owner, t.epoch, t.run_id, t.started_at, t.cancel_at IS NOT NULL AS cancelling, t.parent_task,
+        t.step_path, t.step_name, t.step_occurrence
     FROM fence, {schema}.zart_tasks t
-    WHERE t.id = ANY (%(task_ids)s::bigint[])
+    WHERE t.id = ANY (%(task_ids)s::bigint[] || %(parent_ids)s::bigint[])
     ORDER BY t.id
     FOR NO KEY UPDATE OF t
 ), mine AS MATERIALIZED (
     SELECT c.task_id, c.execution_id, c.run_id, c.token, c.clears, c.result, c.failure, c.seen, c.wake_at, c.waiting_for,
-        c.attempt, c.floor, c.not_before, h.started_at AS claimed_at, h.cancelling,
-        CASE WHEN c.ending = 'blocked' AND h.cancelling THEN 'cancelled' ELSE c.ending END AS ending
+        c.wake_at_done, c.attempt, c.floor, c.not_before, c.begun, h.started_at AS claimed_at, h.cancelling,
+        h.parent_task, h.step_path, h.step_name, h.step_occurrence,
+        CASE WHEN c.ending = 'blocked' AND h.cancelling THEN 'cancelled' ELSE c.ending END AS ending,
+        c.ending IN ('completed', 'failed', 'cancelled', 'step-completed', 'step-failed', 'step-cancelled')
+            OR c.ending = 'blocked' AND h.cancelling AS ends
     FROM held h JOIN unnest(%(task_ids)s::bigint[], %(task_executions)s::text[], %(task_runs)s::uuid[],
         %(epochs)s::int[], %(endings)s::text[], %(task_tokens)s::bigint[], %(clears)s::bool[],
         %(task_results)s::json[], %(task_failures)s::json[], %(seen)s::int[], %(wake_ats)s::timestamptz[],
-        %(waiting_for)s::text[], %(body_attempts)s::int[], %(floors)s::int[], %(not_befores)s::timestamptz[])
+        %(wake_at_dones)s::int[], %(waiting_for)s::text[], %(task_attempts)s::int[], %(floors)s::int[],
+        %(not_befores)s::timestamptz[], %(begun)s::timestamptz[])
         AS c(task_id, execution_id, run_id, epoch, ending, token, clears, result, failure, seen, wake_at,
-            waiting_for, attempt, floor, not_before)
+            wake_at_done, waiting_for, attempt, floor, not_before, begun)
         ON c.task_id = h.id
     WHERE h.owner = %(worker)s::bigint AND h.run_id = c.run_id AND (c.ending = 'none' OR h.epoch = c.epoch)
 ), refused AS MATERIALIZED (
     -- An ending that is not ours any more takes its run's entries with it: sent once more after a lost answer, when
     -- others went on meanwhile, they would come back where those have had them tried afresh.
+    -- A scheduled step's own are left out: its run is another's.
     SELECT c.run_id
-    FROM unnest(%(task_ids)s::bigint[], %(task_runs)s::uuid[], %(endings)s::text[]) AS c(task_id, run_id, ending)
-    WHERE c.ending <> 'none' AND c.task_id NOT IN (SELECT m.task_id FROM mine m)
+    FROM unnest(%(task_ids)s::bigint[], %(task_runs)s::uuid[], %(endings)s::text[], %(task_is_step)s::bool[])
+        AS c(task_id, run_id, ending, is_step)
+    WHERE c.ending <> 'none' AND NOT c.is_step AND c.task_id NOT IN (SELECT m.task_id FROM mine m)
 ), gone AS (
     DELETE FROM {schema}.zart_tasks t USING mine m
-    WHERE t.id = m.task_id AND m.ending IN ('completed', 'failed', 'cancelled')
+    WHERE t.id = m.task_id AND m.ends
     RETURNING m.token
+), touched AS MATERIALIZED (
+    -- One row for each task that stays: its own ending, how much of what it gave away ends here, or both.
+    SELECT coalesce(m.task_id, a.parent_task) AS task_id, coalesce(m.ending, 'none') AS ending, m.token, m.seen, m.wake_at,
+        m.wake_at_done, m.waiting_for, m.attempt, m.floor, m.not_before, m.cancelling, coalesce(m.clears, false) AS clears,
+        coalesce(a.arrivals, 0) AS arrivals
+    FROM (SELECT * FROM mine WHERE NOT ends) m FULL JOIN (
+        SELECT parent_task, count(*)::int AS arrivals FROM mine WHERE ends AND parent_task IS NOT NULL GROUP BY parent_task
+    ) a ON a.parent_task = m.task_id
 ), kept AS (
     UPDATE {schema}.zart_tasks t SET
         recoveries = CASE WHEN m.clears THEN 0 ELSE t.recoveries END,
+        done = t.done + m.arrivals,
         state = CASE m.ending
             WHEN 'suspended' THEN CASE
                 WHEN t.not_before > {schema}.zart_now() AND NOT m.cancelling THEN 'waiting'
-                WHEN t.signal = m.seen AND (m.wake_at IS NULL OR m.wake_at > {schema}.zart_now()) THEN 'waiting'
+                WHEN t.signal = m.seen AND (m.wake_at IS NULL OR m.wake_at > {schema}.zart_now())
+                    AND (m.wake_at_done IS NULL OR t.done + m.arrivals < m.wake_at_done) THEN 'waiting'
                 ELSE 'ready' END
             WHEN 'body-retry' THEN CASE
                 WHEN m.not_before > {schema}.zart_now() AND NOT m.cancelling THEN 'waiting' ELSE 'ready' END
             WHEN 'blocked' THEN 'blocked'
             WHEN 'released' THEN 'ready'
-            ELSE t.state END,
+            ELSE CASE
+                WHEN t.state = 'waiting' AND m.arrivals > 0 AND t.done + m.arrivals >= t.wake_at_done
+                    AND (t.not_before IS NULL OR t.not_before <= {schema}.zart_now()) THEN 'ready'
+                ELSE t.state END
+            END,
         owner = CASE WHEN m.ending = 'none' THEN t.owner END,
         batch = CASE WHEN m.ending = 'none' THEN t.batch END,
         wake_at = CASE m.ending
@@ -121,15 +142,17 @@ WITH fence AS MATERIALIZED (
                 WHEN t.not_before > {schema}.zart_now() AND NOT m.cancelling THEN t.not_before ELSE m.wake_at END
             WHEN 'body-retry' THEN m.not_before
             WHEN 'none' THEN t.wake_at END,
+        wake_at_done = CASE WHEN m.ending = 'none' THEN t.wake_at_done ELSE m.wake_at_done END,
         waiting_for = CASE WHEN m.ending = 'none' THEN t.waiting_for ELSE m.waiting_for END,
         attempt = CASE WHEN m.ending = 'body-retry' THEN m.attempt ELSE t.attempt END,
         floor = CASE WHEN m.ending = 'body-retry' THEN m.floor ELSE t.floor END,
         not_before = CASE WHEN m.ending = 'body-retry' THEN m.not_before ELSE t.not_before END,
         token = coalesce(m.token, t.token)
-    FROM mine m
-    WHERE t.id = m.task_id AND m.ending NOT IN ('completed', 'failed', 'cancelled')
-        AND (m.ending <> 'none' OR (m.clears AND t.recoveries > 0))
-    RETURNING m.token, m.ending <> 'none' AND t.state = 'ready' AS claimable
+    FROM touched m
+    WHERE t.id = m.task_id AND (m.ending <> 'none' OR m.arrivals > 0 OR (m.clears AND t.recoveries > 0))
+    RETURNING m.token, m.ending <> 'none' AND t.state = 'ready'
+        -- To whoever holds it, or may claim it now. Its worker asks for itself when the tick comes.
+        OR m.arrivals > 0 AND t.state IN ('ready', 'running') AS claimable
 ), finished AS (
     UPDATE {schema}.zart_executions e SET
         status = CASE WHEN m.ending = 'blocked' THEN e.status WHEN m.cancelling THEN 'cancelled' ELSE m.ending END,
@@ -141,7 +164,8 @@ WITH fence AS MATERIALIZED (
     FROM mine m
     WHERE e.id = m.execution_id AND m.ending IN ('completed', 'failed', 'cancelled', 'blocked')
         AND (SELECT count(*) FROM gone) + (SELECT count(*) FROM kept) > 0
-    RETURNING e.id, e.awaited
+    RETURNING e.id, e.awaited, m.ends, e.status, e.result, e.failure, e.parent_run, e.parent_path, e.parent_name,
+        e.parent_occurrence
 ), consumed AS (
     UPDATE {schema}.zart_events v SET consumed_at = {schema}.zart_now()
     FROM unnest(%(event_ids)s::bigint[], %(event_tasks)s::bigint[], %(event_runs)s::uuid[]) AS u(id, task_id, run_id)
@@ -154,19 +178,57 @@ WITH fence AS MATERIALIZED (
     UPDATE {schema}.zart_steps s SET state = 'cancelled', finished_at = {schema}.zart_now()
     FROM mine m
     WHERE s.run_id = m.run_id AND s.state IN ('running', 'waiting')
-        AND m.ending IN ('completed', 'failed', 'cancelled') AND (SELECT count(*) FROM finished) >= 0
+        AND m.ends AND m.step_name IS NULL AND (SELECT count(*) FROM finished) >= 0
     RETURNING 1
+), answered AS (
+    -- What a scheduled step came to, in the journal of the run that gave it away. No entry of its key is in the batch.
+    UPDATE {schema}.zart_steps s SET
+        state = substr(m.ending, 6), result = m.result, failure = m.failure, attempts = m.attempt,
+        started_at = coalesce(s.started_at, m.begun), finished_at = {schema}.zart_now(), until = NULL, token = m.token
+    FROM mine m
+    WHERE m.step_name IS NOT NULL AND m.ends AND s.run_id = m.run_id AND s.path = m.step_path AND s.name = m.step_name
+        AND s.occurrence = m.step_occurrence AND s.kind = 'step' AND s.state IN ('running', 'waiting')
+        AND (SELECT count(*) FROM finished) >= 0
+    RETURNING s.run_id, s.input -> 'then' AS successor
+), let_go AS (
+    -- The step of a limited map that was held back until this one has ended. It was written before, and nobody else
+    -- moves it but a cancel, which takes its row away.
+    UPDATE {schema}.zart_tasks t SET state = 'ready'
+    FROM answered a JOIN {schema}.zart_steps n ON n.run_id = a.run_id AND n.path = a.successor ->> 0
+        AND n.name = a.successor ->> 1 AND n.occurrence = (a.successor ->> 2)::int AND n.kind = 'step'
+    WHERE t.id = n.task_id AND t.state = 'waiting' AND t.started_at IS NULL
+    RETURNING 1
+), reported AS (
+    -- And what a child came to.
+    UPDATE {schema}.zart_steps s SET
+        state = f.status, result = f.result, failure = f.failure, finished_at = {schema}.zart_now()
+    FROM finished f
+    WHERE f.ends AND s.run_id = f.parent_run AND s.path = f.parent_path AND s.name = f.parent_name
+        AND s.occurrence = f.parent_occurrence AND s.kind = 'child' AND s.state IN ('running', 'waiting')
+    RETURNING 1
+), numbered AS (
+    -- What has arrived is delivered next: the row is there, and gets its place in the log.
+    UPDATE {schema}.zart_steps s SET seq = u.seq, token = u.token
+    FROM fence, unnest(%(number_runs)s::uuid[], %(number_paths)s::text[], %(number_names)s::text[],
+        %(number_occurrences)s::int[], %(number_kinds)s::text[], %(number_tokens)s::bigint[], %(number_seqs)s::int[])
+        AS u(run_id, path, name, occurrence, kind, token, seq)
+    WHERE s.run_id = u.run_id AND s.path = u.path AND s.name = u.name AND s.occurrence = u.occurrence
+        AND s.kind = u.kind AND s.seq IS NULL AND s.state IN ('completed', 'failed', 'cancelled')
+        AND (SELECT count(*) FROM finished) >= 0 AND u.run_id NOT IN (SELECT r.run_id FROM refused r)
+    RETURNING s.token
 ), written AS (
     INSERT INTO {schema}.zart_steps AS s (run_id, path, name, occurrence, kind, seq, state, digest, arguments, result,
-        failure, attempts, started_at, finished_at, until, token)
+        failure, attempts, started_at, finished_at, until, token, input, task_id)
     SELECT u.run_id, u.path, u.name, u.occurrence, u.kind, u.seq, u.state, u.digest, u.arguments,
-        coalesce(u.result, v.payload), u.failure, u.attempts, u.started_at, u.finished_at, u.until, u.token
+        coalesce(u.result, v.payload), u.failure, u.attempts, u.started_at, u.finished_at, u.until, u.token, u.input,
+        CASE WHEN u.given_away THEN nextval($zart${schema}.zart_task_ids$zart$) END
     FROM fence, unnest(%(run_ids)s::uuid[], %(paths)s::text[], %(names)s::text[], %(occurrences)s::int[],
         %(kinds)s::text[], %(seqs)s::int[], %(states)s::text[], %(digests)s::bytea[], %(arguments)s::text[],
         %(results)s::json[], %(failures)s::json[], %(attempts)s::int[], %(started)s::timestamptz[],
-        %(finished)s::timestamptz[], %(untils)s::timestamptz[], %(tokens)s::bigint[], %(step_events)s::bigint[])
+        %(finished)s::timestamptz[], %(untils)s::timestamptz[], %(tokens)s::bigint[], %(step_events)s::bigint[],
+        %(inputs)s::json[], %(given_away)s::bool[])
         AS u(run_id, path, name, occurrence, kind, seq, state, digest, arguments, result, failure, attempts,
-            started_at, finished_at, until, token, event_id)
+            started_at, finished_at, until, token, event_id, input, given_away)
         LEFT JOIN consumed v ON v.id = u.event_id
     WHERE (u.event_id IS NULL OR v.id IS NOT NULL) AND (SELECT count(*) FROM held) >= 0
         AND (SELECT count(*) FROM finished) >= 0 AND u.run_id NOT IN (SELECT r.run_id FROM refused r)
@@ -176,9 +238,56 @@ WITH fence AS MATERIALIZED (
         arguments = coalesce(excluded.arguments, s.arguments), result = excluded.result, failure = excluded.failure,
         attempts = excluded.attempts, started_at = coalesce(excluded.started_at, s.started_at),
         finished_at = excluded.finished_at, until = excluded.until, token = excluded.token
-    WHERE s.state IN ('running', 'waiting')
+    WHERE s.state IN ('running', 'waiting') AND excluded.task_id IS NULL   -- the same work is given away once
         AND ((s.token >> 24) IS DISTINCT FROM (excluded.token >> 24) OR s.token < excluded.token)
-    RETURNING s.token
+    RETURNING s.token, s.run_id, s.path, s.name, s.occurrence, s.kind, s.task_id
+), given_steps AS (
+    INSERT INTO {schema}.zart_tasks (id, execution_id, run_id, lane, priority, state, due_at, parent_task, step_path,
+        step_name, step_occurrence, step_function)
+    SELECT w.task_id, k.execution_id, w.run_id, k.lane, k.priority, CASE WHEN k.held_back THEN 'waiting' ELSE 'ready' END,
+        {schema}.zart_now(), k.parent_task, w.path, w.name, w.occurrence, k.function
+    FROM written w JOIN unnest(%(work_tokens)s::bigint[], %(work_executions)s::text[], %(work_lanes)s::bigint[],
+        %(work_priorities)s::int[], %(work_parents)s::bigint[], %(work_functions)s::text[], %(work_held_back)s::bool[])
+        AS k(token, execution_id, lane, priority, parent_task, function, held_back) ON k.token = w.token
+), child AS MATERIALIZED (
+    SELECT w.task_id, w.run_id AS parent_run, w.path, w.name AS call, w.occurrence, k.*
+    FROM written w JOIN unnest(%(child_tokens)s::bigint[], %(child_ids)s::text[], %(child_names)s::text[],
+        %(child_versions)s::text[], %(child_queues)s::text[], %(child_priorities)s::int[], %(child_lanes)s::bigint[],
+        %(child_runs)s::uuid[], %(child_payloads)s::json[], %(child_digests)s::bytea[], %(child_limits)s::text[],
+        %(child_parents)s::bigint[], %(child_parent_ids)s::text[], %(child_detached)s::bool[])
+        AS k(token, id, name, version, queue, priority, lane, run_id, payload, digest, time_limit, parent_task,
+            parent_id, detached) ON k.token = w.token
+), given_children AS (
+    -- Their ids are derived from the call, so nobody else inserts them.
+    INSERT INTO {schema}.zart_executions (id, name, version, queue, priority, run_id, task_id, payload, digest, parent_id,
+        parent_run, parent_path, parent_name, parent_occurrence)
+    SELECT c.id, c.name, c.version, c.queue, c.priority, c.run_id, c.task_id, c.payload, c.digest, c.parent_id,
+        c.parent_run, c.path, c.call, c.occurrence
+    FROM child c ORDER BY c.id
+), child_tasks AS (
+    INSERT INTO {schema}.zart_tasks (id, execution_id, run_id, lane, priority, state, due_at, time_limit, parent_task,
+        detached)
+    SELECT c.task_id, c.id, c.run_id, c.lane, c.priority, 'ready', {schema}.zart_now(), c.time_limit::interval,
+        c.parent_task, c.detached
+    FROM child c
+), ordered AS (
+    -- Work that was given away is to be cancelled: it is told like anybody else.
+    INSERT INTO {schema}.zart_wakeups (task_id, kind, reason, author)
+    SELECT w.task_id, 'cancel', o.reason, o.author
+    FROM unnest(%(order_tokens)s::bigint[], %(order_runs)s::uuid[], %(order_paths)s::text[], %(order_names)s::text[],
+        %(order_occurrences)s::int[], %(order_kinds)s::text[], %(order_reasons)s::text[], %(order_authors)s::text[])
+        AS o(token, run_id, path, name, occurrence, kind, reason, author)
+        CROSS JOIN LATERAL (
+            SELECT s.task_id FROM {schema}.zart_steps s
+            WHERE s.run_id = o.run_id AND s.path = o.path AND s.name = o.name AND s.occurrence = o.occurrence
+                AND s.kind = o.kind AND s.state IN ('running', 'waiting')
+            UNION
+            SELECT n.task_id FROM written n
+            WHERE n.run_id = o.run_id AND n.path = o.path AND n.name = o.name AND n.occurrence = o.occurrence
+                AND n.kind = o.kind
+        ) w
+    WHERE w.task_id IS NOT NULL
+        AND o.token IN (SELECT token FROM written UNION ALL SELECT token FROM mine UNION ALL SELECT token FROM numbered)
 ), failed_attempts AS (
     SELECT a.*
     FROM unnest(%(attempt_tokens)s::bigint[], %(attempt_runs)s::uuid[], %(attempt_paths)s::text[],
@@ -205,11 +314,12 @@ WITH fence AS MATERIALIZED (
         AS n(token, what, note, place) JOIN mine m ON m.token = n.token
     ORDER BY n.place
 )
-SELECT EXISTS (SELECT FROM fence), {schema}.zart_now(), (SELECT array_agg(token) FROM written),
+SELECT EXISTS (SELECT FROM fence), {schema}.zart_now(),
+    (SELECT array_agg(token) FROM (SELECT token FROM written UNION ALL SELECT token FROM numbered) told),
     (SELECT array_agg(token) FROM (SELECT token FROM gone UNION ALL SELECT token FROM kept) ended
         WHERE token IS NOT NULL),
     (SELECT array_agg(f.id) FROM finished f WHERE f.awaited),
-    (SELECT count(*) FROM kept WHERE claimable);
+    (SELECT count(*) FROM kept WHERE claimable) + (SELECT count(*) FROM let_go);
 
 -- name: finish
 -- Final endings and nothing else: the same as above, with a plan that starts in a fraction of the time.

@@ -3,7 +3,7 @@
 -- Cancels of executions that have not run so far, or are blocked: nothing needs to be unwound, so whoever applies the
 -- cancel ends them. Their failures are made by the caller.
 -- name: read_cancels
-SELECT w.id, t.execution_id, w.reason
+SELECT w.id, t.execution_id, t.step_path || t.step_name, w.reason
 FROM {schema}.zart_wakeups w JOIN {schema}.zart_tasks t ON t.id = w.task_id
 WHERE w.kind = 'cancel' AND (t.started_at IS NULL OR t.state = 'blocked')
 ORDER BY w.id LIMIT %(batch)s;
@@ -23,25 +23,29 @@ WITH taken AS MATERIALIZED (
     ORDER BY w.id LIMIT %(batch)s
     FOR UPDATE OF w SKIP LOCKED
 ), locked AS MATERIALIZED (
-    SELECT t.id, t.started_at, t.started_at IS NULL OR t.state = 'blocked' AS unstarted
+    SELECT t.id, t.started_at, t.started_at IS NULL OR t.state = 'blocked' AS unstarted, t.cancel_at IS NULL AS uncancelled
     FROM {schema}.zart_tasks t
     WHERE t.id = ANY (ARRAY(SELECT DISTINCT k.task_id FROM taken k))
     ORDER BY t.id
     FOR UPDATE SKIP LOCKED
 ), news AS MATERIALIZED (
     SELECT l.id, l.started_at, l.unstarted, bool_or(k.kind = 'cancel') AS cancels,
+        bool_or(k.kind = 'cancel') AND l.uncancelled AS cancels_first,
+        count(*) FILTER (WHERE k.kind = 'done')::int AS dones,
         (array_agg(k.reason ORDER BY k.id) FILTER (WHERE k.kind = 'cancel'))[1] AS reason,
         (array_agg(k.author ORDER BY k.id) FILTER (WHERE k.kind = 'cancel'))[1] AS author,
         (array_agg(k.failure ORDER BY k.id) FILTER (WHERE k.kind = 'cancel'))[1] AS failure
     FROM locked l JOIN taken k ON k.task_id = l.id
-    GROUP BY l.id, l.started_at, l.unstarted
+    GROUP BY l.id, l.started_at, l.unstarted, l.uncancelled
 ), ended AS (
     DELETE FROM {schema}.zart_tasks t USING news n
     WHERE t.id = n.id AND n.cancels AND n.unstarted AND n.failure IS NOT NULL
-    RETURNING t.id, t.execution_id, t.run_id, n.started_at, n.reason, n.author, n.failure
+    RETURNING t.id, t.execution_id, t.run_id, n.started_at, n.reason, n.author, n.failure, t.parent_task, t.step_path,
+        t.step_name, t.step_occurrence
 ), told AS (
     UPDATE {schema}.zart_tasks t
     SET signal = t.signal %% 2147483647 + 1,
+        done = t.done + n.dones,
         state = CASE
             WHEN t.state = 'waiting'
                 AND (n.cancels OR greatest(t.due_at, t.not_before) <= {schema}.zart_now()) THEN 'ready'
@@ -51,20 +55,56 @@ WITH taken AS MATERIALIZED (
         cancel_at = CASE WHEN n.cancels AND t.cancel_at IS NULL THEN {schema}.zart_now() ELSE t.cancel_at END
     FROM news n
     WHERE t.id = n.id AND NOT (n.cancels AND n.unstarted)
-    RETURNING t.id, t.state
+    RETURNING t.id, t.state, t.run_id, n.cancels_first AND t.step_name IS NULL AS cancels_others, n.reason, n.author
 ), closed AS (
     UPDATE {schema}.zart_executions e
     SET status = 'cancelled', failure = x.failure::json, started_at = x.started_at, finished_at = {schema}.zart_now()
     FROM ended x
     WHERE e.id = x.execution_id AND e.task_id = x.id
-    RETURNING e.id, e.awaited
+    RETURNING e.id, e.awaited, e.failure, e.parent_run, e.parent_path, e.parent_name, e.parent_occurrence
 ), swept AS (
     UPDATE {schema}.zart_steps s SET state = 'cancelled', finished_at = {schema}.zart_now()
     FROM ended x
-    WHERE s.run_id = x.run_id AND s.state IN ('running', 'waiting') AND (SELECT count(*) FROM closed) >= 0
+    WHERE s.run_id = x.run_id AND x.step_name IS NULL AND s.state IN ('running', 'waiting')
+        AND (SELECT count(*) FROM closed) >= 0
+), answered AS (
+    -- What a scheduled step or a child came to, in the journal of whoever gave it away.
+    UPDATE {schema}.zart_steps s SET state = 'cancelled', failure = a.failure, finished_at = {schema}.zart_now()
+    FROM (
+        SELECT x.run_id, x.step_path AS path, x.step_name AS name, x.step_occurrence AS occurrence, 'step' AS kind,
+            x.failure::json AS failure
+        FROM ended x WHERE x.step_name IS NOT NULL
+        UNION ALL
+        SELECT c.parent_run, c.parent_path, c.parent_name, c.parent_occurrence, 'child', c.failure FROM closed c
+    ) a
+    WHERE s.run_id = a.run_id AND s.path = a.path AND s.name = a.name AND s.occurrence = a.occurrence
+        AND s.kind = a.kind AND s.state IN ('running', 'waiting')
+    RETURNING s.run_id, s.input -> 'then' AS successor
+), let_go AS (
+    UPDATE {schema}.zart_tasks t SET state = 'ready'
+    FROM answered a JOIN {schema}.zart_steps n ON n.run_id = a.run_id AND n.path = a.successor ->> 0
+        AND n.name = a.successor ->> 1 AND n.occurrence = (a.successor ->> 2)::int AND n.kind = 'step'
+    WHERE t.id = n.task_id AND t.state = 'waiting' AND t.started_at IS NULL
+        AND t.id NOT IN (SELECT n.id FROM news n)
+), passed_on AS (
+    -- To the one above, and to those below. It is applied by a later look, in the order in which everybody locks.
+    INSERT INTO {schema}.zart_wakeups (task_id, kind, reason, author)
+    SELECT x.parent_task, 'done', NULL, NULL FROM ended x WHERE x.parent_task IS NOT NULL
+    UNION ALL
+    SELECT s.task_id, 'cancel', x.reason, x.author
+    FROM (
+        SELECT x.run_id, x.reason, x.author FROM ended x WHERE x.step_name IS NULL
+        UNION ALL
+        -- At once: what an execution has given away may hold the very slots that it would need to hear of its cancel.
+        SELECT t.run_id, t.reason, t.author FROM told t WHERE t.cancels_others
+    ) x JOIN {schema}.zart_steps s ON s.run_id = x.run_id JOIN {schema}.zart_tasks t ON t.id = s.task_id
+    WHERE s.state IN ('running', 'waiting') AND NOT t.detached
 ), noted AS (
     INSERT INTO {schema}.zart_history (execution_id, run_id, what, author, note)
-    SELECT x.execution_id, x.run_id, 'cancelled', x.author, x.reason FROM ended x
+    SELECT x.execution_id, x.run_id,
+        CASE WHEN x.step_name IS NULL THEN 'cancelled' ELSE format('step %%s cancelled', x.step_path || x.step_name) END,
+        x.author, x.reason
+    FROM ended x
 ), applied AS (
     DELETE FROM {schema}.zart_wakeups w
     WHERE w.id = ANY (ARRAY(

@@ -99,7 +99,8 @@ WITH waiting AS (
         )
     GROUP BY t.lane
 )
-SELECT e.queue, e.name, e.version, sum(w.tasks)::bigint
+SELECT e.queue, coalesce(t.step_function, e.name), CASE WHEN t.step_name IS NULL THEN e.version END,
+    sum(w.tasks)::bigint
 FROM waiting w JOIN {schema}.zart_tasks t ON t.id = w.example JOIN {schema}.zart_executions e ON e.id = t.execution_id
-GROUP BY e.queue, e.name, e.version
-ORDER BY e.queue, e.name, e.version;
+GROUP BY 1, 2, 3
+ORDER BY 1, 2, 3;

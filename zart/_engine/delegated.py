@@ -1,0 +1,437 @@
+"""What one activation has given away, and what its body waits for of that: scheduled steps, children, and handles.
+
+Work that is given away is an entry of the journal without a number, with a task of its own. Whoever does the task writes
+what came of it into the row and counts up the `done` of the body's task. When the body's worker hears of it, the row
+gets the next number, and is delivered after that like any other entry: so a body hears of each end once, one at a time,
+in the same order at each replay. An end that nobody will ever ask about gets no number.
+
+A handle is *over* when it was delivered; a body that waits for handles is parked on a join of them. When it is suspended
+it names the `done` at which it can go on: for a join of many, as many more as are still open.
+
+Waits for events and timers may have handles, too. They are entries of the body's own and only share the joins.
+"""
+
+import functools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from zart._engine.entries import (
+    FINAL,
+    CancelRequest,
+    ChildWork,
+    Entry,
+    Key,
+    Lost,
+    Order,
+    Record,
+    StepWork,
+    StoredEntry,
+)
+from zart._engine.points import reach
+from zart.calls import ChildCall, StepCall
+from zart.digest import payload_digest
+from zart.errors import ExecutionCancelled, UsageError
+from zart.failures import exception_to_json
+from zart.identifiers import child_id, uuid7
+from zart.step_input import Then, write_input
+
+if TYPE_CHECKING:
+    from zart._engine.activation import Activation
+    from zart._engine.branch import Branch
+    from zart._engine.waits import Wait
+
+_PREVIEW = 500
+
+
+class Pending:
+    """What a handle stands for. It implements `zart.handles.Pending`."""
+
+    __slots__ = (
+        "_delegated",
+        "_read",
+        "cancelled",
+        "execution_id",
+        "joins",
+        "key",
+        "place",
+        "record",
+        "wait_of",
+    )
+
+    def __init__(
+        self,
+        delegated: "Delegated",
+        key: Key,
+        read: Callable[[Record], Any],
+        *,
+        execution_id: str = "",
+    ) -> None:
+        self._delegated = delegated
+        self._read = read
+        self.key = key
+        self.execution_id = execution_id
+        self.record: Record | None = None
+        self.place = 0
+        """Its place among those that are over, in the order of their delivery."""
+        self.joins: set[Join] = set()
+        self.wait_of: Wait | None = None
+        """The wait of the body's own that it is a handle of."""
+        self.cancelled = False
+
+    @property
+    def name(self) -> str:
+        return self.key.name
+
+    @property
+    def over(self) -> bool:
+        return self.record is not None or self.cancelled
+
+    def deliver(self, record: Record) -> None:
+        """Its turn has come: the body may know."""
+        self.record = record
+        self._settle()
+
+    def _settle(self) -> None:
+        self.place = self._delegated.next_place()
+        for join in list(self.joins):
+            join.look()
+
+    def value(self) -> Any:
+        """What came of it; raises its error."""
+        if self.record is None:
+            raise ExecutionCancelled(
+                f"execution {self._delegated.claim.execution_id!r}: the wait for {self.key} was cancelled by the body"
+            )
+        return self._read(self.record)
+
+    async def wait(self) -> Any:
+        branch = self._delegated.branch_of(self)
+        await self._delegated.join(branch, [self], every=True)
+        return self.value()
+
+    async def cancel(self) -> bool:
+        branch = self._delegated.branch_of(self)
+        await branch.check_call(self.key)
+        if self.key.kind in ("wait", "timer"):
+            if self.over:
+                return False
+            self.cancelled = True
+            if self.wait_of is not None:
+                self._delegated.activation.waits.stop(self.wait_of)
+            self._settle()
+            return True
+        return await self._delegated.cancel(branch, self)
+
+
+class Join:
+    """Somebody waits for one or for all of some handles."""
+
+    __slots__ = ("_every", "future", "pendings")
+
+    def __init__(self, activation: "Activation", pendings: Sequence[Pending], *, every: bool) -> None:
+        self.pendings = [pending for pending in pendings if not pending.over]
+        self._every = every
+        self.future = activation.future()
+
+    def look(self) -> None:
+        """One of them is over."""
+        if not self._every or all(pending.over for pending in self.pendings):
+            if not self.future.done():
+                self.future.set_result(None)
+
+    def needs(self, still_open: "dict[Key, bool]") -> int:
+        """How many more must at least end elsewhere before this one is over; 0 when that alone will not do."""
+        missing = sum(pending.key in still_open for pending in self.pendings if not pending.over)
+        return missing if self._every else min(missing, 1)
+
+
+class Delegated:
+    """See the module."""
+
+    def __init__(self, activation: "Activation") -> None:
+        self.activation = activation
+        self.claim = activation.claim
+        self.done = activation.claim.done
+        """How much has ended, of what was seen."""
+        self._open: dict[Key, bool] = {}
+        """What has not ended as far as is known; True: it is detached."""
+        self._arrived: dict[Key, StoredEntry] = {}
+        """What has ended and has no number."""
+        self._asked: dict[Key, Pending] = {}
+        self._joins: set[Join] = set()
+        self._places = 0
+        self._late_orders: list[Order] = []
+        for entry in activation.claim.entries:
+            if entry.has_arrived:
+                self._arrived[entry.key] = entry
+            elif entry.given_away and entry.state not in FINAL:
+                self._open[entry.key] = False
+
+    def __str__(self) -> str:
+        waited = [
+            pending.key for join in self._joins for pending in join.pendings if pending.key in self._open
+        ]
+        keys = list(dict.fromkeys(waited)) or [key for key, detached in self._open.items() if not detached]
+        shown = ", ".join(f"{key.kind} {key}" for key in keys[:3])
+        return shown + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether anything is under way that the execution must not end before."""
+        return not all(self._open.values())
+
+    @property
+    def wake_at_done(self) -> int | None:
+        """The count at which a suspended body can go on; None when no end elsewhere will do."""
+        if self.activation.is_over:
+            needs = [sum(not detached for detached in self._open.values())]
+        else:
+            needs = [join.needs(self._open) for join in self._joins]
+        return self.done + min(needs) if (needs := [need for need in needs if need]) else None
+
+    def next_place(self) -> int:
+        self._places += 1
+        return self._places
+
+    def branch_of(self, pending: Pending) -> "Branch":
+        """The branch that uses a handle now. Raises UsageError outside of the body that made it."""
+        branch = self.activation.current_branch()
+        if branch is None:
+            raise UsageError(
+                f"execution {self.claim.execution_id!r}: the handle of {pending.key} is used outside of the body that "
+                "made it; give its value to the step instead"
+            )
+        return branch
+
+    # ------------------------------------------------------------ giving away
+
+    def schedule(self, branch: "Branch", call: StepCall) -> Pending:
+        """Give a step away."""
+        return self._schedule(branch, call, branch.key(call.name, "step"))()
+
+    def schedule_all(self, branch: "Branch", calls: Sequence[StepCall], limit: int | None) -> list[Pending]:
+        """Give steps away of which at most `limit` run at once: each lets the one that is `limit` further on begin.
+
+        They are written from the last to the first, so that nobody can end before the one that it lets go is there.
+        """
+        keys = [branch.key(call.name, "step") for call in calls]
+        width = len(calls) if limit is None else limit
+        begun = [
+            self._schedule(
+                branch,
+                call,
+                keys[place],
+                held_back=place >= width,
+                then=Then(*keys[place + width][:3]) if place + width < len(keys) else None,
+            )
+            for place, call in enumerate(calls)
+        ]
+        pendings = [begin() for begin in reversed(begun)]
+        pendings.reverse()
+        return pendings
+
+    def _schedule(
+        self, branch: "Branch", call: StepCall, key: Key, *, held_back: bool = False, then: Then | None = None
+    ) -> Callable[[], Pending]:
+        activation = self.activation
+        registered = activation.host.registered(self.claim, call)
+        digest, preview = None, None
+        if call.spec.check_args != "off":
+            digest, preview = call.spec.arguments.digest(call.args, call.kwargs)
+        what = f"execution {self.claim.execution_id!r}: scheduled step {key}"
+        given = write_input(call, registered.spec, what, then)
+        work = StepWork(function=call.template, lane=registered.lane, input=given, held_back=held_back)
+        pending = Pending(self, key, lambda record: branch.value_of(record, call.spec))
+        entry = Entry(
+            run_id=self.claim.run_id,
+            key=key,
+            state="waiting",
+            done=None,
+            digest=digest,
+            arguments=preview,
+            work=work,
+        )
+        return lambda: self._begin(branch, pending, entry, call)
+
+    def child(self, branch: "Branch", call: ChildCall, key: Key) -> Pending:
+        """Start a child."""
+        claim, spec = self.claim, call.spec
+        what = f"the payload of {spec.name!r}, called by execution {claim.execution_id!r}"
+        if spec.takes_payload != bool(call.args):
+            takes = "takes its payload as one argument" if spec.takes_payload else "takes no payload"
+            raise UsageError(f"execution {claim.execution_id!r}: the durable function {spec.name!r} {takes}")
+        payload, decoded = spec.payload.store(call.args[0], what) if call.args else (None, None)
+        digest = payload_digest(decoded)
+        work = ChildWork(
+            id=call.id
+            or child_id(claim.execution_id, claim.run_id, key.path, key.name, key.occurrence, claim.attempt),
+            name=spec.name,
+            version=spec.version,
+            queue=spec.queue,
+            priority=spec.priority,
+            lane=self.activation.host.lane(spec),
+            run_id=uuid7(),
+            payload=payload,
+            digest=digest,
+            time_limit=call.time_limit,
+            detached=call.detached,
+        )
+        pending = Pending(
+            self,
+            key,
+            lambda record: branch.outcome_of(record, spec.result, spec.known),
+            execution_id=work.id,
+        )
+        entry = Entry(
+            run_id=claim.run_id,
+            key=key,
+            state="waiting",
+            done=None,
+            digest=digest,
+            arguments=None if payload is None else payload[:_PREVIEW].decode(errors="ignore"),
+            work=work,
+        )
+        self._begin(branch, pending, entry, None)
+        if call.detached and key in self._open:
+            self._open[key] = True
+        return pending
+
+    def _begin(self, branch: "Branch", pending: Pending, entry: Entry, call: StepCall | None) -> Pending:
+        """Attach to what is recorded of a call, or give it away once the activation is live."""
+        activation, key = self.activation, entry.key
+        record = branch.asked(key, entry.digest, call)
+        self._asked[key] = pending
+        if record is not None and record.seq is not None:
+            activation.on_turn(record, pending.deliver)
+        elif record is None:
+            self._open[key] = isinstance(entry.work, ChildWork) and entry.work.detached
+            activation.when_live(key, entry.digest, functools.partial(self._give, entry))
+        elif key in self._arrived and not activation.replaying:
+            self._number(key)
+        return pending
+
+    def _give(self, entry: Entry) -> None:
+        entry.giver = self.claim
+        self.activation.write(entry, self._given)
+        reach("work.given")
+
+    def _given(self, entry: Entry, error: Exception | None) -> None:
+        """The verdict of the journal on what was given away."""
+        activation = self.activation
+        if error is None or activation.closed:
+            return
+        if isinstance(error, Lost):
+            activation.release()
+            return
+        # The database refuses what it was to be given: the call has failed, and nobody was asked.
+        self._open.pop(entry.key, None)
+        now = activation.host.now()
+        failed = Entry(
+            run_id=entry.run_id,
+            key=entry.key,
+            state="failed",
+            done=None,
+            digest=entry.digest,
+            failure=exception_to_json(error, step=entry.key.name),
+            started_at=now,
+            finished_at=now,
+        )
+        activation.submit(failed, deliver=self._asked[entry.key].deliver)
+
+    # ------------------------------------------------------------ what comes back
+
+    def news(self, done: int, arrived: Iterable[StoredEntry]) -> None:
+        """What has ended elsewhere while the execution is held."""
+        self.done = max(self.done, done)
+        for entry in arrived:
+            if entry.key in self._open:
+                del self._open[entry.key]
+                self._arrived[entry.key] = entry
+                if entry.key in self._asked and not self.activation.replaying:
+                    self._number(entry.key)
+        self.activation.stir()
+
+    def go_live(self) -> None:
+        """The log is at its end: what has arrived meanwhile is delivered, in the order in which it ended."""
+        for key in sorted(self._arrived, key=lambda key: (self._arrived[key].finished_at, key)):  # type: ignore[arg-type,return-value]
+            if key in self._asked:
+                self._number(key)
+
+    def _number(self, key: Key) -> None:
+        arrived = self._arrived.pop(key)
+        pending = self._asked[key]
+        entry = Entry(
+            run_id=self.claim.run_id,
+            key=key,
+            state=arrived.state,
+            done=None,
+            finished_at=arrived.finished_at,
+            numbers=True,
+        )
+        reach("arrival.numbering")
+        self.activation.submit(entry, deliver=lambda _: pending.deliver(arrived))
+
+    # ------------------------------------------------------------ waiting
+
+    async def join(self, branch: "Branch", pendings: Sequence[Pending], *, every: bool) -> None:
+        """Wait until one of some handles is over, or every one."""
+        for pending in pendings:
+            await branch.check_call(pending.key)
+            break
+        over = [pending for pending in pendings if pending.over]
+        if len(over) == len(pendings) or (over and not every):
+            self._hear(branch, over)
+            return
+        join = Join(self.activation, pendings, every=every)
+        self._joins.add(join)
+        for pending in join.pendings:
+            pending.joins.add(join)
+        self.activation.stir()
+        try:
+            await branch.parked(join.future)
+        finally:
+            self._joins.discard(join)
+            for pending in join.pendings:
+                pending.joins.discard(join)
+        self._hear(branch, [pending for pending in pendings if pending.over])
+
+    @staticmethod
+    def _hear(branch: "Branch", over: Iterable[Pending]) -> None:
+        for pending in over:
+            finished = pending.record.finished_at if pending.record is not None else None
+            if finished is not None and finished > branch.heard_at:
+                branch.heard_at = finished
+
+    # ------------------------------------------------------------ cancelling
+
+    async def cancel(self, branch: "Branch", pending: Pending) -> bool:
+        """Ask for the end of one that was given away, by an entry of the log."""
+        key = branch.key(f"cancel {pending.key.kind} {pending.key.path}{pending.key.name}", "capture")
+        record = await branch.recorded(key)
+        if record is None:
+            under_way = not pending.over
+            now = self.activation.host.now()
+            author = f"execution {self.claim.execution_id}"
+            entry = Entry(
+                run_id=self.claim.run_id,
+                key=key,
+                state="completed",
+                done=None,
+                result=b"true" if under_way else b"false",
+                started_at=now,
+                finished_at=now,
+                orders=(Order(pending.key, "its handle was cancelled", author),) if under_way else (),
+            )
+            record = await branch.parked(self.activation.submit(entry))
+            branch.heard(record)
+        return record.result in ("true", b"true")
+
+    def orders(self, request: CancelRequest | None) -> tuple[Order, ...]:
+        """The execution is to end: so is everything that it has given away and that does not stand for itself."""
+        told = f"execution {self.claim.execution_id!r}, which started it, is to end"
+        reason = told if request is None or not request.reason else f"{told}: {request.reason}"
+        author = None if request is None else request.author
+        return tuple(Order(key, reason, author) for key, detached in self._open.items() if not detached)
+
+    def open_keys(self) -> Iterator[Key]:
+        return iter(self._open)
