@@ -122,6 +122,10 @@ class Host(Protocol):
         """The lane of a child's function."""
         ...
 
+    def start_child(self, entry: Entry, done: Callable[[Entry, Exception | None], None], /) -> None:
+        """Start a child under a chosen id; `done` is told what became of it."""
+        ...
+
     def write(self, entry: Entry, /) -> None: ...
     def end(self, change: Change, /) -> None: ...
     def suspends(self, activation: "Activation", due: dt.datetime | None, /) -> bool:
@@ -660,7 +664,7 @@ class Activation:
     @property
     def _nothing_to_look_for(self) -> bool:
         """A step or a commit is under way and nothing waits for its turn: what comes of it will stir again."""
-        under_way = self._inflight or self.steps.tasks or self._in_doubt
+        under_way = self._inflight or self.steps.tasks or self._in_doubt or self.delegated.unsure
         return bool(under_way) and not (self.replaying or self._outbox or self._late)
 
     def _all_blocked(self) -> bool:

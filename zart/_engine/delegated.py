@@ -12,7 +12,7 @@ Waits for events and timers may have handles, too. They are entries of the body'
 """
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from zart._engine.entries import (
@@ -160,7 +160,7 @@ class Delegated:
         self._asked: dict[Key, Pending] = {}
         self._joins: set[Join] = set()
         self._places = 0
-        self._late_orders: list[Order] = []
+        self._unsure = 0
         for entry in activation.claim.entries:
             if entry.has_arrived:
                 self._arrived[entry.key] = entry
@@ -275,6 +275,7 @@ class Delegated:
             digest=digest,
             time_limit=call.time_limit,
             detached=call.detached,
+            named=call.id is not None,
         )
         pending = Pending(
             self,
@@ -312,8 +313,22 @@ class Delegated:
 
     def _give(self, entry: Entry) -> None:
         entry.giver = self.claim
-        self.activation.write(entry, self._given)
+        if isinstance(entry.work, ChildWork) and entry.work.named:
+            self._unsure += 1
+            self.activation.host.start_child(entry, self._named)
+        else:
+            self.activation.write(entry, self._given)
         reach("work.given")
+
+    def _named(self, entry: Entry, error: Exception | None) -> None:
+        self._unsure -= 1
+        self._given(entry, error)
+        self.activation.stir()
+
+    @property
+    def unsure(self) -> bool:
+        """Whether a child may not be there yet that the body could be suspended for."""
+        return self._unsure > 0
 
     def _given(self, entry: Entry, error: Exception | None) -> None:
         """The verdict of the journal on what was given away."""
@@ -432,6 +447,3 @@ class Delegated:
         reason = told if request is None or not request.reason else f"{told}: {request.reason}"
         author = None if request is None else request.author
         return tuple(Order(key, reason, author) for key, detached in self._open.items() if not detached)
-
-    def open_keys(self) -> Iterator[Key]:
-        return iter(self._open)

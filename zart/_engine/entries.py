@@ -129,6 +129,8 @@ class ChildWork(msgspec.Struct, frozen=True, kw_only=True):
     digest: bytes
     time_limit: dt.timedelta | None
     detached: bool
+    named: bool
+    """Its parent has chosen the id: somebody else may have it."""
 
 
 Work = StepWork | ChildWork

@@ -460,7 +460,7 @@ def _work_columns(entries: Sequence[Entry]) -> dict[str, Array]:
         "child_runs": uuids([work.run_id for _, _, work in children]),
         "child_payloads": jsons([work.payload for _, _, work in children]),
         "child_digests": byteas([work.digest for _, _, work in children]),
-        "child_limits": texts([_interval(work.time_limit) for _, _, work in children]),
+        "child_limits": texts([interval(work.time_limit) for _, _, work in children]),
         "child_parents": int8s([giver.task_id for _, giver, _ in children]),
         "child_parent_ids": texts([giver.execution_id for _, giver, _ in children]),
         "child_detached": bools([work.detached for _, _, work in children]),
@@ -473,7 +473,8 @@ def _giver(entry: Entry) -> Claim:
     return entry.giver
 
 
-def _interval(length: dt.timedelta | None) -> str | None:
+def interval(length: dt.timedelta | None) -> str | None:
+    """A length of time as text that PostgreSQL reads."""
     if length is None:
         return None
     return f"{length.days} days {length.seconds} seconds {length.microseconds} microseconds"

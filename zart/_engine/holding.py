@@ -23,6 +23,7 @@ from zart._engine.clock import DatabaseClock
 from zart._engine.entries import Change, Claim, Entry, Key
 from zart._engine.entries import Suspended as SuspendedEnding
 from zart._engine.lanes import lane_of, step_lane
+from zart._engine.named_children import NamedChildren
 from zart._engine.points import reach
 from zart._engine.scheduled import ScheduledStep
 from zart._engine.writer import Journal
@@ -69,6 +70,7 @@ class Holding:
         shared: Shared,
         clock: DatabaseClock,
         journal: Journal,
+        named_children: NamedChildren,
         *,
         fresh: Callable[[], bool],
         on_free: Callable[[], None],
@@ -77,6 +79,7 @@ class Holding:
         self._fresh = fresh
         self._clock = clock
         self._journal = journal
+        self._named_children = named_children
         self._on_free = on_free
         self._loop = asyncio.get_running_loop()
         self._held: dict[int, Activation] = {}
@@ -239,14 +242,17 @@ class Holding:
         step = self._shared.registry.steps.get(call.template)
         if step is None or step.fn is not call.spec.fn:
             raise UsageError(
-                f"execution {claim.execution_id!r}: the step {call.template!r} is scheduled, but it is not registered, so "
-                "that no other worker would find it. Decorate a function of a module with @step, and give it to the "
+                f"execution {claim.execution_id!r}: the step {call.template!r} is scheduled, but it is not registered, "
+                "so that no other worker would find it. Decorate a function of a module with @step, and give it to the "
                 "Registry or keep it in the module of a durable function; what is made on the spot is called inline"
             )
         return Registered(step.spec, step_lane(self._shared.queues[claim.lane], step.name))
 
     def lane(self, spec: DurableSpec, /) -> int:
         return lane_of(spec.queue, spec.name, spec.version)
+
+    def start_child(self, entry: Entry, done: Callable[[Entry, Exception | None], None], /) -> None:
+        self._named_children.start(entry, done)
 
     def write(self, entry: Entry, /) -> None:
         self._journal.write(entry)

@@ -85,6 +85,12 @@ POINTS: Final[Mapping[str, str]] = {
     "limit.passed": "the execution's time limit is about to become an entry of the log",
     "cancel.delivering": "the entry is committed; the body is about to be cancelled",
     "cancel.delivered": "the body is cancelled, and has not gone on",
+    # Work that is given away, and what comes back
+    "work.given": "a scheduled step or a child is with the journal; nothing of it is committed",
+    "child.begin": "a child whose id its parent has chosen is about to be started",
+    "child.committed": "it is there, or its id is another's; nobody was told",
+    "arrival.numbering": "what was given away has ended elsewhere; that has no place in the log so far",
+    "body.outlived": "the body has ended before what it has given away; nothing of that is recorded",
     # Endings
     "suspension.begin": "the body is parked for certain; nothing of that is recorded",
     "suspension.unwinding": "the suspension is with the journal, and the body is about to unwind",

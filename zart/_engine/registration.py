@@ -22,6 +22,7 @@ from zart._engine.claiming import Claiming
 from zart._engine.clock import DatabaseClock
 from zart._engine.holding import Holding, Shared
 from zart._engine.lease import Lease
+from zart._engine.named_children import NamedChildren
 from zart._engine.points import reach
 from zart._engine.reaper import reap
 from zart._engine.writer import Journal
@@ -82,10 +83,12 @@ class Registration:
             on_schema_error=self._on_schema_error,
         )
         claimer = Claimer(self._connect, self._schema, lease.worker_id, lanes)
+        named_children = NamedChildren(self._connect, self._schema, lease.worker_id)
         holding = Holding(
             self._shared,
             clock,
             journal,
+            named_children,
             fresh=lambda: lease.fresh,
             on_free=lambda: claiming.freed(),  # noqa: PLW0108 (it comes below)
         )
@@ -150,6 +153,7 @@ class Registration:
         finally:
             for task in (*duties, stopping, over):
                 await _cancel(task)
+            await named_children.close()
             await journal.close()
             await asyncio.wait([writing])  # not cancelled: it still closes its connections
             await claimer.close()

@@ -366,6 +366,43 @@ SELECT EXISTS (SELECT FROM fence), {schema}.zart_now(), NULL::bigint[], (SELECT 
             AND pg_notify(%(done_channel)s::text, f.id) IS NOT NULL)),
     0::bigint;
 
+-- name: start_child
+-- A child whose id its parent has chosen. Somebody else may have the same id in a transaction that stays open, so it is
+-- not a part of a batch: it is sent alone, gives way after `gives_way`, and is sent again. Says whether the fence stood,
+-- and whether the id was free.
+WITH fence AS MATERIALIZED (
+    SELECT 1 AS stands, set_config('lock_timeout', %(gives_way)s::text, true) FROM {schema}.zart_workers w
+    WHERE w.worker_id = %(worker)s::bigint AND w.writer = 0
+    FOR KEY SHARE
+), made AS (
+    INSERT INTO {schema}.zart_executions AS e (id, name, version, queue, priority, run_id, payload, digest, parent_id,
+        parent_run, parent_path, parent_name, parent_occurrence)
+    SELECT %(id)s::text, %(name)s::text, %(version)s::text, %(queue)s::text, %(priority)s::int, %(child_run)s::uuid,
+        %(payload)s::text::json, %(digest)s::bytea, %(parent_id)s::text, %(run_id)s::uuid, %(path)s::text,
+        %(call)s::text, %(occurrence)s::int
+    FROM fence
+    ON CONFLICT (id) DO NOTHING
+    RETURNING e.task_id
+), task AS (
+    INSERT INTO {schema}.zart_tasks (id, execution_id, run_id, lane, priority, state, due_at, time_limit, parent_task,
+        detached)
+    SELECT m.task_id, %(id)s::text, %(child_run)s::uuid, %(lane)s::bigint, %(priority)s::int, 'ready',
+        {schema}.zart_now(), %(time_limit)s::text::interval, %(parent_task)s::bigint, %(detached)s::bool
+    FROM made m
+), call AS (
+    INSERT INTO {schema}.zart_steps (run_id, path, name, occurrence, kind, state, digest, arguments, token, task_id)
+    SELECT %(run_id)s::uuid, %(path)s::text, %(call)s::text, %(occurrence)s::int, 'child', 'waiting', %(digest)s::bytea,
+        %(arguments)s::text, %(token)s::bigint, m.task_id
+    FROM made m
+)
+SELECT EXISTS (SELECT FROM fence), EXISTS (SELECT FROM made);
+
+-- name: find_child
+-- Whether an execution of this id is the child of this very call.
+SELECT e.parent_run = %(run_id)s::uuid AND e.parent_path = %(path)s::text AND e.parent_name = %(call)s::text
+    AND e.parent_occurrence = %(occurrence)s::int
+FROM {schema}.zart_executions e WHERE e.id = %(id)s::text;
+
 -- name: read_back
 -- The tokens among these writes that stand in the database, for those that the statement before did not return.
 SELECT s.token
