@@ -80,7 +80,7 @@ from zart.primitives import (
     data,
     event,
     execution_id,
-    map,
+    map,  # noqa: A004
     now,
     random,
     resource,

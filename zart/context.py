@@ -37,7 +37,7 @@ class Place(Protocol):
         ...
 
     def map(
-        self, calls: Sequence[StepCall], limit: int | None, return_exceptions: bool, /
+        self, calls: Sequence[StepCall], limit: int | None, /, *, return_exceptions: bool
     ) -> Coroutine[Any, Any, list[Any]]:
         """Schedule steps, at most `limit` of them at once, and wait for all."""
         ...
@@ -46,7 +46,7 @@ class Place(Protocol):
     def event(self, name: str, codec: Codec, /) -> Pending: ...
     def timer(self, duration: dt.timedelta, /) -> Pending: ...
     def wait_all(
-        self, pendings: Sequence[Any], return_exceptions: bool, /
+        self, pendings: Sequence[Any], /, *, return_exceptions: bool
     ) -> Coroutine[Any, Any, list[Any]]: ...
     def wait_any(self, pendings: Sequence[Any], /) -> Coroutine[Any, Any, int]:
         """Which of them is over, by its position."""

@@ -1,7 +1,7 @@
 """Handles: what a body has under way beside itself.
 
-A handle stands for a call that goes on while the body does something else: a scheduled step, a child, a wait. It is over
-when the body is told so, which is an entry of the log like any other; from then on awaiting it costs nothing.
+A handle stands for a call that goes on while the body does something else: a scheduled step, a child, a wait. It is
+over when the body is told so, which is an entry of the log like any other; from then on awaiting it costs nothing.
 """
 
 from collections.abc import Coroutine, Generator

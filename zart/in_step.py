@@ -1,6 +1,6 @@
 """The place of code in a step: no durable call is possible there, since a step is run, not replayed."""
 
-# ruff: noqa: ARG002, FBT001
+# ruff: noqa: ARG002
 
 import datetime as dt
 import random
@@ -50,7 +50,7 @@ class InStep:
         self._refuse("zart.schedule_step", "schedule it in the body")
 
     def map(
-        self, calls: Sequence[StepCall], limit: int | None, return_exceptions: bool, /
+        self, calls: Sequence[StepCall], limit: int | None, /, *, return_exceptions: bool
     ) -> Coroutine[Any, Any, list[Any]]:
         self._refuse("zart.map", "call it in the body")
 
@@ -65,7 +65,9 @@ class InStep:
     def timer(self, duration: dt.timedelta, /) -> Pending:
         self._refuse("zart.timer", "use it in the body, or asyncio.sleep for a short pause")
 
-    def wait_all(self, pendings: Sequence[Any], return_exceptions: bool, /) -> Coroutine[Any, Any, list[Any]]:
+    def wait_all(
+        self, pendings: Sequence[Any], /, *, return_exceptions: bool
+    ) -> Coroutine[Any, Any, list[Any]]:
         self._refuse("zart.wait_all", "wait in the body")
 
     def wait_any(self, pendings: Sequence[Any], /) -> Coroutine[Any, Any, int]:

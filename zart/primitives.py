@@ -241,7 +241,9 @@ def start_child(
 
 
 def _wait_all(*handles: Handle[Any], return_exceptions: bool = False) -> Coroutine[Any, Any, Any]:
-    waiting = _body("zart.wait_all").wait_all(pendings_of(handles, "zart.wait_all"), return_exceptions)
+    waiting = _body("zart.wait_all").wait_all(
+        pendings_of(handles, "zart.wait_all"), return_exceptions=return_exceptions
+    )
     if not 2 <= len(handles) <= (2 if return_exceptions else _MOST_IN_A_TUPLE):
         return waiting
 
@@ -318,20 +320,21 @@ def _map(
     return_exceptions: bool = False,
 ) -> Coroutine[Any, Any, Any]:
     here = _body("zart.map")
-    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):  # pyright: ignore[reportUnnecessaryIsInstance]
+    given = cast("object", limit)
+    if given is not None and (isinstance(given, bool) or not isinstance(given, int) or given < 1):
         raise UsageError(f"limit is {limit!r}, but it must be a whole number from 1 on, or None for no limit")
     calls = [_call_of(step, (item,), {}, "zart.map") for item in items]
-    return here.map(calls, limit, return_exceptions)
+    return here.map(calls, limit, return_exceptions=return_exceptions)
 
 
 @overload
-async def map(step: Step[[T], R], items: Iterable[T], /, *, limit: int | None = None) -> list[R]: ...
+async def map(step: Step[[T], R], items: Iterable[T], /, *, limit: int | None = None) -> list[R]: ...  # noqa: A001
 @overload
-async def map(
+async def map(  # noqa: A001
     step: Step[[T], R], items: Iterable[T], /, *, limit: int | None = None, return_exceptions: Literal[True]
 ) -> list[R | Exception]: ...
 @_at_once(_map)
-async def map(
+async def map(  # noqa: A001
     step: Step[[Any], Any],
     items: Iterable[Any],
     /,

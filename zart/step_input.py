@@ -74,8 +74,11 @@ def write_input(call: StepCall, registered: StepSpec, what: str, then: Then | No
     return data
 
 
-def read_input(data: str | None, spec: StepSpec, name: str, what: str) -> StepCall:
-    """The call that was stored. Raises PayloadError when it does not fit the function any more."""
+def read_input(data: str | None, spec: StepSpec, function: str, name: str, what: str) -> StepCall:
+    """The call that was stored, of the step `function` under its rendered `name`.
+
+    Raises PayloadError when it does not fit the function any more.
+    """
     try:
         stored = _decode(data or "{}")
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
@@ -103,4 +106,5 @@ def read_input(data: str | None, spec: StepSpec, name: str, what: str) -> StepCa
         limit = stored.timeout
         changes["timeout"] = None if limit is None else dt.timedelta(seconds=limit)
         changes["timeout_scope"] = stored.scope
-    return StepCall(msgspec.structs.replace(spec, **changes) if changes else spec, name, args, kwargs)
+    varied = msgspec.structs.replace(spec, **changes) if changes else spec
+    return StepCall(varied, name, args, kwargs, template=function)

@@ -11,34 +11,16 @@ template.
 """
 
 import asyncio
-import datetime as dt
 import inspect
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AsyncExitStack
-from contextvars import Context, copy_context
 from typing import Any, Generic, TypeVar, cast, overload
 
-import anyio
 import msgspec
 
-from zart._engine import parking
-from zart._engine.activation import Activation
-from zart._engine.alarms import Cancellable
-from zart._engine.entries import (
-    Blocked,
-    BodyRetry,
-    Cancelled,
-    Change,
-    Claim,
-    Completed,
-    Entry,
-    Failed,
-    Key,
-    StoredEntry,
-    StoredEvent,
-)
+from zart._engine.entries import Completed, Key, StoredEvent
+from zart._engine.in_memory import World
 from zart._engine.lineage import body_tasks
 from zart._engine.timers import body_timers
 from zart.calls import StepCall
@@ -53,7 +35,6 @@ R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
 
 _NO_DATA: Any = msgspec.UNSET
-_START = dt.datetime(2030, 1, 1, tzinfo=dt.UTC)
 
 
 class Outcome(Generic[R_co]):
@@ -131,52 +112,20 @@ async def run(
         None if data is _NO_DATA else spec.payload.encode(data, f"the payload of {spec.name!r}").decode()
     )
     outcome: Outcome[Any] = Outcome()
-    host = _Memory(outcome, _Replacements(steps or {}, outcome))
-    claim = Claim(
-        task_id=1,
-        execution_id=id,
-        run_id=uuid.uuid5(uuid.NAMESPACE_URL, id),
-        lane=0,
-        epoch=1,
-        registration=1,
-        signal=0,
-        attempt=1,
-        floor=0,
-        recoveries=0,
-        due_at=_START,
-        started_at=_START,
-        not_before=None,
-        cancel=None,
-        payload=payload,
-        entries=[],
-        events=_stored(events or {}),
-        now=_START,
-    )
-    async with AsyncExitStack() as stack:
-        stack.enter_context(body_tasks(loop))
-        stack.enter_context(body_timers(loop))
-        while True:
-            ending = await host.run(Activation(claim, spec, host))
-            match ending:
-                case Completed():
-                    outcome._end(spec.result.load(ending.result, "the result"), None)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
-                    return outcome
-                case Failed() | Cancelled() | Blocked():
-                    outcome._end(None, exception_from_json(ending.failure, spec.known))  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
-                    return outcome
-                case BodyRetry():
-                    for attempt in ending.afresh:
-                        host.journal.pop(attempt.key, None)
-                    host.sleep_until(ending.not_before)
-                    claim = msgspec.structs.replace(
-                        claim,
-                        attempt=ending.attempt,
-                        floor=ending.floor,
-                        entries=list(host.journal.values()),
-                        events=[event for event in claim.events if event.id not in host.consumed],
-                    )
-                case _:
-                    raise AssertionError(f"the activation ended as {ending}")
+    world = World(_Replacements(steps or {}, outcome).function)
+    with body_tasks(loop), body_timers(loop):
+        run_id = uuid.uuid5(uuid.NAMESPACE_URL, id)
+        try:
+            ending = await world.run_body(world.claim(id, run_id, payload, _stored(events or {})), spec)
+        finally:
+            outcome.slept = world.slept
+            await world.close()
+    match ending:
+        case Completed():
+            outcome._end(spec.result.load(ending.result, "the result"), None)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+        case _:
+            outcome._end(None, exception_from_json(ending.failure, spec.known))  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+    return outcome
 
 
 def _stored(events: Mapping[str, Sequence[object]]) -> list[StoredEvent]:
@@ -231,116 +180,3 @@ def _replaced(replacement: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     if inspect.isclass(replacement) and issubclass(replacement, BaseException):
         raise replacement
     return replacement(*args, **kwargs) if callable(replacement) else replacement
-
-
-class _Memory:
-    """A host without a database: the journal is a dict, time is virtual."""
-
-    max_inflight_steps = 256
-    fresh = True
-    resources: tuple[object, ...] = ()
-
-    def __init__(self, outcome: Outcome[Any], replacements: _Replacements) -> None:
-        self.threads = anyio.CapacityLimiter(10)
-        self.base_context: Context = copy_context()
-        self.journal: dict[Key, StoredEntry] = {}
-        self.consumed: set[int] = set()
-        self._outcome = outcome
-        self._replacements = replacements
-        self._now = _START
-        self._due: list[_Due] = []
-        self._loop = asyncio.get_running_loop()
-        self._end: asyncio.Future[Any] = self._loop.create_future()
-
-    async def run(self, activation: Activation) -> Any:
-        self._end = self._loop.create_future()
-        activation.start()
-        return await self._end
-
-    def now(self) -> dt.datetime:
-        return self._now
-
-    def sleep_until(self, when: dt.datetime) -> None:
-        if when > self._now:
-            self._outcome.slept += (when - self._now).total_seconds()
-            self._now = when
-
-    def function(self, call: StepCall, key: Key) -> Callable[..., Any]:
-        return self._replacements.function(call, key)
-
-    def call_at(self, when: dt.datetime, callback: Callable[[], None], /) -> Cancellable:
-        due = _Due(when, callback)
-        if when <= self._now:
-            self._loop.call_soon(due.ring, context=self.base_context)
-        else:
-            self._due.append(due)
-        return due
-
-    def write(self, entry: Entry, /) -> None:
-        if entry.seq is not None or entry.key not in self.journal:
-            self.journal[entry.key] = StoredEntry(
-                key=entry.key,
-                seq=entry.seq,
-                state=entry.state,
-                digest=entry.digest,
-                result=entry.result.decode() if entry.result is not None else None,
-                failure=entry.failure.decode() if entry.failure is not None else None,
-                attempts=entry.attempts,
-                started_at=entry.started_at,
-                finished_at=entry.finished_at,
-                until=entry.until,
-            )
-        if entry.event_id is not None:
-            self.consumed.add(entry.event_id)
-        if entry.done is not None:
-            self._loop.call_soon(entry.done, entry, None)
-
-    def end(self, change: Change, /) -> None:
-        if not self._end.done():
-            self._end.set_result(change.ending)
-
-    def suspends(self, activation: Activation, due: dt.datetime | None, /) -> bool:
-        """Never: time moves instead."""
-        self._due = [item for item in self._due if item.callback is not None]
-        if due is None:
-            if not self._end.done():
-                self._end.set_exception(
-                    UsageError(
-                        f"the body waits for {activation.waits} for ever: zart.testing.run(…, events={{…}}) has "
-                        "nothing for it"
-                    )
-                )
-            activation.lose()
-            return False
-        self.sleep_until(due)
-        for item in [item for item in self._due if item.when <= self._now]:
-            item.ring()
-        return False
-
-    def holds_back(self, activation: Activation, /) -> bool:  # noqa: ARG002
-        return False
-
-    def goes_on(self, activation: Activation, /) -> None:
-        pass
-
-    def rests(self, activation: Activation, /) -> None:
-        """What waits for a queue or a lock of its own waits for time to move, too."""
-        if all(parking.only_in_memory(task, activation.tasks) for task in activation.tasks):
-            self.suspends(activation, activation.alarms.due)
-
-    def ended(self, activation: Activation, /) -> None:
-        pass
-
-
-class _Due:
-    def __init__(self, when: dt.datetime, callback: Callable[[], None]) -> None:
-        self.when = when
-        self.callback: Callable[[], None] | None = callback
-
-    def cancel(self) -> None:
-        self.callback = None
-
-    def ring(self) -> None:
-        callback, self.callback = self.callback, None
-        if callback is not None:
-            callback()

@@ -91,7 +91,9 @@ async def test_a_replay_attaches_to_the_child_and_never_starts_it_again(dsn: str
         await until(lambda: ran == ["slow"])
         await until_status(client, "o", "waiting")
         assert (await client.status("o")).waiting_for == "child pack"
-        await query(dsn, "UPDATE zart_tasks SET state = 'ready' WHERE execution_id = 'o'")  # news about nothing
+        await query(
+            dsn, "UPDATE zart_tasks SET state = 'ready' WHERE execution_id = 'o'"
+        )  # news about nothing
         await bury_workers(dsn)
         gates["slow"].set()
         assert await handle.result(timeout="20s") == ["1 SLOW"]
@@ -286,7 +288,9 @@ async def test_a_child_that_somebody_cancels(dsn: str) -> None:
     async with working(dsn, told_of_end) as client:  # nobody here runs the child
         handle = await client.start(told_of_end, id="u")
         await until_record(client, "u", "pack", "waiting")
-        ((child,),) = await query(dsn, "SELECT id FROM zart_executions WHERE name = 'pack' AND finished_at IS NULL")
+        ((child,),) = await query(
+            dsn, "SELECT id FROM zart_executions WHERE name = 'pack' AND finished_at IS NULL"
+        )
         assert (await client.status(child)).served is False
         await client.cancel(child)
         assert await handle.result(timeout="10s") == "it was cancelled"
@@ -309,4 +313,6 @@ async def test_a_parent_that_is_cancelled_by_force_takes_its_children_along(dsn:
 
 
 async def _gone(dsn: str) -> bool:
-    return not await query(dsn, "SELECT 1 FROM zart_tasks") and not await query(dsn, "SELECT 1 FROM zart_wakeups")
+    return not await query(dsn, "SELECT 1 FROM zart_tasks") and not await query(
+        dsn, "SELECT 1 FROM zart_wakeups"
+    )

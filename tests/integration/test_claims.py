@@ -475,7 +475,7 @@ def test_every_statement_can_be_pasted_into_psql():
     for file, names in {
         "claim": {
             "claim", "load_payloads", "load_steps", "load_page", "load_events", "read_inbox", "look", "peek",
-            "give_back",
+            "give_back", "load_scheduled", "load_arrived",
         },
         "wakeups": {"read_cancels", "apply_wakeups", "promote", "notify", "notify_idle"},
     }.items():  # fmt: skip

@@ -54,7 +54,9 @@ async def test_two_hundred_scheduled_steps_on_three_workers_of_which_one_is_lost
             await stack.enter_async_context(worker_for(dsn, fan_out, config=fast(max_concurrent_tasks=10)))
         handle = await client.start(fan_out, 200, id="wide")
         await until(lambda: len(ran) > 60)
-        await query(dsn, "DELETE FROM zart_workers WHERE worker_id = (SELECT min(worker_id) FROM zart_workers)")
+        await query(
+            dsn, "DELETE FROM zart_workers WHERE worker_id = (SELECT min(worker_id) FROM zart_workers)"
+        )
         assert await handle.result(timeout="60s") == [8 * n for n in range(200)]
         rows = await query(
             dsn, "SELECT count(*), count(DISTINCT (path, name, occurrence)), count(seq) FROM zart_steps"
@@ -102,7 +104,9 @@ async def failing() -> list[str]:
 
 
 @pytest.mark.parametrize("always_suspend", [False, True])
-async def test_retries_time_limits_and_errors_are_as_in_an_inline_step(dsn: str, always_suspend: bool) -> None:
+async def test_retries_time_limits_and_errors_are_as_in_an_inline_step(
+    dsn: str, always_suspend: bool
+) -> None:
     """A scheduled step is tried again, cut at its limit, and raises what it raised, in the body that awaits it."""
     async with working(dsn, failing, always_suspend=always_suspend) as client:
         assert await client.start_and_wait(failing, id="f") == [

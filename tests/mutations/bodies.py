@@ -325,8 +325,8 @@ BODIES = (
         edits=(
             Edit(
                 file=ACTIVATION,
-                old="if self.root is not None and self.root.done() and not self.tasks:",
-                new="if self.root is not None and self.root.done():",
+                old="self.root.done() and not self.tasks and self._outcome is None:",
+                new="self.root.done() and self._outcome is None:",
             ),
         ),
         tests=(f"{_REPLAY}test_a_body_that_leaves_branches_behind_ends_them_first",),

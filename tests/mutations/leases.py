@@ -234,8 +234,8 @@ LEASES = (
         edits=(
             Edit(
                 file="zart/_engine/holding.py",
-                old="        activation = Activation(claim, spec, self)\n",
-                new='        _log.debug("took %s", claim)\n        activation = Activation(claim, spec, self)\n',
+                old="        activation = self._activation(claim)\n",
+                new='        _log.debug("took %s", claim)\n        activation = self._activation(claim)\n',
             ),
         ),
         tests=(

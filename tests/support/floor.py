@@ -27,7 +27,7 @@ class Hand:
         self.id = lease.worker_id
 
     async def tick(self, limit: int = 100, *, suspect: bool = False, watching: Sequence[Claim] = ()) -> Tick:
-        watched = [(claim.task_id, claim.epoch, claim.signal) for claim in watching]
+        watched = [(claim.task_id, claim.epoch, claim.signal, claim.done) for claim in watching]
         return await self.claimer.tick(limit=limit, suspect=suspect, watching=watched)
 
     async def claim_all(self, limit: int = 100, *, suspect: bool = False) -> list[Claim]:

@@ -3,17 +3,32 @@
 import datetime as dt
 import random
 import uuid
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
 from typing import Any
 
-from zart.calls import StepCall
+from zart.calls import ChildCall, StepCall
 from zart.codec import Codec
 from zart.context import place
+from zart.handles import Pending
 from zart.state import Context, StepContext
 
 LONG_AGO = dt.datetime(2001, 2, 3, tzinfo=dt.UTC)
 ID = uuid.UUID(int=7)
+
+
+class NotingPending:
+    """What a handle of a `NotingPlace` stands for."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.execution_id = f"id of {name}"
+
+    def wait(self) -> Coroutine[Any, Any, Any]:
+        return _answer(f"result of {self.name}")
+
+    def cancel(self) -> Coroutine[Any, Any, bool]:
+        return _answer(True)
 
 
 class NotingPlace:
@@ -28,11 +43,41 @@ class NotingPlace:
         self.calls.append(call)
         return _answer(f"result of {call.name}")
 
-    def call_durable(
-        self, name: str, fn: Callable[..., Any], args: tuple[Any, ...], /
-    ) -> Coroutine[Any, Any, Any]:
-        self.asked.append(("call_durable", name, fn, args))
-        return _answer(f"result of {name}")
+    def call_durable(self, call: ChildCall, /) -> Coroutine[Any, Any, Any]:
+        self.asked.append(("call_durable", call.spec.name, call.spec.fn, call.args))
+        return _answer(f"result of {call.spec.name}")
+
+    def schedule_step(self, call: StepCall, /) -> Pending:
+        self.asked.append(("schedule_step", call.name, call.args))
+        return NotingPending(call.name)
+
+    def map(
+        self, calls: Sequence[StepCall], limit: int | None, /, *, return_exceptions: bool
+    ) -> Coroutine[Any, Any, list[Any]]:
+        self.asked.append(("map", [call.name for call in calls], limit, return_exceptions))
+        return _answer([f"result of {call.name}" for call in calls])
+
+    def start_child(self, call: ChildCall, /) -> Pending:
+        self.asked.append(("start_child", call.spec.name, call.args, call.id, call.detached))
+        return NotingPending(call.spec.name)
+
+    def event(self, name: str, codec: Codec, /) -> Pending:
+        self.asked.append(("event", name, codec.annotation))
+        return NotingPending(name)
+
+    def timer(self, duration: dt.timedelta, /) -> Pending:
+        self.asked.append(("timer", duration))
+        return NotingPending("timer")
+
+    def wait_all(
+        self, pendings: Sequence[Any], /, *, return_exceptions: bool
+    ) -> Coroutine[Any, Any, list[Any]]:
+        self.asked.append(("wait_all", [pending.name for pending in pendings], return_exceptions))
+        return _answer([f"result of {pending.name}" for pending in pendings])
+
+    def wait_any(self, pendings: Sequence[Any], /) -> Coroutine[Any, Any, int]:
+        self.asked.append(("wait_any", [pending.name for pending in pendings]))
+        return _answer(len(pendings) - 1)
 
     def sleep(self, duration: dt.timedelta, /) -> Coroutine[Any, Any, None]:
         self.asked.append(("sleep", duration))

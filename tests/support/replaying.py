@@ -22,10 +22,11 @@ from zart._engine.entries import (
     StoredEntry,
     Suspended,
 )
+from zart._engine.in_memory import START, Memory, World
 from zart._engine.lineage import body_tasks
 from zart._engine.timers import body_timers
 from zart.durable import Durable
-from zart.testing import _START, Outcome, _Memory, _Replacements, _stored
+from zart.testing import _stored
 
 
 @dataclass
@@ -49,12 +50,11 @@ class Replayed:
         return msgspec.json.decode(self.ending.failure)
 
 
-class CuttingHost(_Memory):
+class CuttingHost(Memory):
     """Holds an activation like a worker, and cuts it off as it is told to."""
 
     def __init__(self, *, cut: Callable[[int], bool], suspend: bool) -> None:
-        outcome: Outcome[Any] = Outcome()
-        super().__init__(outcome, _Replacements({}, outcome))
+        super().__init__(World(lambda call, _key: call.spec.fn))
         self._cut = cut
         self._suspend = suspend
         self.commits = 0
@@ -109,14 +109,14 @@ async def replayed(
         attempt=attempt,
         floor=floor,
         recoveries=0,
-        due_at=_START,
-        started_at=_START,
+        due_at=START,
+        started_at=START,
         not_before=None,
         cancel=None,
         payload=spec.payload.encode(payload, "payload").decode() if spec.takes_payload else None,
         entries=[],
         events=_stored(events or {}),
-        now=_START,
+        now=START,
     )
     with body_tasks(loop), body_timers(loop):
         for number in range(1, most + 1):
@@ -124,6 +124,7 @@ async def replayed(
                 claim,
                 entries=list(host.journal.values()),
                 events=[event for event in claim.events if event.id not in host.consumed],
+                done=host.ended_elsewhere,
                 cancel=CancelRequest("enough", "a test") if cancel(number) else claim.cancel,
             )
             activation = Activation(claim, (code(number) if code else durable).spec, host)
@@ -133,13 +134,13 @@ async def replayed(
             match ending:
                 case Suspended():
                     if ending.wake_at is not None:
-                        host.sleep_until(ending.wake_at)
+                        host.world.move(ending.wake_at)
                     elif not events:
                         raise AssertionError(f"suspended for ever: {ending.waiting_for}")
                 case BodyRetry():
                     for failed in ending.afresh:
                         host.journal.pop(failed.key, None)
-                    host.sleep_until(ending.not_before)
+                    host.world.move(ending.not_before)
                     claim = msgspec.structs.replace(claim, attempt=ending.attempt, floor=ending.floor)
                 case Released():
                     pass

@@ -149,6 +149,53 @@ async def clean_up(order: Order, failure: zart.Failure) -> None:
     assert_type(failure.traceback, str)
 
 
+@step("count-characters")
+async def count_characters(text: str) -> int:
+    return len(text)
+
+
+@durable("pack")
+async def pack(order: Order) -> list[str]:
+    return [order.id]
+
+
+@durable("tidy-up")
+async def tidy_up() -> None:
+    return None
+
+
+async def compose(order: Order) -> None:
+    step_handle = zart.schedule_step(count_characters, "tea")
+    assert_type(step_handle, zart.StepHandle[int])
+    assert_type(step_handle.name, str)
+    assert_type(await step_handle, int)
+    assert_type(await step_handle.cancel(), bool)
+    child = zart.start_child(pack, order, id="parcel", detached=True)
+    assert_type(child, zart.ChildHandle[list[str]])
+    assert_type(child.id, str)
+    assert_type(zart.start_child(tidy_up), zart.ChildHandle[None])
+    assert_type(await pack(order), list[str])
+    event = zart.event(Approved)
+    assert_type(event, zart.EventHandle[Decision])
+    assert_type(zart.event("approved"), zart.EventHandle[Any])
+    assert_type(zart.event("approved", Decision), zart.EventHandle[Decision])
+    timer = zart.timer("2h")
+    assert_type(timer, zart.TimerHandle)
+    assert_type(await zart.wait_all(step_handle, child), tuple[int, list[str]])
+    assert_type(await zart.wait_all(step_handle, child, timer), tuple[int, list[str], None])
+    handles: list[zart.Handle[int]] = [step_handle]
+    assert_type(await zart.wait_all(*handles), list[int])
+    assert_type(await zart.wait_all(*handles, return_exceptions=True), list[int | Exception])
+    assert_type(
+        await zart.wait_all(step_handle, child, return_exceptions=True),
+        tuple[int | Exception, list[str] | Exception],
+    )
+    assert_type(await zart.wait_any(event, timer), zart.Handle[Decision] | zart.Handle[None])
+    assert_type(await zart.wait_any(*handles), zart.Handle[int])
+    assert_type(await zart.map(count_characters, ["a", "b"], limit=2), list[int])
+    assert_type(await zart.map(count_characters, ["a", "b"], return_exceptions=True), list[int | Exception])
+
+
 @durable("sell", max_retries=3, timeout="50h", on_failure=clean_up, queue="shop")
 async def sell(order: Order) -> str:
     assert_type(await zart.wait_for_event(Approved, timeout="48h"), Decision)
@@ -184,6 +231,7 @@ async def sell(order: Order) -> str:
     assert_type(zart.execution_id(), str)
     assert_type(zart.resource(Sdk), Sdk)
 
+    await compose(order)
     here = zart.context()
     assert_type(here, zart.Context)
     assert_type(here.execution_id, str)

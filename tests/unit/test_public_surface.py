@@ -17,9 +17,6 @@ PINNED_AT = ROOT.parent / "shared" / "stubs" / "zart"
 MODULES = ("__init__", "sync", "testing")
 
 MISSING = {
-    # Composition: work that runs beside the body.
-    "ChildHandle", "EventHandle", "Handle", "StepHandle", "TimerHandle",
-    "event", "map", "schedule_step", "start_child", "timer", "wait_all", "wait_any",
     "Saga", "saga", "continue_as_new", "patched",
     "durable(version)",
     # Steps in a transaction, at most once, with progress.
@@ -37,18 +34,25 @@ ADDED = {
     # What the engine and a client read of decorated functions.
     "BoundStep()": _ATTRIBUTES,
     "Durable()": _ATTRIBUTES,
+    "ChildHandle()": _ATTRIBUTES,
+    "Durable.call_of": _ATTRIBUTES,
     "Durable.id": _ATTRIBUTES,
     "Durable.queue": _ATTRIBUTES,
     "Durable.spec": _ATTRIBUTES,
     "Durable.time_limit": _ATTRIBUTES,
     "Durable.version": _ATTRIBUTES,
     "Event.codec": _ATTRIBUTES,
+    "EventHandle()": _ATTRIBUTES,
     "ExecutionHandle()": _ATTRIBUTES,
+    "Handle()": _ATTRIBUTES,
     "Registry.durables": _ATTRIBUTES,
     "Registry.freeze": _ATTRIBUTES,
     "Registry.lifespan": _ATTRIBUTES,
     "Registry.steps": _ATTRIBUTES,
     "Step()": _ATTRIBUTES,
+    "Step.call_of": _ATTRIBUTES,
+    "StepHandle()": _ATTRIBUTES,
+    "TimerHandle()": _ATTRIBUTES,
     "Step.fn": _ATTRIBUTES,
     "Step.spec": _ATTRIBUTES,
     # What a worker reads of a client, and the command line sets at a worker.

@@ -425,7 +425,7 @@ class Activation:
         if policy == "warn" or self.claim.accept_arguments:
             self.notes.append(("warning", told))
             return
-        self._contradict(
+        self.contradict(
             f"{told} than the code gives it now; make the code give the recorded ones, or accept the new ones with "
             "`resume --accept-arguments`",
             record.key,
@@ -435,7 +435,7 @@ class Activation:
     def refuse_contradiction(self, key: Key, digest: bytes | None) -> None:
         record = self.log.contradiction(key, digest)
         if record is not None:
-            self._contradict(
+            self.contradict(
                 f"the code asks for {key.kind} {key}, where {record.key.kind} {record.key} is recorded as number "
                 f"{record.seq} and is not asked for; nothing was run. Mend the code, then resume the execution",
                 record.key,
@@ -446,7 +446,8 @@ class Activation:
         """Hold the execution until somebody has looked at it: nothing is lost."""
         self.end(endings.blocked(error, what))
 
-    def _contradict(self, told: str, recorded: Key, requested: Key) -> NoReturn:
+    def contradict(self, told: str, recorded: Key, requested: Key) -> NoReturn:
+        """Block the execution: the code is not the one that wrote the log."""
         error = NonDeterminismError(
             f"execution {self.claim.execution_id!r}: {told}", recorded=str(recorded), requested=str(requested)
         )

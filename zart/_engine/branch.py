@@ -93,6 +93,9 @@ class Branch:
         activation = self.activation
         await self.check_call(key)
         record = self._compared(key, digest, call)
+        if record is not None and record.seq is None and record.given_away:
+            # The code calls inline what it has scheduled before: it is under way, or has ended elsewhere.
+            return await activation.delegated.attach(self, key)
         if record is None or record.seq is None:
             if activation.replaying:
                 await self.parked(activation.gate(key, digest))
@@ -202,9 +205,11 @@ class Branch:
         return self.activation.delegated.schedule(self, call)
 
     def map(
-        self, calls: Sequence[StepCall], limit: int | None, return_exceptions: bool, /
+        self, calls: Sequence[StepCall], limit: int | None, /, *, return_exceptions: bool
     ) -> Coroutine[Any, Any, list[Any]]:
-        return self._wait_all(self.activation.delegated.schedule_all(self, calls, limit), return_exceptions)
+        return self._wait_all(
+            self.activation.delegated.schedule_all(self, calls, limit), return_exceptions=return_exceptions
+        )
 
     def event(self, name: str, codec: Codec, /) -> Pending:
         activation, key = self.activation, self.key(name, "wait")
@@ -257,11 +262,11 @@ class Branch:
             self.activation.when_live(key, None, begin)
 
     def wait_all(
-        self, pendings: Sequence[Pending], return_exceptions: bool, /
+        self, pendings: Sequence[Pending], /, *, return_exceptions: bool
     ) -> Coroutine[Any, Any, list[Any]]:
-        return self._wait_all(pendings, return_exceptions)
+        return self._wait_all(pendings, return_exceptions=return_exceptions)
 
-    async def _wait_all(self, pendings: Sequence[Pending], return_exceptions: bool) -> list[Any]:
+    async def _wait_all(self, pendings: Sequence[Pending], *, return_exceptions: bool) -> list[Any]:
         await self.activation.delegated.join(self, pendings, every=True)
         values: list[Any] = []
         for pending in pendings:

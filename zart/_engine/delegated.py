@@ -1,16 +1,17 @@
 """What one activation has given away, and what its body waits for of that: scheduled steps, children, and handles.
 
-Work that is given away is an entry of the journal without a number, with a task of its own. Whoever does the task writes
-what came of it into the row and counts up the `done` of the body's task. When the body's worker hears of it, the row
-gets the next number, and is delivered after that like any other entry: so a body hears of each end once, one at a time,
-in the same order at each replay. An end that nobody will ever ask about gets no number.
+Work that is given away is an entry of the journal without a number, with a task of its own. Whoever does the task
+writes what came of it into the row and counts up the `done` of the body's task. When the body's worker hears of it, the
+row gets the next number, and is delivered after that like any other entry: so a body hears of each end once, one at a
+time, in the same order at each replay. An end that nobody will ever ask about gets no number.
 
-A handle is *over* when it was delivered; a body that waits for handles is parked on a join of them. When it is suspended
-it names the `done` at which it can go on: for a join of many, as many more as are still open.
+A handle is *over* when it was delivered; a body that waits for handles is parked on a join of them. When it is
+suspended it names the `done` at which it can go on: for a join of many, as many more as are still open.
 
 Waits for events and timers may have handles, too. They are entries of the body's own and only share the joins.
 """
 
+import datetime as dt
 import functools
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -135,9 +136,8 @@ class Join:
 
     def look(self) -> None:
         """One of them is over."""
-        if not self._every or all(pending.over for pending in self.pendings):
-            if not self.future.done():
-                self.future.set_result(None)
+        if not self.future.done() and (not self._every or all(pending.over for pending in self.pendings)):
+            self.future.set_result(None)
 
     def needs(self, still_open: "dict[Key, bool]") -> int:
         """How many more must at least end elsewhere before this one is over; 0 when that alone will not do."""
@@ -263,8 +263,7 @@ class Delegated:
         payload, decoded = spec.payload.store(call.args[0], what) if call.args else (None, None)
         digest = payload_digest(decoded)
         work = ChildWork(
-            id=call.id
-            or child_id(claim.execution_id, claim.run_id, key.path, key.name, key.occurrence, claim.attempt),
+            id=call.id or child_id(claim.execution_id, claim.run_id, key[:3], claim.attempt),
             name=spec.name,
             version=spec.version,
             queue=spec.queue,
@@ -297,10 +296,27 @@ class Delegated:
             self._open[key] = True
         return pending
 
+    async def attach(self, branch: "Branch", key: Key) -> Record:
+        """The record of what was given away, for a call that is no handle's."""
+        pending = Pending(self, key, lambda record: record)
+        self._asked[key] = pending
+        if key in self._arrived and not self.activation.replaying:
+            self._number(key)
+        await self.join(branch, [pending], every=True)
+        record: Record = pending.value()
+        return record
+
     def _begin(self, branch: "Branch", pending: Pending, entry: Entry, call: StepCall | None) -> Pending:
         """Attach to what is recorded of a call, or give it away once the activation is live."""
         activation, key = self.activation, entry.key
         record = branch.asked(key, entry.digest, call)
+        if record is not None and record.seq is None and not record.given_away:
+            activation.contradict(
+                f"{key.kind} {key} is under way as a call of the body's own, and the code gives it away now; make the "
+                "code call it inline until it has ended, then resume the execution",
+                key,
+                key,
+            )
         self._asked[key] = pending
         if record is not None and record.seq is not None:
             activation.on_turn(record, pending.deliver)
@@ -368,9 +384,9 @@ class Delegated:
 
     def go_live(self) -> None:
         """The log is at its end: what has arrived meanwhile is delivered, in the order in which it ended."""
-        for key in sorted(self._arrived, key=lambda key: (self._arrived[key].finished_at, key)):  # type: ignore[arg-type,return-value]
-            if key in self._asked:
-                self._number(key)
+        for entry in sorted(self._arrived.values(), key=_by_end):
+            if entry.key in self._asked:
+                self._number(entry.key)
 
     def _number(self, key: Key) -> None:
         arrived = self._arrived.pop(key)
@@ -447,3 +463,7 @@ class Delegated:
         reason = told if request is None or not request.reason else f"{told}: {request.reason}"
         author = None if request is None else request.author
         return tuple(Order(key, reason, author) for key, detached in self._open.items() if not detached)
+
+
+def _by_end(entry: StoredEntry) -> tuple[dt.datetime, Key]:
+    return entry.finished_at or dt.datetime.max.replace(tzinfo=dt.UTC), entry.key

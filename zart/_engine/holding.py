@@ -111,26 +111,28 @@ class Holding:
     def take(self, claim: Claim) -> None:
         """Run an execution that was claimed."""
         reach("claim.handed-out")
-        activation: Activation
-        if claim.step is not None:
-            step = self._shared.steps[claim.lane]
-            activation = ScheduledStep(claim, step.name, step.spec, self)
-        elif claim.recoveries > self._shared.max_recoveries:
+        exhausted = claim.recoveries > self._shared.max_recoveries
+        if exhausted and claim.step is None:
             self._block(claim)
             return
-        else:
-            activation = Activation(claim, self._shared.functions[claim.lane], self)
+        activation = self._activation(claim)
         self._held[claim.task_id] = activation
         self._resting.discard(claim.task_id)  # of a hold that has ended and has not heard of it yet
         self._empty.clear()
         try:
-            if isinstance(activation, ScheduledStep) and claim.recoveries > self._shared.max_recoveries:
-                activation.fail(_crash_loop(f"scheduled step {claim.step} of {claim.execution_id!r}", claim))
-                return
-            activation.start()
+            if exhausted:
+                activation.block(_crash_loop(f"scheduled step {claim.step} of {claim.execution_id!r}", claim))
+            else:
+                activation.start()
         except Exception as error:  # noqa: BLE001 (one execution is held; the worker and all others go on)
             _log.exception("execution %s cannot be run", claim.execution_id)
             activation.block(error)
+
+    def _activation(self, claim: Claim) -> Activation:
+        if claim.step is None:
+            return Activation(claim, self._shared.functions[claim.lane], self)
+        step = self._shared.steps[claim.lane]
+        return ScheduledStep(claim, step.name, step.spec, self)
 
     def tell(self, news: News) -> None:
         activation = self._held.get(news.task_id)

@@ -60,19 +60,20 @@ class NamedChildren:
                 async with self._turn:
                     verdict = await self._try(entry)
             except (psycopg.Error, OSError) as error:
-                trouble = classify(error)
-                if trouble is Trouble.DATA:
+                if classify(error) is Trouble.DATA:
                     told = f"the payload of child {entry.key} cannot be stored: {error}"
-                    verdict = SerializationError(told, what=f"child {entry.key}")
-                    break
+                    done(entry, SerializationError(told, what=f"child {entry.key}"))
+                    return
                 if not keeps_connection(error):
                     await self._line.close()
-                _log.debug("a child of run %s could not be started and is tried again: %s", entry.run_id, error)
+                _log.debug(
+                    "child %s of run %s is not started and is tried again: %s", entry.key, entry.run_id, error
+                )
             else:
-                break
+                done(entry, verdict)
+                return
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 (spreads retries)
             pause = min(pause * 2, _LONGEST)
-        done(entry, verdict)
 
     async def _try(self, entry: Entry) -> Exception | None:
         work, giver = entry.work, entry.giver
@@ -115,7 +116,7 @@ class NamedChildren:
         if rows and rows[0][0]:
             return None  # sent before, and the answer was lost
         return ExecutionConflict(
-            f"execution {giver.execution_id!r} starts a child under the id {work.id!r}, which exists already; nothing was "
-            "started. Choose another id, or leave it to zart",
+            f"execution {giver.execution_id!r} starts a child under the id {work.id!r}, which exists already; nothing "
+            "was started. Choose another id, or leave it to zart",
             execution_id=work.id,
         )

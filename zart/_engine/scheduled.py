@@ -58,7 +58,7 @@ class ScheduledStep(Activation):
 
     def start(self) -> None:
         try:
-            call = read_input(self.claim.payload, self._step, self.key.name, self._what)
+            call = read_input(self.claim.payload, self._step, self.spec.name, self.key.name, self._what)
         except PayloadError as error:
             self.fail(error)
             return

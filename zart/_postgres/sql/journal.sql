@@ -32,7 +32,7 @@ WITH fence AS MATERIALIZED (
         arguments = coalesce(excluded.arguments, s.arguments), result = excluded.result, failure = excluded.failure,
         attempts = excluded.attempts, started_at = coalesce(excluded.started_at, s.started_at),
         finished_at = excluded.finished_at, until = excluded.until, token = excluded.token
-    WHERE s.state IN ('running', 'waiting')
+    WHERE s.state IN ('running', 'waiting') AND excluded.task_id IS NULL
         AND ((s.token >> 24) IS DISTINCT FROM (excluded.token >> 24) OR s.token < excluded.token)
     RETURNING s.token
 )
@@ -58,7 +58,7 @@ WITH fence AS MATERIALIZED (
         arguments = coalesce(excluded.arguments, s.arguments), result = excluded.result, failure = excluded.failure,
         attempts = excluded.attempts, started_at = coalesce(excluded.started_at, s.started_at),
         finished_at = excluded.finished_at, until = excluded.until, token = excluded.token
-    WHERE s.state IN ('running', 'waiting')
+    WHERE s.state IN ('running', 'waiting') AND excluded.task_id IS NULL
         AND ((s.token >> 24) IS DISTINCT FROM (excluded.token >> 24) OR s.token < excluded.token)
     RETURNING s.token
 )
@@ -238,7 +238,7 @@ WITH fence AS MATERIALIZED (
         arguments = coalesce(excluded.arguments, s.arguments), result = excluded.result, failure = excluded.failure,
         attempts = excluded.attempts, started_at = coalesce(excluded.started_at, s.started_at),
         finished_at = excluded.finished_at, until = excluded.until, token = excluded.token
-    WHERE s.state IN ('running', 'waiting') AND excluded.task_id IS NULL   -- the same work is given away once
+    WHERE s.state IN ('running', 'waiting') AND excluded.task_id IS NULL
         AND ((s.token >> 24) IS DISTINCT FROM (excluded.token >> 24) OR s.token < excluded.token)
     RETURNING s.token, s.run_id, s.path, s.name, s.occurrence, s.kind, s.task_id
 ), given_steps AS (
