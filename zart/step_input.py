@@ -24,6 +24,8 @@ class Then(NamedTuple):
 
 
 class _Stored(msgspec.Struct, omit_defaults=True):
+    of: str = ""
+    """The durable function that has scheduled it."""
     args: list[msgspec.Raw] = []
     kwargs: dict[str, msgspec.Raw] = {}
     retry: str | None = None
@@ -35,14 +37,17 @@ class _Stored(msgspec.Struct, omit_defaults=True):
 _decode = msgspec.json.Decoder(_Stored).decode
 
 
-def write_input(call: StepCall, registered: StepSpec, what: str, then: Then | None = None) -> bytes:
-    """What a scheduled step is stored with; `what` is how errors call it.
+def write_input(
+    call: StepCall, registered: StepSpec, durable: str, what: str, then: Then | None = None
+) -> bytes:
+    """What a step that `durable` schedules is stored with; `what` is how errors call it.
 
     Raises SerializationError for arguments that cannot travel, and UsageError for options that cannot.
     """
     spec = call.spec
     parameters = spec.parameters
     stored = _Stored(
+        of=durable,
         args=[
             msgspec.Raw(parameters.positional(number).encode(value, f"argument {number + 1} of {what}"))
             for number, value in enumerate(call.args)
@@ -74,8 +79,8 @@ def write_input(call: StepCall, registered: StepSpec, what: str, then: Then | No
     return data
 
 
-def read_input(data: str | None, spec: StepSpec, function: str, name: str, what: str) -> StepCall:
-    """The call that was stored, of the step `function` under its rendered `name`.
+def read_input(data: str | None, spec: StepSpec, function: str, name: str, what: str) -> tuple[StepCall, str]:
+    """The call that was stored, of the step `function` under its rendered `name`, and whose it is.
 
     Raises PayloadError when it does not fit the function any more.
     """
@@ -107,4 +112,4 @@ def read_input(data: str | None, spec: StepSpec, function: str, name: str, what:
         changes["timeout"] = None if limit is None else dt.timedelta(seconds=limit)
         changes["timeout_scope"] = stored.scope
     varied = msgspec.structs.replace(spec, **changes) if changes else spec
-    return StepCall(varied, name, args, kwargs, template=function)
+    return StepCall(varied, name, args, kwargs, template=function), stored.of

@@ -8,13 +8,13 @@ in the module it belongs to. It is found by its function's name, and everything 
 """
 
 import zart
-from tests.crashes import branches, endings, straight, waiting
+from tests.crashes import branches, composition, endings, straight, waiting
 from tests.crashes.workflow import Workflow
 
 WORKFLOWS: dict[str, Workflow] = {
     workflow.name: workflow
-    for module in (straight, branches, waiting, endings)
+    for module in (straight, branches, waiting, endings, composition)
     for workflow in module.WORKFLOWS
 }
 
-registry = zart.Registry(*(workflow.durable for workflow in WORKFLOWS.values()))
+registry = zart.Registry(*(workflow.durable for workflow in WORKFLOWS.values()), *composition.OTHERS)

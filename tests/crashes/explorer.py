@@ -52,6 +52,10 @@ def plan(*workers: str) -> Plan:
     return tuple(parse(worker) for worker in workers)
 
 
+_FAMILY = "split_part(e.id, '~', 1) = %s"
+"""The execution, its children and theirs."""
+
+
 class _Stuck(Exception):
     pass
 
@@ -224,7 +228,7 @@ class _Course:
         await self._expire()
         rows = await self._query(
             "SELECT s.run_id, s.path, s.name, s.occurrence, s.kind, s.state FROM zart_steps s"
-            " JOIN zart_executions e ON e.run_id = s.run_id WHERE e.id = %s",
+            f" JOIN zart_executions e ON e.run_id = s.run_id WHERE {_FAMILY}",
             self._id,
         )
         # A failed call may be tried afresh with the whole body.
@@ -297,18 +301,20 @@ class _Course:
         for look in itertools.count():
             if self._buried and look % 20 == 0:
                 await self._expire()
-            ((status, state, until),) = await self._query(
-                "SELECT e.status, t.state, extract(epoch FROM t.wake_at - zart_now())::float FROM zart_executions e"
-                " LEFT JOIN zart_tasks t ON t.id = e.task_id WHERE e.id = %s",
-                self._id,
+            ((status,),) = await self._query(
+                "SELECT e.status FROM zart_executions e WHERE e.id = %s", self._id
             )
             if status != "scheduled":
                 return
-            if state == "blocked":
+            ((blocked, waits, until),) = await self._query(
+                "SELECT coalesce(bool_or(state = 'blocked'), false), coalesce(bool_and(state = 'waiting'), false),"
+                " extract(epoch FROM min(wake_at) - zart_now())::float FROM zart_tasks"
+            )
+            if blocked:
                 raise _Stuck("the execution is blocked")
             if self._outside.done():
                 self._outside.result()
-                if state == "waiting" and until is not None and until > 0:
+                if waits and until is not None and until > 0:
                     await self._shift_clock(until)
             await asyncio.sleep(0.005)
 
@@ -352,7 +358,11 @@ class _Course:
             await asyncio.sleep(0.01)
 
     def _effects(self) -> list[Effect]:
-        return [effect for effect in effects(self._run.directory) if effect.execution == self._id]
+        return [
+            effect
+            for effect in effects(self._run.directory)
+            if effect.execution.partition("~")[0] == self._id
+        ]
 
     def _lasting_effects(self) -> list[Effect]:
         """Without what a worker did that was taken for dead: that may overlap with what the next one does."""
@@ -373,23 +383,31 @@ class _Course:
 
     async def _wrong_records(self, baseline: Run | None) -> Any:
         rows = await self._query(
-            "SELECT s.path, s.name, s.occurrence, s.kind, s.state, s.seq FROM zart_steps s"
-            " JOIN zart_executions e ON e.run_id = s.run_id WHERE e.id = %s ORDER BY s.seq",
+            "SELECT e.id = %s, e.name, s.run_id, s.path, s.name, s.occurrence, s.kind, s.state, s.seq,"
+            f" s.task_id IS NOT NULL FROM zart_steps s JOIN zart_executions e ON e.run_id = s.run_id WHERE {_FAMILY}"
+            " ORDER BY s.run_id, s.seq",
+            self._id,
             self._id,
         )
         # What the body had left under way has no number: whether it had a row at all depends on when it was suspended.
+        # What it has given away has one only if it wanted to know.
         self._run.calls = frozenset(
-            ((path, name, n, kind), state) for path, name, n, kind, state, seq in rows if seq is not None
+            ((path, name, n, kind) if root else (function, path, name, n, kind), state)
+            for root, function, _, path, name, n, kind, state, seq, _ in rows
+            if seq is not None
         )
-        for path, name, n, kind, state, seq in rows:
+        for _, _, _, path, name, n, kind, state, seq, given_away in rows:
             if state not in {"completed", "failed", "cancelled"}:
                 yield f"{kind} {path}{name}#{n} is still {state}"
-            if seq is None and state != "cancelled":
+            if seq is None and state != "cancelled" and not given_away:
                 yield f"{kind} {path}{name}#{n} is {state} without a number"
-        numbers = [seq for *_, seq in rows if seq is not None]
         retried = self._workflow.durable.spec.retry.retries > 0
-        if len(set(numbers)) < len(numbers) or (not retried and numbers != list(range(1, len(numbers) + 1))):
-            yield f"the records are numbered {numbers}"
+        for run in dict.fromkeys(row[2] for row in rows):
+            numbers = [row[8] for row in rows if row[2] == run and row[8] is not None]
+            if len(set(numbers)) < len(numbers) or (
+                not retried and numbers != list(range(1, len(numbers) + 1))
+            ):
+                yield f"the records are numbered {numbers}"
         varies = self._workflow.varies or (self._workflow.is_cancelled and self._has_news)
         if baseline is not None and not varies and self._run.calls != baseline.calls:
             more = sorted(map(str, self._run.calls - baseline.calls))
@@ -404,7 +422,12 @@ class _Course:
         )
         rows_of_workers = "SELECT worker_id, writer, pid FROM zart_workers WHERE pid = ANY (%s)"
         for what, statement, given in (
-            ("live work", "SELECT * FROM zart_tasks WHERE execution_id = %s", self._id),
+            ("live work", "SELECT * FROM zart_tasks WHERE %s::text IS NOT NULL", self._id),
+            (
+                "wake-ups",
+                "SELECT * FROM zart_wakeups w WHERE w.kind <> 'event' AND %s::text IS NOT NULL",
+                self._id,
+            ),
             ("rows of workers", rows_of_workers, pids),
             ("work of workers that are gone", ownerless, self._id),
         ):
@@ -414,13 +437,16 @@ class _Course:
         told = Counter(
             what
             for (what,) in await self._query(
-                "SELECT what FROM zart_history WHERE execution_id = %s", self._id
+                # Of one worker's death each piece of work tells.
+                "SELECT what FROM zart_history WHERE execution_id = %s GROUP BY what, note",
+                self._id,
             )
         )
         deaths = sum(1 for life in self._lives if life.exit_code != 0) + len(self._frozen)
         if told["takeover"] > deaths:
             yield f"{told['takeover']} takeovers, but {deaths} workers were lost"
-        unexpected = told.keys() - {"takeover", "retry", "warning", "cancelled", "cancel requested"}
+        expected = {"takeover", "retry", "warning", "cancelled", "cancel requested"}
+        unexpected = {what for what in told.keys() - expected if not what.startswith("step ")}
         if unexpected:
             yield f"its history tells of {sorted(unexpected)}"
 
@@ -429,10 +455,10 @@ class _Course:
         found: list[str] = []
         records = (
             "SELECT s.path, s.name, s.occurrence, s.kind, s.seq, s.state, s.until FROM zart_steps s"
-            " JOIN zart_executions e ON e.run_id = s.run_id WHERE e.id = %s ORDER BY s.seq"
+            f" JOIN zart_executions e ON e.run_id = s.run_id WHERE {_FAMILY} ORDER BY s.seq"
         )
         for what, statement in (
-            ("live work", "SELECT * FROM zart_tasks WHERE execution_id = %s"),
+            ("live work", "SELECT * FROM zart_tasks WHERE %s::text IS NOT NULL"),
             ("records", records),
             ("history", "SELECT what, note FROM zart_history WHERE execution_id = %s ORDER BY id"),
         ):
@@ -447,9 +473,7 @@ class _Course:
             life.send(signal.SIGKILL)
         for life in self._lives:
             await life.end()
-        await self._query(
-            "DELETE FROM zart_tasks WHERE execution_id = %s", self._id
-        ) if self._run.problems else None
+        await self._query("DELETE FROM zart_tasks") if self._run.problems else None
 
     async def _query(self, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
         cursor = await self._database.execute(statement.encode(), parameters or None)

@@ -138,7 +138,9 @@ async def hurrying(dsn: str) -> AsyncIterator[None]:
             rows = await query(
                 dsn,
                 "SELECT min(wake_at) - zart_now() FROM zart_tasks "
-                "HAVING count(*) > 0 AND bool_and(state = 'waiting' AND wake_at IS NOT NULL)",
+                # Whoever waits for what it has given away goes on when that does.
+                "HAVING bool_and(state = 'waiting' AND (wake_at IS NOT NULL OR wake_at_done IS NOT NULL"
+                " OR step_name IS NOT NULL))",
             )
             if rows and rows[0][0] is not None and rows[0][0] > dt.timedelta():
                 await shift_clock(dsn, rows[0][0])

@@ -239,7 +239,7 @@ class Delegated:
         if call.spec.check_args != "off":
             digest, preview = call.spec.arguments.digest(call.args, call.kwargs)
         what = f"execution {self.claim.execution_id!r}: scheduled step {key}"
-        given = write_input(call, registered.spec, what, then)
+        given = write_input(call, registered.spec, activation.spec.name, what, then)
         work = StepWork(function=call.template, lane=registered.lane, input=given, held_back=held_back)
         pending = Pending(self, key, lambda record: branch.value_of(record, call.spec))
         entry = Entry(

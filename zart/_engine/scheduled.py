@@ -10,6 +10,8 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
+
 from zart._engine.activation import Activation, Host
 from zart._engine.branch import Branch
 from zart._engine.entries import CancelRequest, Claim, Ending, Entry, Key, Record, StepEnded
@@ -58,10 +60,13 @@ class ScheduledStep(Activation):
 
     def start(self) -> None:
         try:
-            call = read_input(self.claim.payload, self._step, self.spec.name, self.key.name, self._what)
+            call, durable = read_input(
+                self.claim.payload, self._step, self.spec.name, self.key.name, self._what
+            )
         except PayloadError as error:
             self.fail(error)
             return
+        self.spec = msgspec.structs.replace(self.spec, name=durable)  # what `zart.context()` tells
         self._go_live()
         if self.closed:
             return
