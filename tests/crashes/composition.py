@@ -187,6 +187,7 @@ WORKFLOWS = (
         durable=left_alone,
         expect=returns("c"),
         chains=(("a",), ("b1", "b2"), ("c",)),
+        varies=True,
     ),
     Workflow(
         durable=races,

@@ -7,7 +7,16 @@ from contextlib import AsyncExitStack
 import pytest
 
 import zart
-from tests.support.running import fast, query, until, until_record, until_status, worker_for, working
+from tests.support.running import (
+    bury_workers,
+    fast,
+    query,
+    until,
+    until_record,
+    until_status,
+    worker_for,
+    working,
+)
 from zart import Client, durable, step
 
 ran: list[object] = []
@@ -307,3 +316,28 @@ async def typed_step(when: dt.datetime, pair: tuple[int, int], /, *, flag: bool 
 async def typed(when: dt.datetime) -> str:
     varied = typed_step.with_options(retry="fixed(1, 1ms)", timeout="5s").named("typed-under-another-name")
     return await zart.schedule_step(varied, when, (1, 2), flag=True, a=3)
+
+
+async def test_a_worker_that_dies_in_the_first_attempt_burns_no_other(dsn: str) -> None:
+    """The attempt is made again, and it is the first one still."""
+    async with AsyncExitStack() as stack:
+        client = await stack.enter_async_context(Client(dsn))
+        await stack.enter_async_context(worker_for(dsn, counts_attempts))
+        handle = await client.start(counts_attempts)
+        await until(lambda: ran == [1])
+        await bury_workers(dsn)
+        await until(lambda: ran == [1, 1])
+        gates["attempt"].set()
+        assert await handle.result(timeout="10s") == 1
+
+
+@step("numbered-attempt", retry="fixed(3, 1ms)")
+async def numbered_attempt() -> int:
+    ran.append(zart.step_context().step_attempt)
+    await gates.setdefault("attempt", asyncio.Event()).wait()
+    return zart.step_context().step_attempt
+
+
+@durable("counts-attempts")
+async def counts_attempts() -> int:
+    return await zart.schedule_step(numbered_attempt)

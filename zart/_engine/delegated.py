@@ -249,6 +249,7 @@ class Delegated:
             done=None,
             digest=digest,
             arguments=preview,
+            attempts=0,
             work=work,
         )
         return lambda: self._begin(branch, pending, entry, call)
