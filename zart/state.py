@@ -163,6 +163,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     until: dt.datetime | None
     """When a sleep, a time limit or the next attempt is due."""
     failure: Failure | None
+    child_id: str | None = None
+    """Of a child: its execution id."""
 
 
 @final

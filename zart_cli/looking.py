@@ -13,6 +13,7 @@ from zart.state import ExecutionStatus
 from zart_cli import tables
 from zart_cli.database import DIRECTORY, Database, database_options
 from zart_cli.timeline import print_history
+from zart_cli.tree import print_children, read_children
 from zart_cli.values import write_json
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text for people.")
@@ -76,15 +77,20 @@ def list_(database: Database, limit: int, as_json: bool, **filters: Any) -> None
 @json_option
 @database_options
 def show(database: Database, execution_id: str, as_json: bool) -> None:
-    """What execution ID did, as a timeline: steps, attempts, waits, and what else happened to it."""
+    """What execution ID did, as a timeline: steps, attempts, waits, and what else happened to it.
+
+    Below it stand the executions that it has started, and theirs.
+    """
 
     async def run() -> None:
         async with database.client() as client:
             history = await client.history(execution_id)
+            children = None if as_json else await read_children(client, history)
         if as_json:
             write_json(history)
         else:
             print_history(history)
+            print_children(children)
 
     asyncio.run(run())
 

@@ -26,7 +26,7 @@ from zart_cli.tables import console, describe, function, styled_status
 from zart_cli.times import clock, short_duration
 
 _BAR: Final = 24
-_WAITS: Final = frozenset({"wait", "timer"})
+_WAITS: Final = frozenset({"wait", "timer", "child"})
 _MARKS: Final = {
     "completed": ("green", "✓", "ok"),
     "failed": ("red", "✗", "failed"),

@@ -59,7 +59,24 @@ async def slow() -> None:
     await linger()
 
 
-registry = zart.Registry(order, slow)
+@durable("family")
+async def family(number: int) -> str:
+    first = zart.start_child(order, Order(number=number), id=f"part-{number}")
+    second = await nested(number)
+    return f"{await first} and {second}"
+
+
+@durable("nested")
+async def nested(number: int) -> str:
+    return await tiny(number)
+
+
+@durable("tiny")
+async def tiny(number: int) -> str:
+    return f"tiny {number}"
+
+
+registry = zart.Registry(order, slow, family, nested, tiny)
 """
 
 
@@ -388,3 +405,19 @@ def test_dev_takes_no_database_from_the_environment(place: Path) -> None:
         dev.until(" runs ")
         assert dev.end() == 0
     assert "production" not in dev.output
+
+
+def test_a_tree_of_executions_is_shown(zart: Command, worker: Running) -> None:
+    """`show` draws what an execution has started, and what that has; names and states of all of them."""
+    assert zart("start", "family", "--id", "f-1", "--data", "5").returncode == 0
+    wait_for_status(zart, "part-5", "waiting")
+    assert zart("event", "part-5", "paid").returncode == 0
+    ended = zart("wait", "f-1", "--timeout", "20s")
+    assert ended.stdout == '"shipped with receipt 5 and tiny 5"\n'
+    shown = zart("show", "f-1").stdout
+    tree = shown[shown.index("children") :]
+    drawn = [line.strip("│├└─ ").split()[1:3] for line in tree.splitlines()[1:4]]
+    assert sorted(drawn) == [["nested", "completed"], ["order", "completed"], ["tiny", "completed"]]
+    assert drawn.index(["tiny", "completed"]) == drawn.index(["nested", "completed"]) + 1
+    records = json.loads(zart("show", "f-1", "--json").stdout)["records"]
+    assert [record["child_id"] for record in records if record["child_id"] == "part-5"] == ["part-5"]

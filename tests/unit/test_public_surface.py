@@ -55,6 +55,8 @@ ADDED = {
     "TimerHandle()": _ATTRIBUTES,
     "Step.fn": _ATTRIBUTES,
     "Step.spec": _ATTRIBUTES,
+    # What leads from an execution to its children.
+    "Record.child_id": _ATTRIBUTES,
     # What a worker reads of a client, and the command line sets at a worker.
     "Client.address": _ATTRIBUTES,
     "Client.schema": _ATTRIBUTES,

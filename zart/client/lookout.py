@@ -74,7 +74,7 @@ class Lookout:
         if run_id is not None and run_id != execution.run_id:
             raise ExecutionNotFound(f"execution {id!r} has no run {run_id!r}", execution_id=id)
         run = {"run_id": execution.run_id}
-        records = await self._database.query("records", run)
+        records = await self._database.query("records", {**run, "id": id})
         attempts = await self._database.query("attempts", run)
         notes = await self._database.query("notes", {"id": id})
         return History(

@@ -30,17 +30,18 @@ def read_execution(row: Row) -> Execution:
 
 def read_record(row: Row) -> Record:
     """A row of `records`."""
-    path, name, occurrence, kind, state, attempts, started, finished, until, failure = row
+    path, name, occurrence, kind, state, attempts, started, finished, until, failure, child, born = row
     return Record(
         key=_key(path, name, occurrence),
         kind=kind,
         name=name,
         state=state,
         attempts=attempts,
-        started_at=started,
+        started_at=started or born,
         finished_at=finished,
         until=until,
         failure=_failure(failure),
+        child_id=child,
     )
 
 

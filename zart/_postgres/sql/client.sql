@@ -251,8 +251,11 @@ LIMIT %(limit)s;
 -- The journal of a run: what was delivered in its order, then what is under way.
 -- name: records
 SELECT s.path, s.name, s.occurrence, s.kind, s.state, s.attempts, {time:s.started_at}, {time:s.finished_at},
-    {time:s.until}, s.failure::text
-FROM {schema}.zart_steps s WHERE s.run_id = %(run_id)s
+    {time:s.until}, s.failure::text, c.id, {time:c.created_at}
+FROM {schema}.zart_steps s LEFT JOIN {schema}.zart_executions c ON s.kind = 'child' AND c.parent_id = %(id)s
+    AND c.parent_run = s.run_id AND c.parent_path = s.path AND c.parent_name = s.name
+    AND c.parent_occurrence = s.occurrence
+WHERE s.run_id = %(run_id)s
 ORDER BY s.seq NULLS LAST, s.started_at NULLS LAST, s.path, s.name, s.occurrence;
 
 -- name: attempts
