@@ -2,10 +2,11 @@
 
 from tests.mutations.bodies import BODIES
 from tests.mutations.clients import CLIENTS
+from tests.mutations.composition import COMPOSITION
 from tests.mutations.journal import JOURNAL_MUTATIONS
 from tests.mutations.leases import LEASES
 
-MUTATIONS = (*LEASES, *JOURNAL_MUTATIONS, *BODIES, *CLIENTS)
+MUTATIONS = (*LEASES, *JOURNAL_MUTATIONS, *BODIES, *CLIENTS, *COMPOSITION)
 
 SURVIVORS: dict[str, str] = {}
 """By name: why no test can tell them from the original."""
