@@ -52,6 +52,8 @@ def plan(*workers: str) -> Plan:
     return tuple(parse(worker) for worker in workers)
 
 
+_AGAIN = 5.0
+"""Seconds until a worker that does not stop is told once more: longer than its own `shutdown_timeout`."""
 _FAMILY = "split_part(e.id, '~', 1) = %s"
 """The execution, its children and theirs."""
 
@@ -192,8 +194,11 @@ class _Course:
         told_to_stop = False
         while True:
             change = asyncio.create_task(life.change())
+            # A signal that comes in the moment in which the worker begins to listen for it may be lost: it is sent again.
             await asyncio.wait(
-                [change] if told_to_stop else [change, ended], return_when=asyncio.FIRST_COMPLETED
+                [change] if told_to_stop else [change, ended],
+                return_when=asyncio.FIRST_COMPLETED,
+                timeout=_AGAIN if told_to_stop else None,
             )
             if ended.done() and ended.exception() is not None:
                 change.cancel()

@@ -389,7 +389,10 @@ class Stage:
         await self.look_up_events()
         hand = self.hands[worker]
         tasks = {hand.holds[id].claim.task_id: id for id in watched}
-        watching = [(task, hand.holds[id].claim.epoch, hand.holds[id].signal) for task, id in tasks.items()]
+        watching = [
+            (task, hand.holds[id].claim.epoch, hand.holds[id].signal, hand.holds[id].claim.done)
+            for task, id in tasks.items()
+        ]
         tick = await hand.claimer.tick(limit=limit, suspect=suspect, watching=watching)
         news: dict[str, Any] = {}
         for each in tick.news:
