@@ -30,12 +30,12 @@ async def read_children(client: Client, history: History) -> Tree | None:
 
 async def _add(client: Client, history: History, tree: Tree, left: list[int]) -> None:
     ids = [record.child_id for record in history.records if record.child_id is not None]
-    for number, id in enumerate(ids):
+    for number, child_id in enumerate(ids):
         if not left[0]:
             tree.add(f"[dim]and {len(ids) - number} more: zart list --id-prefix[/]")
             return
         left[0] -= 1
-        child = await client.history(id)
+        child = await client.history(child_id)
         await _add(client, child, tree.add(_line(child.execution)), left)
 
 

@@ -194,7 +194,7 @@ class _Course:
         told_to_stop = False
         while True:
             change = asyncio.create_task(life.change())
-            # A signal that comes in the moment in which the worker begins to listen for it may be lost: it is sent again.
+            # A signal that comes in the moment in which the worker begins to listen for it may be lost.
             await asyncio.wait(
                 [change] if told_to_stop else [change, ended],
                 return_when=asyncio.FIRST_COMPLETED,
