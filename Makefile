@@ -13,7 +13,7 @@ MODES := suspending twice unprepared pgbouncer
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint type ci build migrate bench-quick test-pg15 explore test-versions test-modes $(MODES:%=test-%) mutations chaos chaos-short model fuzz clean
+.PHONY: help demo test lint type ci build migrate bench-quick fan-out test-pg15 explore test-versions test-modes $(MODES:%=test-%) mutations chaos chaos-short model fuzz clean
 
 help: ## Show what can be made
 	@grep -hE '^[a-z][a-z0-9%-]*:.*## ' $(MAKEFILE_LIST) | sed -e 's/^example-%/example-NAME/' \
@@ -50,6 +50,9 @@ migrate: $(VENV)/installed-demo ## Create or update the tables in the database t
 
 bench-quick: $(VENV)/installed-demo ## Measure steps per second beside DBOS, on one server, in a few minutes
 	@$(BIN)/python -m tests.benchmarks.quick
+
+fan-out: $(VENV)/installed-dev ## Measure fan-outs of 100 to 10,000 on two worker processes, one of which is killed
+	@$(BIN)/python -m tests.benchmarks.fan_out
 
 test-pg15: $(VENV)/installed-dev ## Run the test suite on the PostgreSQL in DEBIAN_POSTGRES instead of the wheel's
 	@test -x $(DEBIAN_POSTGRES)/postgres || { echo "no postgres in $(DEBIAN_POSTGRES): set DEBIAN_POSTGRES" >&2; exit 2; }

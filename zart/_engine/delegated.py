@@ -95,7 +95,7 @@ class Pending:
     def _settle(self) -> None:
         self.place = self._delegated.next_place()
         for join in list(self.joins):
-            join.look()
+            join.over()
 
     def value(self) -> Any:
         """What came of it; raises its error."""
@@ -127,16 +127,18 @@ class Pending:
 class Join:
     """Somebody waits for one or for all of some handles."""
 
-    __slots__ = ("_every", "future", "pendings")
+    __slots__ = ("_every", "_missing", "future", "pendings")
 
     def __init__(self, activation: "Activation", pendings: Sequence[Pending], *, every: bool) -> None:
-        self.pendings = [pending for pending in pendings if not pending.over]
+        self.pendings = list(dict.fromkeys(pending for pending in pendings if not pending.over))
         self._every = every
+        self._missing = len(self.pendings)
         self.future = activation.future()
 
-    def look(self) -> None:
-        """One of them is over."""
-        if not self.future.done() and (not self._every or all(pending.over for pending in self.pendings)):
+    def over(self) -> None:
+        """One more of them is over."""
+        self._missing -= 1
+        if not self.future.done() and (not self._every or not self._missing):
             self.future.set_result(None)
 
     def needs(self, still_open: "dict[Key, bool]") -> int:
