@@ -274,6 +274,65 @@ async def long(job: Job) -> int:
     return await add("after", taken, napped)
 
 
+@durable("scattered")
+async def scattered(job: Job) -> list[int]:
+    """Steps on whatever worker is free, two at a time; then one here."""
+    pieces = [
+        zart.schedule_step(add.named(f"piece-{number}"), f"piece-{number}", job.size, number)
+        for number in range(6)
+    ]
+    values = await zart.wait_all(*pieces)
+    return [*values, await add("joined", sum(values), 0)]
+
+
+class Parcel(msgspec.Struct):
+    number: int
+    total: int
+
+
+@durable("parcel")
+async def parcel(data: Parcel) -> int:
+    """A child that sleeps in its middle."""
+    total = await add(f"pack-{data.number}", data.total, data.number)
+    await zart.sleep("150ms")
+    return await add(f"ship-{data.number}", total, data.number)
+
+
+@durable("parented")
+async def parented(job: Job) -> int:
+    """Children side by side, then one awaited like a function."""
+    handles = [zart.start_child(parcel, Parcel(number, job.size)) for number in range(3)]
+    first = sum(await zart.wait_all(*handles))
+    return await add("received", first + await parcel(Parcel(3, job.size)), 0)
+
+
+@durable("abandoned")
+async def abandoned(job: Job) -> int:
+    """Cancelled with a child and a scheduled step below it."""
+    await add("open-family", job.size, 0)
+    child = zart.start_child(waiting_child, job)
+    far = zart.schedule_step(take_long, job.size)
+    try:
+        await zart.wait_all(child, far)
+    finally:
+        if not zart.suspending():
+            await add("close-family", job.size, 0)
+    return job.size
+
+
+@durable("waiting-child")
+async def waiting_child(job: Job) -> int:
+    await zart.wait_for_event(Never)
+    return job.size
+
+
+@step("take-long")
+async def take_long(size: int) -> int:
+    note(size)
+    await asyncio.sleep(3600)
+    return size
+
+
 def _tell_tasks(*_: object) -> None:
     """On SIGUSR1, what every task of this process waits for: for whoever looks for the cause of a standstill."""
     for task in asyncio.all_tasks(asyncio.get_running_loop()):
@@ -289,5 +348,5 @@ signal.signal(signal.SIGUSR1, _tell_tasks)
 
 registry = zart.Registry(
     transfer, retried, fanned, chained, signalled, raced, slept, cancelled, limited, overdue, failed, caught,
-    again, big, threaded, determined, long,
+    again, big, threaded, determined, long, scattered, parcel, parented, abandoned, waiting_child,
 )  # fmt: skip

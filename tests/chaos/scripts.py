@@ -143,6 +143,10 @@ def _chain_names(job: Job, result: Any) -> Chains:
     return [[f"{side}-{number}" for number in range(4)] for side in ("left", "right")]
 
 
+def _parcels(job: Job, result: Any) -> Chains:
+    return [[f"pack-{number}", f"ship-{number}", "pack-3", "ship-3", "received"] for number in range(3)]
+
+
 def _drawn(job: Job, result: Any) -> bool:
     return [type(part) for part in result] == [str, str, str] and len(result[0]) == 32
 
@@ -228,6 +232,21 @@ KINDS: tuple[Kind, ...] = (
         function=load.long, weight=3, size=_between(500, 2500),
         result=lambda job: job.size + 1,
         chains=lambda job, result: [["long", "after"], ["napped", "after"]],
+    ),
+    Kind(
+        function=load.scattered, weight=8, size=_amount,
+        result=lambda job: [*(job.size + number for number in range(6)), 6 * job.size + 15],
+        chains=lambda job, result: [[f"piece-{number}", "joined"] for number in range(6)],
+    ),
+    Kind(
+        function=load.parented, weight=8, size=_amount,
+        result=lambda job: 4 * job.size + 12,
+        chains=_parcels,
+    ),
+    Kind(
+        function=load.abandoned, weight=4, size=_amount, script=cancel_some_time, status="cancelled",
+        chains=lambda job, result: [["open-family", "close-family"], ["take-long"]],
+        optional=frozenset({"open-family", "take-long", "close-family"}),
     ),
 )  # fmt: skip
 TRANSFER = KINDS[0]

@@ -95,18 +95,22 @@ class Verdict:
         rows = await self._server.ask(_EXECUTIONS)
         steps: dict[str, list[tuple[Any, ...]]] = defaultdict(list)
         for row in await self._server.ask(_STEPS):
-            steps[row[0]].append(row[1:])
-        attempts = {(row[0], row[1]): row[2:] for row in await self._server.ask(_ATTEMPTS)}
+            steps[_root(row[0])].append(row[1:])
+        attempts = {(_root(row[0]), row[1]): row[2:] for row in await self._server.ask(_ATTEMPTS)}
         victims = await self._victims()
         effects: dict[str, list[Effect]] = defaultdict(list)
         for effect in read_effects(self._gang.crew.directory):
-            effects[effect.execution].append(effect)
+            effects[_root(effect.execution)].append(effect)
             self.evidence.effects += 1
 
-        self._check_which_exist({row[0] for row in rows}, set(effects))
+        self._check_which_exist({_root(row[0]) for row in rows}, set(effects))
         for row in rows:
             plan = self._plans.get(row[0])
-            if plan is not None:
+            if plan is None:
+                self._violations.check(
+                    holds=row[6] is not None, text="a child has not ended", execution=row[0]
+                )
+            else:
                 result = self._check_end(plan, row)
                 records = [step for step in steps[plan.id] if step[3] == "step"]
                 self._check_records(plan, result, records, effects[plan.id], attempts)
@@ -269,7 +273,7 @@ class Verdict:
             self.evidence.takeovers += 1
             (number,) = re.findall(r"worker (\d+) ", note)
             if int(number) in processes:
-                victims[id].add(processes[int(number)])
+                victims[_root(id)].add(processes[int(number)])
         self.evidence.taken_over = len(victims)
         return victims
 
@@ -298,6 +302,11 @@ class Verdict:
         for line in server_lines(self._server):
             if "deadlock detected" in line or "PANIC" in line:
                 self._violations.add(f"the server's log says: {line}")
+
+
+def _root(id: str) -> str:
+    """The execution that a child's child belongs to in the end: what the whole family does is looked at together."""
+    return id.partition("~")[0]
 
 
 def server_lines(server: Server) -> list[str]:
