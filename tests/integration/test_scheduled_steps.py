@@ -11,6 +11,7 @@ from tests.support.running import (
     bury_workers,
     fast,
     query,
+    shift_clock,
     until,
     until_record,
     until_status,
@@ -341,3 +342,70 @@ async def numbered_attempt() -> int:
 @durable("counts-attempts")
 async def counts_attempts() -> int:
     return await zart.schedule_step(numbered_attempt)
+
+
+@durable("one-away")
+async def one_away() -> str:
+    try:
+        return await zart.schedule_step(gated, "away")
+    except zart.ZartError as error:
+        return f"{type(error).__name__}: {error}"
+
+
+async def given_away(dsn: str, client: Client) -> None:
+    """An execution whose scheduled step nobody has claimed so far: its worker is gone."""
+    async with worker_for(dsn, one_away, config=fast(max_concurrent_tasks=1)):
+        await client.start(one_away, id="x")
+        await until(lambda: ran == ["away"])
+    assert await query(dsn, "SELECT state FROM zart_tasks WHERE step_name IS NOT NULL") == [("ready",)]
+
+
+async def test_a_step_whose_workers_die_again_and_again_fails(dsn: str) -> None:
+    """It is not blocked for ever: the body that scheduled it is told, and may go on."""
+    async with Client(dsn) as client:
+        await given_away(dsn, client)
+        await query(dsn, "UPDATE zart_tasks SET recoveries = 99 WHERE step_name IS NOT NULL")
+        async with worker_for(dsn, one_away):
+            told = await client.handle(one_away, "x").result(timeout="10s")
+    assert told.startswith("ZartError: scheduled step gated of 'x' was taken over 99 times in a row")
+    await nothing_left(dsn)
+
+
+@pytest.mark.parametrize(
+    "damage", ["null", "7", '{"args": 5}', '{"args": ["a", "b"]}', '{"kwargs": {"x": 1}}']
+)
+async def test_a_stored_call_that_somebody_has_edited_fails_by_name(dsn: str, damage: str) -> None:
+    """Neither the worker nor the execution is lost over it."""
+    async with Client(dsn) as client:
+        await given_away(dsn, client)
+        await query(dsn, "UPDATE zart_steps SET input = %s::json WHERE name = 'gated'", damage)
+        async with worker_for(dsn, one_away):
+            told = await client.handle(one_away, "x").result(timeout="10s")
+    assert told.startswith("PayloadError: ")
+    assert "'x': scheduled step gated" in told
+    await nothing_left(dsn)
+
+
+@durable("limits-its-patience")
+async def limits_its_patience() -> list[str]:
+    handles = [zart.schedule_step(gated, name) for name in ("a", "b")]
+    try:
+        async with zart.timeout("2h"):
+            await asyncio.gather(*handles)
+    except TimeoutError:
+        return ["too late", *(await zart.wait_all(*handles))]
+    return ["in time"]
+
+
+async def test_a_time_limit_around_handles(dsn: str) -> None:
+    """The wait is cut at its limit, durably; what was waited for goes on, and can be waited for again."""
+    async with working(dsn, limits_its_patience) as client:
+        handle = await client.start(limits_its_patience, id="l")
+        await until(lambda: len(ran) == 2)
+        await until_status(client, "l", "waiting")
+        await shift_clock(dsn, dt.timedelta(hours=3))
+        await until_record(client, "l", "timeout", "completed")
+        for gate in gates.values():
+            gate.set()
+        assert await handle.result(timeout="10s") == ["too late", "a", "b"]
+    await nothing_left(dsn)
