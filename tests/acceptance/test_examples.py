@@ -30,6 +30,19 @@ another worker goes on
   table     serve assam
 done: it drew for 3 seconds
 """,
+    "parallel_steps": """\
+/             3 links
+/beer         1 links
+/cellar       0 links
+/old          failed: /old is not there
+/beer/smoked  0 links
+5 steps, each of them once: True
+""",
+    "nightly_fan_out": """\
+one of two workers has stopped
+2030-01-07: 1000 statements, 1498500 cents
+never more than fifty at once: True
+""",
 }
 
 
