@@ -30,7 +30,7 @@ class ExecutionStatus(StrEnum):
     RUNNING = "running"
     """Claimed at least once, and not parked; it may be between two workers."""
     WAITING = "waiting"
-    """Parked in a sleep or an event wait; it holds no slot, connection or thread."""
+    """Parked in a sleep, in an event wait, or until others end; it holds no slot, connection or thread."""
     PAUSED = "paused"
     """Held back by a person's rule."""
     BLOCKED = "blocked"
