@@ -14,6 +14,7 @@ from typing import Any, Final
 import click
 
 import zart
+from zart.loops import loop_factory
 from zart_cli.app import app_option, load_registry
 from zart_cli.database import Database, database_options
 from zart_cli.logs import LEVELS, log_to_stderr
@@ -103,7 +104,7 @@ def work(
     on_start: Callable[[], None] | None = None,
 ) -> None:
     """Run a worker in this process until a signal stops it; on uvloop where that is installed."""
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(_work(dsn, schema, registry, config, on_start))
     _leave_threads()
 
@@ -153,11 +154,3 @@ def _leave_threads() -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(0)
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    try:
-        import uvloop  # noqa: PLC0415 (the extra `fast` brings it)
-    except ImportError:
-        return None
-    return uvloop.new_event_loop

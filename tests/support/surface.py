@@ -63,7 +63,9 @@ def _stub_body(body: list[ast.stmt], prefix: str, found: Surface) -> None:
             case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
                 functions.setdefault(name, []).append(statement)
             case ast.ClassDef(name=name) if not name.startswith("_"):
-                bases = [base for base in map(_base_name, statement.bases) if base != "Generic"]
+                bases = [
+                    base for base in map(_base_name, statement.bases) if base not in {"Generic", "Protocol"}
+                ]
                 found[prefix + name] = f"class({', '.join(bases) or 'object'})"
                 _stub_body(statement.body, f"{prefix}{name}.", found)
             case ast.AnnAssign(target=ast.Name(id=name)) if not name.startswith("_"):
@@ -170,7 +172,7 @@ def _class(cls: type, name: str, found: Surface) -> None:
     for attribute in dir(cls):
         value = inspect.getattr_static(cls, attribute)
         if attribute == "__init__":
-            if "__init__" in vars(cls):
+            if "__init__" in vars(cls) and not getattr(cls, "_is_protocol", False):
                 _function(value, f"{name}.__init__", found, bound=True)
         elif attribute in _BY_NATURE or not _is_public(attribute) or not _is_own(cls, attribute):
             continue

@@ -62,11 +62,11 @@ class Statement:
             name = found[1].decode()
             if name not in names:
                 names.append(name)
-                self._packers[name] = _text
+                self._packers[name] = as_text
             number = b"$%d" % (names.index(name) + 1)
             if found[2] is None:
                 return number
-            self._packers[name] = _PACKERS.get(found[2].decode(), _text)
+            self._packers[name] = _PACKERS.get(found[2].decode(), as_text)
             return number + b"::" + found[2] + b"[]"
 
         self.text: bytes = _PLACEHOLDER.sub(numbered, statement)
@@ -285,7 +285,7 @@ def _types(values: Sequence[bytes | None]) -> list[int]:
     return [value.array_oid if isinstance(value, Array) else 0 for value in values]
 
 
-def _text(value: Any) -> bytes:
+def as_text(value: Any) -> bytes:
     """A single value as PostgreSQL reads it."""
     to_text = _TEXTS.get(value.__class__)
     if to_text is None:

@@ -3,9 +3,10 @@
 import re
 import shlex
 
-import psycopg
-
+from zart._postgres.trouble import sqlstate
 from zart.errors import SchemaError, UsageError
+
+_MAY_NOT = "42501"
 
 
 def check_schema(schema: object) -> str:
@@ -25,10 +26,10 @@ def migrate_command(schema: str) -> str:
     return "zart migrate" if schema == "public" else f"zart migrate --schema {shlex.quote(schema)}"
 
 
-def schema_trouble(error: psycopg.Error, schema: str) -> SchemaError:
+def schema_trouble(error: Exception, schema: str) -> SchemaError:
     """The error for a statement that found other tables than it expects, or may not use them."""
     reason = " ".join(str(error).split("\n", 1)[0].split())
-    if isinstance(error, psycopg.errors.InsufficientPrivilege):
+    if sqlstate(error) == _MAY_NOT:
         return SchemaError(
             f"this database role may not do that in schema {schema!r}: {reason}. Grant it the right"
         )

@@ -38,10 +38,24 @@ def classify(error: BaseException) -> Trouble:
             return Trouble.DATA if isinstance(error, psycopg.DataError) else Trouble.LOST
         if state[:2] in _DATA:
             return Trouble.DATA
-        return Trouble.SCHEMA if state[:2] in _SCHEMA and state != _NAME_TAKEN else Trouble.LOST
+        return Trouble.SCHEMA if blames_schema(state) else Trouble.LOST
     if isinstance(error, (TypeError, ValueError, OverflowError, struct.error)):
         return Trouble.DATA  # a value that has no form on the wire: a lone surrogate, a number out of range
     return Trouble.LOST
+
+
+def blames_schema(state: str | None) -> bool:
+    """Whether this SQLSTATE says that the tables are not as expected, or may not be used."""
+    return state is not None and state[:2] in _SCHEMA and state != _NAME_TAKEN
+
+
+def sqlstate(error: BaseException) -> str | None:
+    """The SQLSTATE that an error of any driver carries, or else the one that it was raised from."""
+    for one in (error, error.__cause__):
+        state = getattr(one, "sqlstate", None) or getattr(one, "pgcode", None)
+        if isinstance(state, str):
+            return state
+    return None
 
 
 def keeps_connection(error: BaseException) -> bool:

@@ -21,9 +21,10 @@ from psycopg_pool import AsyncConnectionPool
 from zart._postgres import connections
 from zart._postgres.connections import Connection
 from zart._postgres.direct import statements
+from zart._postgres.lent import LentConnection
 from zart._postgres.naming import check_schema, schema_trouble
 from zart._postgres.queries import load
-from zart._postgres.trouble import Trouble, classify
+from zart._postgres.trouble import Trouble, blames_schema, classify, sqlstate
 from zart.client.line import Line
 from zart.errors import UsageError
 
@@ -141,11 +142,17 @@ class Database:
 
 
 async def query_within(
-    connection: psycopg.AsyncConnection[Any], schema: str, statement: str, parameters: Mapping[str, Any]
+    connection: psycopg.AsyncConnection[Any] | LentConnection,
+    schema: str,
+    statement: str,
+    parameters: Mapping[str, Any],
 ) -> list[Row]:
     """The rows of one statement of `client.sql` in a transaction of the caller's own, which decides over
-    it.
+    it. On a `LentConnection` this never waits for the event loop, and gives the first row only.
     """
+    text = load("client", check_schema(schema))[statement]
+    if isinstance(connection, LentConnection):
+        return _query_lent(connection, schema, text, parameters)
     if not isinstance(connection, psycopg.AsyncConnection):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise UsageError(
             f"connection= is {type(connection).__name__}, but must be a psycopg.AsyncConnection "
@@ -154,9 +161,21 @@ async def query_within(
         )
     try:
         async with connection.cursor(row_factory=tuple_row) as cursor:
-            await cursor.execute(load("client", check_schema(schema))[statement], parameters)
+            await cursor.execute(text, parameters)
             return await cursor.fetchall()
     except psycopg.Error as error:
         if classify(error) is Trouble.SCHEMA:
             raise schema_trouble(error, schema) from error
         raise
+
+
+def _query_lent(
+    connection: LentConnection, schema: str, text: bytes, parameters: Mapping[str, Any]
+) -> list[Row]:
+    try:
+        row = connection.row(text, parameters)
+    except Exception as error:  # each driver has errors of its own
+        if blames_schema(sqlstate(error)):
+            raise schema_trouble(error, schema) from error
+        raise
+    return [] if row is None else [row]

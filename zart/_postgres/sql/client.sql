@@ -52,9 +52,9 @@ RETURNING t.execution_id;
 -- by digest (null: one of them has none, or by other rules), and as jsonb.
 -- name: compare
 SELECT e.id, e.name, e.run_id::text,
-    CASE WHEN substr(e.digest, 1, 1) = substr(u.digest, 1, 1) THEN e.digest = u.digest END,
-    coalesce(e.payload::jsonb, 'null') = coalesce(u.payload::jsonb, 'null'),
-    e.payload::text
+    CASE WHEN substr(e.digest, 1, 1) = substr(u.digest, 1, 1) THEN e.digest = u.digest END AS same_digest,
+    coalesce(e.payload::jsonb, 'null') = coalesce(u.payload::jsonb, 'null') AS same_json,
+    e.payload::text AS payload
 FROM unnest(%(ids)s::text[], %(payloads)s::text[], %(digests)s::bytea[]) AS u (id, payload, digest)
     JOIN {schema}.zart_executions e ON e.id = u.id;
 
@@ -122,9 +122,9 @@ WITH target AS MATERIALIZED (
     INSERT INTO {schema}.zart_wakeups (task_id, kind)
     SELECT g.task_id, 'event' FROM target g WHERE EXISTS (SELECT FROM offered)
 )
-SELECT (SELECT g.status FROM target g), EXISTS (SELECT FROM offered),
-    EXISTS (SELECT FROM {schema}.zart_events v WHERE v.execution_id = %(id)s AND v.dedup = %(dedup)s),
-    false;
+SELECT (SELECT g.status FROM target g) AS status, EXISTS (SELECT FROM offered) AS added,
+    EXISTS (SELECT FROM {schema}.zart_events v WHERE v.execution_id = %(id)s AND v.dedup = %(dedup)s) AS known,
+    false AS urgent;
 
 -- Tells idle workers that there is work. It is a hint: whoever sends it does not care if it fails.
 -- name: announce
