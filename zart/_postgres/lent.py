@@ -18,7 +18,7 @@ from psycopg.rows import tuple_row
 from zart._postgres.direct import as_text
 from zart.errors import UsageError
 
-_NAMED = re.compile(r"%\((\w+)\)s")
+_NAMED = re.compile(r"%%|%\((\w+)\)s")
 
 Row = tuple[Any, ...]
 
@@ -63,8 +63,15 @@ def _values(row: Any) -> Row:
 @cache
 def _positional(statement: bytes) -> tuple[str, tuple[str, ...]]:
     """A statement with `%s` for each of its named parameters, and their names in that order."""
-    text = statement.decode()
-    return _NAMED.sub("%s", text), tuple(_NAMED.findall(text))
+    names: list[str] = []
+
+    def positional(found: re.Match[str]) -> str:
+        if found[1] is None:
+            return found[0]  # a percent sign of SQL's own, or of the schema's name
+        names.append(found[1])
+        return "%s"
+
+    return _NAMED.sub(positional, statement.decode()), tuple(names)
 
 
 def _text(value: Any) -> str | None:
