@@ -13,11 +13,12 @@ import threading
 import weakref
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
-from contextlib import ExitStack
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, TypeVar
 
-from anyio.from_thread import BlockingPortal, start_blocking_portal
+import anyio
+from anyio.from_thread import BlockingPortal
 
 from zart.client import Client
 from zart.client.outside import refuse_in_body
@@ -53,7 +54,7 @@ class Portal:
         refuse_on_loop(
             f"zart.sync.{called}", f"await {'handle' if owner == 'ExecutionHandle' else 'client'}.{name}(...)"
         )
-        answer: Future[T] = self._opened().start_task_soon(partial(method, *args, **kwargs))
+        answer = self._begin_call(partial(method, *args, **kwargs))
         try:
             return answer.result()
         except BaseException:
@@ -62,50 +63,95 @@ class Portal:
 
     def open(self) -> None:
         """Begin, if no call has done so; also again after `close`. Raises UsageError when it is entered already."""
-        if self._entered:
-            raise UsageError(
-                "this zart.sync.Client is open already: one `with` is enough, threads may share it"
-            )
-        self._closed = False
-        self._opened()
-        self._entered = True
+        with self._locked():
+            if self._entered:
+                raise UsageError(
+                    "this zart.sync.Client is open already: one `with` is enough, threads may share it"
+                )
+            self._closed = False
+            self._portal = self._portal or self._begin()
+            self._entered = True
 
     def close(self) -> None:
-        """End; whoever still waits for an answer gets an error. Harmless when it never began."""
-        self._entered, self._closed, self._portal = False, True, None
-        end, self._end = self._end, _nothing
+        """End; whoever still waits for an answer gets an error. Harmless when it never began, and in a fork."""
+        if self._is_inherited():
+            return
+        with self._lock:
+            self._entered, self._closed, self._portal = False, True, None
+            end, self._end = self._end, _nothing
         end()
 
-    def _opened(self) -> BlockingPortal:
-        here = os.getpid()
-        if self._process not in (None, here):
-            raise UsageError(
-                f"this zart.sync.Client was opened in process {self._process}, and this is a fork of it, process "
-                f"{here}: the two cannot share connections. Make a Client of its own in each process, or let the "
-                "first call come after the fork"
-            )
-        self._process = here  # before the lock: a fork may find that held by a thread that it does not have
-        with self._lock:
+    def _begin_call(self, call: Callable[[], Coroutine[Any, Any, T]]) -> Future[T]:
+        with self._locked():  # so that the loop cannot end between the look and the call
             if self._closed:
                 raise UsageError("this zart.sync.Client is closed: make another one, or enter it again")
             if self._portal is None:
                 self._portal = self._begin()
-            return self._portal
+            return self._portal.start_task_soon(call)
+
+    def _locked(self) -> AbstractContextManager[object]:
+        if self._is_inherited():
+            raise UsageError(
+                f"this zart.sync.Client was opened in process {self._process}, and this is a fork of it, process "
+                f"{os.getpid()}: the two cannot share connections. Make a Client of its own in each process, or let "
+                "the first call come after the fork"
+            )
+        self._process = (
+            os.getpid()
+        )  # before the lock: a fork may find that held by a thread that it does not have
+        return self._lock
+
+    def _is_inherited(self) -> bool:
+        return self._process not in (None, os.getpid())
 
     def _begin(self) -> BlockingPortal:
+        started: Future[BlockingPortal] = Future()
+        thread = threading.Thread(
+            target=_run, args=(self._client, started), name="zart sync client", daemon=True
+        )
+        thread.start()
         try:
-            with ExitStack() as stack:
-                portal = stack.enter_context(
-                    start_blocking_portal("asyncio", {"loop_factory": loop_factory()})
-                )
-                portal.call(self._client.__aenter__)
-                stack.callback(portal.call, self._client.__aexit__, None, None, None)
-                thread = portal.call(threading.get_ident)
-                self._end = weakref.finalize(self, _end, stack.pop_all(), portal, os.getpid(), thread)
-                return portal
+            portal = started.result()
         except BaseException:
+            started.cancel()  # Ctrl-C: it ends as soon as it would have begun
             self._process = None  # nothing is open that a fork could share
             raise
+        self._end = weakref.finalize(self, _end, portal, thread, os.getpid())
+        return portal
+
+
+def _run(client: Client, started: "Future[BlockingPortal]") -> None:
+    """What the thread does."""
+    try:
+        anyio.run(_serve, client, started, backend_options={"loop_factory": loop_factory()})
+    except BaseException as error:  # noqa: BLE001 (goes to whoever opens it)
+        if not started.done():
+            started.set_exception(error)
+
+
+async def _serve(client: Client, started: "Future[BlockingPortal]") -> None:
+    # The client ends before the portal, which waits for all calls: those who wait for a result get an error.
+    async with client, BlockingPortal() as portal:
+        if not started.cancelled():
+            started.set_result(portal)
+            await portal.sleep_until_stopped()
+            await client.__aexit__(None, None, None)
+
+
+def _end(portal: BlockingPortal, thread: threading.Thread, process: int) -> None:
+    """End the client, the loop and the thread. It runs once, wherever the portal is dropped."""
+    if os.getpid() != process:
+        return  # a fork: the thread is in the other process, and so is everything that has to be closed
+    if threading.current_thread() is thread:
+        # The collector of garbage came by in the loop's own thread, which cannot wait for itself.
+        threading.Thread(target=_stop, args=(portal, thread), name="zart sync client end").start()
+    else:
+        _stop(portal, thread)
+
+
+def _stop(portal: BlockingPortal, thread: threading.Thread) -> None:
+    portal.call(portal.stop)
+    thread.join()
 
 
 def refuse_on_loop(called: str, instead: str) -> None:
@@ -122,15 +168,3 @@ def refuse_on_loop(called: str, instead: str) -> None:
 
 def _nothing() -> None:
     pass
-
-
-def _end(stack: ExitStack, portal: BlockingPortal, process: int, thread: int) -> None:
-    """End the client, the loop and the thread. It runs once, wherever the portal is dropped."""
-    if os.getpid() != process:
-        # Nobody is there to end it. Have it know that it has stopped, so that it does not wait for the thread.
-        portal.stop().send(None)
-    elif threading.get_ident() == thread:
-        # The collector of garbage came by in the loop's own thread, which cannot wait for itself.
-        threading.Thread(target=stack.close, name="zart client close").start()
-    else:
-        stack.close()

@@ -92,7 +92,7 @@ async def test_a_worker_sees_it_once_it_is_committed_and_then_at_once(
 async def test_an_event_arrives_once_it_is_committed_and_then_at_once(
     dsn: str, kind: type[Caller], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An event reaches its execution when its transaction commits, never if that is rolled back; nobody waits for it."""
+    """An event reaches its execution when its transaction commits, and never if it is rolled back; nobody waits."""
     monkeypatch.setattr("zart._engine.claiming._IDLE", 3600.0)
     async with working(dsn, answered) as client, kind(dsn) as caller:
         held = await client.start(answered, Order(1), id="held")
@@ -156,7 +156,10 @@ async def test_an_id_stands_for_one_input(dsn: str, lent: Sync) -> None:
 
     def check() -> None:
         for _ in range(2):
-            assert zart.sync.start(ship, Order(1, "it's 100 % \"fine\" \\"), id="a", connection=lent.lend()) == "a"
+            assert (
+                zart.sync.start(ship, Order(1, 'it\'s 100 % "fine" \\'), id="a", connection=lent.lend())
+                == "a"
+            )
         with pytest.raises(zart.ExecutionConflict, match="another input"):
             zart.sync.start(ship, Order(2), id="a", connection=lent.lend())
         with pytest.raises(zart.ExecutionConflict, match="of the function 'ship', not 'other'"):
@@ -167,7 +170,7 @@ async def test_an_id_stands_for_one_input(dsn: str, lent: Sync) -> None:
     await lent.run(check)
     await lent.commit()
     found = await query(dsn, "SELECT id, payload->>'note' FROM zart_executions ORDER BY id")
-    assert found == [("a", "it's 100 % \"fine\" \\"), ("b", None)]
+    assert found == [("a", 'it\'s 100 % "fine" \\'), ("b", None)]
 
 
 @each_connection
@@ -186,7 +189,10 @@ async def test_an_input_that_was_started_from_sql_is_compared(dsn: str, lent: Sy
 @each_connection
 async def test_an_event_is_checked_as_elsewhere(dsn: str, lent: Sync) -> None:
     """Added or not by its dedup key; refused for an unknown execution, and for one that has ended."""
-    rows(dsn, "SELECT zart_start('ship', 'a', '{\"number\": 1}'), zart_start('ship', 'done', '{\"number\": 1}')")
+    rows(
+        dsn,
+        "SELECT zart_start('ship', 'a', '{\"number\": 1}'), zart_start('ship', 'done', '{\"number\": 1}')",
+    )
     finish(dsn, "done")
 
     def check() -> None:

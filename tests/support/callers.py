@@ -176,15 +176,13 @@ class Sync(Caller):
         assert await self.run(lambda: zart.sync.start(fn, data, id=id, connection=self.lend())) == id
 
     async def offer(self, id: str, event: str, payload: Any, *, dedup: str | None = None) -> None:
-        await self.run(
-            lambda: zart.sync.offer_event(id, event, payload, dedup=dedup, connection=self.lend())
-        )
+        await self.run(lambda: zart.sync.offer_event(id, event, payload, dedup=dedup, connection=self.lend()))
 
     async def commit(self) -> None:
-        await self.run(lambda: self.connection.commit())
+        await self.run(self.connection.commit)
 
     async def rollback(self) -> None:
-        await self.run(lambda: self.connection.rollback())
+        await self.run(self.connection.rollback)
 
 
 class Psycopg(Sync):
