@@ -11,7 +11,10 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
+from anyio.from_thread import start_blocking_portal
+
 import zart
+import zart.sync
 from zart._postgres import embedded
 
 
@@ -24,6 +27,23 @@ async def stage() -> AsyncIterator[zart.Client]:
         await zart.migrate(dsn)
         async with zart.Client(dsn) as client:
             yield client
+
+
+@contextlib.contextmanager
+def stage_for_threads() -> Iterator[None]:
+    """A migrated database for code that is not async; `ZART_DATABASE_URL` says where."""
+    with contextlib.ExitStack() as stack:
+        if "ZART_DATABASE_URL" not in os.environ:
+            os.environ["ZART_DATABASE_URL"] = stack.enter_context(database())
+        zart.sync.migrate()
+        yield
+
+
+@contextlib.contextmanager
+def worker_thread(registry: zart.Registry) -> Iterator[None]:
+    """A worker in a thread of its own. In production it is a process: `zart worker`."""
+    with start_blocking_portal() as portal, portal.wrap_async_context_manager(zart.Worker(None, registry)):
+        yield
 
 
 @contextlib.contextmanager

@@ -11,6 +11,40 @@ ROOT = Path(__file__).parents[2]
 NOT_AN_EXAMPLE = {"__init__", "stage", "world", "demo"}
 
 EXPECTED = {
+    "django_shop": """\
+an order with an expired card
+POST /orders/4711: 402 {'error': 'the card is declined'}
+stored: []
+started: nothing
+the same order with a valid one
+  depot     pack order 4711
+POST /orders/4711: 201 {'execution': 'order-4711'}
+stored: [{'number': 4711, 'item': 'kettle', 'parcel': 'parcel 4711'}]
+the result: parcel 4711 is on its way
+""",
+    "fastapi_orders": """\
+an order with an expired card
+POST /orders: 402 {'detail': 'the card is declined'}
+GET /orders/4711: 404 {'detail': 'there is no such order'}
+the same order with a valid one
+  depot     pack a kettle
+  carrier   fetch parcel 4711
+POST /orders: 201 {'execution': 'order-4711'}
+the result: parcel 4711 is on its way
+GET /orders/4711: 200 {'status': 'completed', 'waiting_for': None}
+""",
+    "flask_holidays": """\
+ann asks for ten days
+  mail      may ann be away for 10 days?
+POST /holidays/ann: 202 {'id': 'holiday-ann'}
+POST /holidays/ann, with other days: 409 {'id': 'holiday-ann'}
+POST /holidays/ben/decision: 404 {'error': 'ExecutionNotFound'}
+somebody decides
+  mail      ann, enjoy it
+POST /holidays/ann/decision: 202
+the result: enjoy it
+POST /holidays/ann/decision: 404 {'error': 'ExecutionFinished'}
+""",
     "onboarding": """\
 ann signs up; the billing service is about to fail once
   mail      welcome to ann@example.com
@@ -49,6 +83,7 @@ never more than fifty at once: True
 def test_every_example_has_its_expected_output() -> None:
     """Whoever adds an example adds what it says to the table above."""
     found = {path.stem for path in (ROOT / "examples").glob("*.py")}
+    found |= {path.parent.name for path in (ROOT / "examples").glob("*/__main__.py")}
     assert found - NOT_AN_EXAMPLE == set(EXPECTED)
 
 
