@@ -44,6 +44,9 @@ build: $(VENV)/installed-dev ## Build the wheel and the source archive into dist
 example-%: $(VENV)/installed-demo ## Run one of examples/, such as example-onboarding
 	@$(BIN)/python -m examples.$*
 
+# These want a web framework.
+example-django_shop example-fastapi_orders example-flask_holidays: $(VENV)/installed-dev
+
 migrate: $(VENV)/installed-demo ## Create or update the tables in the database that ZART_DATABASE_URL names
 	@test -n "$$ZART_DATABASE_URL" || { echo "name the database first: make migrate ZART_DATABASE_URL=postgresql://..." >&2; exit 2; }
 	@$(BIN)/zart migrate

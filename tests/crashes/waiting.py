@@ -46,6 +46,14 @@ async def awaited_event() -> list[str]:
     return await sum_up(seen)
 
 
+@durable("in-transactions")
+async def in_transactions(start: str) -> str:
+    """It begins, and hears of everything, by transactions of somebody else."""
+    before = await do("before", start)
+    between = await do("between", before + await zart.wait_for_event(Approved))
+    return await do("after", between + await zart.wait_for_event(Approved))
+
+
 @durable("event-timeout")
 async def event_timeout() -> str:
     """An event that does not come in time."""
@@ -164,6 +172,17 @@ WORKFLOWS = (
         happens=(_YES, Offer("shipped", "today", once="between", by_sql=True)),
         expect=returns(["yes", "between", "today"]),
         chains=(("between", "sum-up"),),
+    ),
+    Workflow(
+        durable=in_transactions,
+        data="begun ",
+        in_transaction=True,
+        happens=(
+            Offer("approved", " first ", once="before", in_transaction=True),
+            Offer("approved", " second ", once="between", in_transaction=True),
+        ),
+        expect=returns("begun before first between second after"),
+        chains=(("before", "between", "after"),),
     ),
     Workflow(durable=event_timeout, expect=returns("too-late"), chains=(("too-late",),)),
     Workflow(

@@ -24,6 +24,7 @@ import psycopg
 from psycopg.types.json import Jsonb
 
 import zart
+import zart.sync
 from tests.crashes.effects import effects
 from zart.durable import Durable
 from zart.errors import ExecutionFinished
@@ -45,6 +46,8 @@ class Offer:
     once: Once = "started"
     by_sql: bool = False
     """With the SQL function, which only leaves a wake-up for workers to apply."""
+    in_transaction: bool = False
+    """In a transaction of somebody's own, by `zart.sync`; a first one is rolled back, and must have left nothing."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +113,8 @@ class Workflow:
     durable: Durable[..., Any]
     expect: Expectation
     data: Any = NOTHING
+    in_transaction: bool = False
+    """It is started in a transaction of somebody's own, as an `Offer` may be."""
     happens: tuple[Offer | Cancel, ...] = ()
     """What must come from outside, in this order; without it the execution would not end."""
     chains: tuple[tuple[str, ...], ...] = ()
@@ -137,7 +142,12 @@ class Workflow:
 
     async def start(self, client: zart.Client, id: str) -> None:
         """Harmless when it is repeated."""
-        if self.data is NOTHING:
+        if self.in_transaction:
+            await _in_transactions(
+                client.address,
+                lambda lent: zart.sync.start(self.durable, self.data, id=id, connection=lent),
+            )
+        elif self.data is NOTHING:
             await client.start(self.durable, id=id)
         else:
             await client.start(self.durable, self.data, id=id)
@@ -168,7 +178,15 @@ class Workflow:
             await client.cancel(id, reason=happening.reason)
             return
         try:
-            await client.offer_event(id, happening.event, happening.payload, dedup=f"{number}")
+            if happening.in_transaction:
+                await _in_transactions(
+                    client.address,
+                    lambda lent: zart.sync.offer_event(
+                        id, happening.event, happening.payload, dedup=f"{number}", connection=lent
+                    ),
+                )
+            else:
+                await client.offer_event(id, happening.event, happening.payload, dedup=f"{number}")
         except ExecutionFinished:
             if not self.is_cancelled:
                 raise
@@ -233,6 +251,18 @@ class Workflow:
                 if counts[effect] > 1 and faultless:
                     yield f"effect {effect!r} has happened {counts[effect]} times, without any fault"
             yield from _repeated(chain, done)
+
+
+async def _in_transactions(dsn: str, do: Callable[[psycopg.Connection[Any]], object]) -> None:
+    """Do it in a transaction that is rolled back, and then in one that commits, in a thread."""
+
+    def both() -> None:
+        with psycopg.connect(dsn) as connection:
+            do(connection)
+            connection.rollback()
+            do(connection)
+
+    await asyncio.to_thread(both)
 
 
 def _repeated(chain: tuple[str, ...], done: Sequence[str]) -> Iterator[str]:

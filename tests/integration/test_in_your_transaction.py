@@ -55,6 +55,21 @@ async def test_rolled_back_there_is_nothing(dsn: str, kind: type[Caller]) -> Non
 
 
 @every_caller
+async def test_a_savepoint_that_is_rolled_back(dsn: str, kind: type[Caller]) -> None:
+    """What was started and offered after a savepoint goes with it, and the rest stays."""
+    async with kind(dsn) as caller:
+        await caller.start(ship, Order(1), id="kept")
+        await caller.execute("SAVEPOINT here")
+        await caller.start(ship, Order(2), id="gone")
+        await caller.offer("kept", "address", "nowhere")
+        await caller.execute("ROLLBACK TO here")
+        await caller.offer("kept", "address", "here")
+        await caller.commit()
+    assert await query(dsn, LEFT) == [(1, 1, 1, 1)]
+    assert await query(dsn, "SELECT execution_id, payload::text FROM zart_events") == [("kept", '"here"')]
+
+
+@every_caller
 async def test_the_callers_own_rows_go_with_it(dsn: str, kind: type[Caller]) -> None:
     """What the caller writes and what he starts are in one transaction: both are there, or none."""
     await query(dsn, "CREATE TABLE orders (number int)")
@@ -347,6 +362,16 @@ async def test_in_a_body_it_is_refused_and_in_a_step_it_works(dsn: str) -> None:
         assert len(told) == 3
         assert all("is called in the body of execution" in text and "step" in text for text in told)
         assert await client.wait_completion(started, timeout="30s") == "parcel 3"
+
+
+async def test_a_transaction_that_cannot_see_the_other_start(dsn: str) -> None:
+    """Under repeatable read, an id that somebody has taken meanwhile is the database's own reason to try again."""
+    with psycopg.connect(dsn) as connection:
+        connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+        connection.execute("SELECT 1 FROM zart_executions")
+        rows(dsn, "SELECT zart_start('ship', 'a', '{\"number\": 1}')")
+        with pytest.raises(psycopg.errors.SerializationFailure):
+            zart.sync.start(ship, Order(1), id="a", connection=connection)
 
 
 async def test_two_transactions_start_the_same_id(dsn: str) -> None:

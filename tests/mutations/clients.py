@@ -10,6 +10,8 @@ WAKEUPS = "zart/_postgres/sql/wakeups.sql"
 _STARTS = "tests/integration/test_client_start.py::"
 _STEERS = "tests/integration/test_client_steering.py::"
 _WAKES = "tests/integration/test_wakeups.py::"
+_LENDS = "tests/integration/test_in_your_transaction.py::"
+_THREADS = "tests/integration/test_sync_client.py::"
 _IF_IDLE = "IF EXISTS (SELECT FROM {schema}.zart_workers WHERE idle) AND"
 
 CLIENTS = (
@@ -141,6 +143,72 @@ CLIENTS = (
             "tests/integration/test_sql_surface.py::test_open_transactions_lock_no_task",
             "tests/integration/test_waiting.py::test_an_open_transaction_delays_nobody_else",
         ),
+    ),
+    Mutation(
+        name="conflicts-ignored-in-a-transaction",
+        breaks="In the caller's transaction, too, an id stands for one function and one input.",
+        edits=(
+            Edit(
+                file="zart/client/transactions.py",
+                old='if on_conflict == "raise" and not is_equal(wanted, rows[0]):',
+                new="if False:",
+            ),
+        ),
+        tests=(f"{_STARTS}test_in_a_transaction", f"{_LENDS}test_an_id_stands_for_one_input"),
+    ),
+    Mutation(
+        name="lent-connection-committed",
+        breaks="The caller decides over his transaction: what he rolls back has never been.",
+        edits=(
+            Edit(
+                file="zart/_postgres/lent.py",
+                old="            cursor.close()\n",
+                new="            cursor.close()\n            self._connection.commit()\n",
+            ),
+        ),
+        tests=(f"{_LENDS}test_rolled_back_there_is_nothing", f"{_LENDS}test_a_savepoint_that_is_rolled_back"),
+    ),
+    Mutation(
+        name="fork-shares-a-client",
+        breaks="A client that was opened before a fork is refused in the child, and the parent's goes on.",
+        edits=(
+            Edit(
+                file="zart/portal.py",
+                old="return self._process not in (None, os.getpid())",
+                new="return False",
+            ),
+        ),
+        tests=(f"{_THREADS}test_a_fork_is_refused_and_does_no_harm",),
+    ),
+    Mutation(
+        name="client-left-at-exit",
+        breaks="A client for threads is closed when nobody has it any more, and at the end of the process.",
+        edits=(
+            Edit(
+                file="zart/portal.py",
+                old="weakref.finalize(self, _end, portal, thread, os.getpid())",
+                new="partial(_end, portal, thread, os.getpid())",
+            ),
+        ),
+        tests=(f"{_THREADS}test_dropped_it_is_closed",),
+    ),
+    Mutation(
+        name="loop-blocked",
+        breaks="A client for threads does not block a running event loop.",
+        edits=(
+            Edit(
+                file="zart/portal.py",
+                old="        asyncio.get_running_loop()\n    except RuntimeError:",
+                new="        pass\n    finally:",
+            ),
+        ),
+        tests=(f"{_THREADS}test_on_an_event_loop_it_is_refused",),
+    ),
+    Mutation(
+        name="call-outlives-its-caller",
+        breaks="Ctrl-C ends a call of the client for threads, and not only the wait for it.",
+        edits=(Edit(file="zart/portal.py", old="            answer.cancel()  #", new="            pass  #"),),
+        tests=(f"{_THREADS}test_ctrl_c_ends_the_wait",),
     ),
     Mutation(
         name="cancel-not-heard",

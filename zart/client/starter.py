@@ -14,8 +14,8 @@ from zart.client.starting import (
     is_equal,
     make_start,
     sort_items,
+    vanished,
 )
-from zart.errors import ExecutionConflict
 
 
 class Starter:
@@ -50,11 +50,7 @@ class Starter:
             return True
         found = await self._database.query("compare", wanted.compare_parameters())
         if not found:
-            raise ExecutionConflict(
-                f"execution {wanted.id!r} existed a moment ago and is gone now: somebody deleted it. "
-                "Start it again",
-                execution_id=wanted.id,
-            )
+            raise vanished(wanted)
         if found[0][2] == str(wanted.run_id):
             return True  # started by a statement of ours whose answer was lost
         if on_conflict == "raise" and not is_equal(wanted, found[0]):

@@ -214,6 +214,14 @@ def conflict(start: Start, found: Row) -> ExecutionConflict:
     )
 
 
+def vanished(start: Start) -> ExecutionConflict:
+    """The error for an id that was taken when it was to be started, and not when that was looked at."""
+    return ExecutionConflict(
+        f"execution {start.id!r} existed a moment ago and is gone now: somebody deleted it. Start it again",
+        execution_id=start.id,
+    )
+
+
 def sort_items(items: Mapping[str, Any]) -> list[str]:
     """The ids of many starts, checked, in the order in which everybody inserts them."""
     return sorted(map(check_id, items))

@@ -11,9 +11,18 @@ import psycopg
 from zart.client.database import query_within
 from zart.client.offering import Answer, Offer, make_offer, read_answer
 from zart.client.outside import refuse_in_body
-from zart.client.starting import NOT_GIVEN, OnConflict, Start, conflict, is_equal, make_start, read_target
+from zart.client.starting import (
+    NOT_GIVEN,
+    OnConflict,
+    Start,
+    conflict,
+    is_equal,
+    make_start,
+    read_target,
+    vanished,
+)
 from zart.durable import Durable
-from zart.errors import ExecutionConflict, UsageError
+from zart.errors import UsageError
 from zart.primitives import Event
 
 D = TypeVar("D")
@@ -113,11 +122,7 @@ async def start_within(connection: Connection, schema: str, wanted: Start, on_co
         return True
     rows = await query_within(connection, schema, "compare", wanted.compare_parameters())
     if not rows:
-        raise ExecutionConflict(
-            f"execution {wanted.id!r} was started by another transaction that this one cannot see: "
-            "use the isolation level read committed, or roll back and try again",
-            execution_id=wanted.id,
-        )
+        raise vanished(wanted)
     if on_conflict == "raise" and not is_equal(wanted, rows[0]):
         raise conflict(wanted, rows[0])
     return False
