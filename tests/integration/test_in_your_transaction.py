@@ -16,7 +16,10 @@ from tests.support.running import fast, query, until, until_status, working
 from zart import durable, step
 
 every_caller = pytest.mark.parametrize("kind", CALLERS.values(), ids=CALLERS)
-every_connection = pytest.mark.parametrize("kind", SYNC.values(), ids=SYNC)
+MAIN = {name: kind for name, kind in CALLERS.items() if " with " not in name}
+main_callers = pytest.mark.parametrize(
+    "kind", MAIN.values(), ids=MAIN
+)  # the others differ in how they read rows
 LEFT = (
     "SELECT (SELECT count(*) FROM zart_executions), (SELECT count(*) FROM zart_tasks), "
     "(SELECT count(*) FROM zart_events), (SELECT count(*) FROM zart_wakeups)"
@@ -86,7 +89,7 @@ async def test_the_callers_own_rows_go_with_it(dsn: str, kind: type[Caller]) -> 
         assert await query(dsn, both) == [([2], ["b"])]
 
 
-@every_caller
+@main_callers
 async def test_a_worker_sees_it_once_it_is_committed_and_then_at_once(
     dsn: str, kind: type[Caller], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -103,7 +106,7 @@ async def test_a_worker_sees_it_once_it_is_committed_and_then_at_once(
         assert await client.handle(parcel, "held").result(timeout="10s") == "parcel 1"
 
 
-@every_caller
+@main_callers
 async def test_an_event_arrives_once_it_is_committed_and_then_at_once(
     dsn: str, kind: type[Caller], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -130,7 +133,7 @@ async def _idle(dsn: str) -> None:
     await until(lambda: query(dsn, "SELECT 1 FROM zart_workers WHERE idle"), "that the worker is idle")
 
 
-@every_caller
+@main_callers
 async def test_a_start_and_its_event_in_one_transaction(dsn: str, kind: type[Caller]) -> None:
     """An execution can be started and sent an event before anybody else sees it."""
     async with working(dsn, answered) as client, kind(dsn) as caller:

@@ -14,6 +14,7 @@ import msgspec
 import psycopg
 
 import zart
+import zart.sync
 from zart import durable, step, testing
 
 E = TypeVar("E", bound=Exception)
@@ -417,6 +418,45 @@ async def client(rows: psycopg.AsyncConnection[Any]) -> None:
     await shop.start(sell, 7)  # type: ignore[arg-type]
     await shop.start(tick, 7)  # type: ignore[arg-type]
     await shop.offer_event("o-1", Approved, "yes")  # type: ignore[misc]
+
+
+def threads(rows: psycopg.Connection[Any], lent: zart.sync.HasCursor) -> None:
+    order = Order(id="o-1", amount=1)
+    zart.sync.migrate()
+    zart.sync.migrate("postgresql:///shop", schema="jobs")
+
+    assert_type(zart.sync.start(sell, order, id="o-1", connection=rows, schema="jobs"), str)
+    assert_type(zart.sync.start(tick, connection=lent), str)
+    assert_type(zart.sync.offer_event("o-1", Approved, Decision(approved=True), connection=rows), bool)
+    assert_type(zart.sync.offer_event("o-1", "approved", None, dedup="once", connection=lent), bool)
+    cursor: zart.sync.Cursor = lent.cursor()
+    assert_type(cursor.fetchone(), Any)
+
+    with zart.sync.Client("postgresql:///shop", schema="jobs") as shop:
+        handle = shop.start(sell, order, id="o-1", delay="1h", queue="slow", priority=3, on_conflict="return")
+        assert_type(handle, zart.sync.ExecutionHandle[str])
+        assert_type(handle.id, str)
+        assert_type(handle.created, bool)
+        assert_type(handle.result(timeout="5s"), str)
+        assert_type(handle.status(), zart.Execution)
+        assert_type(shop.start(tick, at=dt.datetime.now(dt.UTC)), zart.sync.ExecutionHandle[None])
+        assert_type(shop.start(sell, order, connection=rows), zart.sync.ExecutionHandle[str])
+        assert_type(shop.start_and_wait(sell, order, id="o-1", timeout=5), str)
+        assert_type(shop.start_and_wait(tick), None)
+        assert_type(shop.handle(sell, "o-1"), zart.sync.ExecutionHandle[str])
+        assert_type(shop.wait_completion("o-1", timeout="1m"), Any)
+        assert_type(shop.wait_completion("o-1", type=list[int]), list[int])
+        assert_type(shop.offer_event("o-1", Approved, Decision(approved=True), dedup="once"), bool)
+        assert_type(shop.offer_event("o-1", "approved", {"approved": True}), bool)
+        assert_type(shop.status("o-1"), zart.Execution)
+        assert_type(shop.cancel("o-1", reason="asked to", force=True), bool)
+        assert_type(shop.resume("o-1", accept_arguments=True), bool)
+
+        shop.start(sell)  # type: ignore[arg-type]
+        shop.start(sell, 7)  # type: ignore[arg-type]
+        shop.offer_event("o-1", Approved, "yes")  # type: ignore[misc]
+    zart.sync.start(sell, order)  # type: ignore[call-overload]
+    zart.sync.start(sell, order, connection=order)  # type: ignore[call-overload]
 
 
 async def worker(given: zart.Client) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import zart
+import zart.sync
 from tests.support import surface
 
 ROOT = Path(__file__).parents[2]
@@ -193,8 +194,9 @@ def test_every_addition_has_a_decision_record(pinned, offered):
 
 def test_the_public_names_are_sorted_and_exist():
     """`__all__` is sorted, without doubles, and every name in it can be imported."""
-    assert zart.__all__ == sorted(set(zart.__all__))
-    assert [name for name in zart.__all__ if not hasattr(zart, name)] == []
+    for module in (zart, zart.sync):
+        assert module.__all__ == sorted(set(module.__all__))
+        assert [name for name in module.__all__ if not hasattr(module, name)] == []
 
 
 def test_the_types_of_everything_public_are_proved():
@@ -202,7 +204,7 @@ def test_the_types_of_everything_public_are_proved():
     tree = ast.parse((ROOT / "tests" / "typing" / "api.py").read_text())
     used = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
     used |= {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
-    assert sorted(set(zart.__all__) - used) == []
+    assert sorted({*zart.__all__, *zart.sync.__all__} - used) == []
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in FROZEN.iterdir()))
