@@ -2,9 +2,10 @@
 
     LentConnection(connection).row(load("client", "public")["start"], parameters)
 
-All that is asked of it is a cursor that takes `%s` for a parameter, as psycopg, psycopg2 and pg8000 do, and what
-Django and SQLAlchemy make of them. Drivers differ in the types that they know and in how they name them to the
-server, so every parameter travels as text, which each statement casts.
+All that is asked of it is a cursor that takes `%s` for a parameter, as psycopg's and psycopg2's do, and what Django
+and SQLAlchemy make of them. Drivers differ in the types that they know and in how they name them to the server, so
+every parameter travels as text, which each statement casts; and some make mappings or named tuples of rows, so the
+columns of each statement have names of their own.
 """
 
 import re
