@@ -124,9 +124,10 @@ def _run(client: Client, started: "Future[BlockingPortal]") -> None:
     """What the thread does."""
     try:
         anyio.run(_serve, client, started, backend_options={"loop_factory": loop_factory()})
-    except BaseException as error:  # noqa: BLE001 (goes to whoever opens it)
-        if not started.done():
-            started.set_exception(error)
+    except BaseException as error:
+        if started.done():
+            raise
+        started.set_exception(error)  # goes to whoever opens it
 
 
 async def _serve(client: Client, started: "Future[BlockingPortal]") -> None:

@@ -385,7 +385,7 @@ def _run(dsn: str, program: str, *options: str, at_the_very_end: str = "") -> st
         textwrap.dedent(program),
     ]
     ran = subprocess.run(
-        [sys.executable, "-X", "dev", "-W", "error", *options, "-c", "\n".join(lines)],
+        [sys.executable, "-W", "error", *options, "-c", "\n".join(lines)],
         env={**os.environ, "ZART_DATABASE_URL": dsn},
         capture_output=True,
         text=True,
