@@ -90,6 +90,7 @@ async def test_the_callers_own_rows_go_with_it(dsn: str, kind: type[Caller]) -> 
 
 
 @main_callers
+@pytest.mark.usefixtures("notified")
 async def test_a_worker_sees_it_once_it_is_committed_and_then_at_once(
     dsn: str, kind: type[Caller], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -107,6 +108,7 @@ async def test_a_worker_sees_it_once_it_is_committed_and_then_at_once(
 
 
 @main_callers
+@pytest.mark.usefixtures("notified")
 async def test_an_event_arrives_once_it_is_committed_and_then_at_once(
     dsn: str, kind: type[Caller], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -129,7 +131,7 @@ async def test_an_event_arrives_once_it_is_committed_and_then_at_once(
 
 
 async def _idle(dsn: str) -> None:
-    """Until the worker has nothing to do and listens; one behind a pooler looks by itself."""
+    """Until the worker has nothing to do and listens."""
     await until(lambda: query(dsn, "SELECT 1 FROM zart_workers WHERE idle"), "that the worker is idle")
 
 

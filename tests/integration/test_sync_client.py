@@ -27,6 +27,9 @@ async def approve(number: int, by: str) -> str:
     return f"{number} approved by {by}"
 
 
+sees_sessions = pytest.mark.not_in("pgbouncer", reason="the pooler keeps sessions that a client has closed")
+
+
 @durable("sign")
 async def sign(order: Order) -> str:
     return await approve(order.number, (await zart.wait_for_event(Approved)).by)
@@ -147,6 +150,7 @@ def test_nothing_is_open_before_the_first_call(dsn: str) -> None:
     assert threading.active_count() == before
 
 
+@sees_sessions
 def test_with_closes_it(dsn: str) -> None:
     """After `with` its connections and its thread are gone, a call is refused, and it may be entered again."""
     before = threading.active_count()
@@ -163,6 +167,7 @@ def test_with_closes_it(dsn: str) -> None:
             client.status("a")
 
 
+@sees_sessions
 def test_dropped_it_is_closed(dsn: str) -> None:
     """A client that nobody has any more leaves no thread and no connection; a handle keeps it."""
     before = threading.active_count()
@@ -175,6 +180,7 @@ def test_dropped_it_is_closed(dsn: str) -> None:
     _until_disconnected(dsn)
 
 
+@sees_sessions
 def test_dropped_in_its_own_thread_it_is_closed(dsn: str) -> None:
     """The collector may find it in the thread of its own loop, which must not wait for itself."""
     before = threading.active_count()
