@@ -78,6 +78,7 @@ class Portal:
             return
         with self._lock:
             self._entered, self._closed, self._portal = False, True, None
+            self._process = None  # nothing is open that a fork could share
             end, self._end = self._end, _nothing
         end()
 
@@ -96,9 +97,8 @@ class Portal:
                 f"{os.getpid()}: the two cannot share connections. Make a Client of its own in each process, or let "
                 "the first call come after the fork"
             )
-        self._process = (
-            os.getpid()
-        )  # before the lock: a fork may find that held by a thread that it does not have
+        # Before the lock: a fork may find that held by a thread that it does not have.
+        self._process = os.getpid()
         return self._lock
 
     def _is_inherited(self) -> bool:
@@ -114,7 +114,7 @@ class Portal:
             portal = started.result()
         except BaseException:
             started.cancel()  # Ctrl-C: it ends as soon as it would have begun
-            self._process = None  # nothing is open that a fork could share
+            self._process = None
             raise
         self._end = weakref.finalize(self, _end, portal, thread, os.getpid())
         return portal
@@ -151,7 +151,8 @@ def _end(portal: BlockingPortal, thread: threading.Thread, process: int) -> None
 
 
 def _stop(portal: BlockingPortal, thread: threading.Thread) -> None:
-    portal.call(portal.stop)
+    if thread.is_alive():
+        portal.call(portal.stop)
     thread.join()
 
 

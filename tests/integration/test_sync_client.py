@@ -306,22 +306,29 @@ def test_a_fork_is_refused_and_does_no_harm(dsn: str) -> None:
     ).splitlines() == ["True", "refused: True", "refused: True", "b", "scheduled", "child: 7", "True"]  # fmt: skip
 
 
-def test_a_fork_before_the_first_call_is_fine(dsn: str) -> None:
-    """What a server makes before it forks, and uses only after that, belongs to each of its processes."""
+def test_a_fork_while_it_is_not_open_is_fine(dsn: str) -> None:
+    """What a server makes before it forks, and opens only after that, belongs to each of its processes."""
     assert _run(
         dsn,
         """
         import os
         client = zart.sync.Client()
-        for number in range(3):
+
+        def in_a_child(number):
             child = os.fork()
             if child == 0:
-                print(client.start(ship, Order(number), id=str(number)).id)
+                with client:
+                    print(client.start(ship, Order(number), id=str(number)).id)
                 sys.exit(0)
             assert os.waitpid(child, 0)[1] == 0
-        print(client.status("2").status)
+
+        in_a_child(1)
+        in_a_child(2)
+        with client:
+            print(client.status("2").status)
+        in_a_child(3)
         """,
-    ).splitlines() == ["0", "1", "2", "scheduled"]
+    ).splitlines() == ["1", "2", "scheduled", "3"]
 
 
 # ------------------------------------------------------------ where it is refused
