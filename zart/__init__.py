@@ -84,6 +84,7 @@ from zart.primitives import (
     now,
     random,
     resource,
+    saga,
     schedule_step,
     set_data,
     sleep,
@@ -100,6 +101,7 @@ from zart.primitives import (
 )
 from zart.registry import Registry
 from zart.retry import Retry
+from zart.saga import Saga
 from zart.state import Context, Execution, History, Record, Stats, StepContext
 from zart.step import AsyncStep, BoundStep, Step, SyncStep, step
 from zart.worker import Worker
@@ -136,6 +138,7 @@ __all__ = [
     "ResultTimeout",
     "Retry",
     "RetryAfter",
+    "Saga",
     "SchemaError",
     "SerializationError",
     "Stats",
@@ -164,6 +167,7 @@ __all__ = [
     "random",
     "register_type",
     "resource",
+    "saga",
     "schedule_step",
     "set_data",
     "sleep",

@@ -46,6 +46,8 @@ class StepCall(msgspec.Struct, frozen=True, gc=False):
     """How many of the leading arguments are the instance of a method: they count by their type only."""
     template: str = ""
     """The step's name as it was given, with its fields."""
+    marks: str = ""
+    """Of a scheduled step: how often the sagas that it was called in were undone and forgotten, if ever."""
 
 
 class DurableSpec(msgspec.Struct, frozen=True, kw_only=True):

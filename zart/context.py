@@ -21,6 +21,26 @@ from zart.state import Context, StepContext
 T = TypeVar("T")
 
 
+class Undos(Protocol):
+    """What is to be undone if a block of a body fails."""
+
+    def add(self, call: StepCall, /) -> None:
+        """Register the call of an undo step."""
+        ...
+
+    def enter(self) -> None:
+        """The block begins."""
+        ...
+
+    def leave(self, error: BaseException | None, /) -> Coroutine[Any, Any, None]:
+        """The block has ended, of this error or well: undo it if it has failed."""
+        ...
+
+    def compensate(self) -> Coroutine[Any, Any, None]:
+        """Undo what was registered, once."""
+        ...
+
+
 class Place(Protocol):
     """What code may ask of the place where it runs. Methods raise `UsageError` where the question makes no sense."""
 
@@ -58,6 +78,7 @@ class Place(Protocol):
         self, name: str, codec: Codec, timeout: dt.timedelta | None, /
     ) -> Coroutine[Any, Any, Any]: ...
     def timeout(self, duration: dt.timedelta, /) -> AbstractAsyncContextManager[None]: ...
+    def saga(self) -> Undos: ...
     def capture(self, name: str, fn: Callable[[], Any], codec: Codec, /) -> Coroutine[Any, Any, Any]: ...
     def data(self, codec: Codec, default: Any, /) -> Any: ...
     def set_data(self, value: object, /) -> None: ...

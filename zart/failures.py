@@ -141,15 +141,21 @@ _OWN: Final[dict[str, type[Exception]]] = {
 # ---------------------------------------------------------------- encoding
 
 
-def exception_to_json(exc: BaseException, *, step: str | None = None, attempts: int = 1) -> bytes:
+def exception_to_json(
+    exc: BaseException, *, step: str | None = None, attempts: int = 1, message: str | None = None
+) -> bytes:
     """Encode what is to be stored of `exc`. It never raises.
 
-    `step` is the name of the step that it ended, None for a body; `attempts` how often that was tried.
+    `step` is the name of the step that it ended, None for a body; `attempts` how often that was tried; `message` what
+    is told in place of its own text.
     """
     stored = _Stored(type=clean(_full_name(type(exc)), _NAME_BYTES), step=step and clean(step, _NAME_BYTES))
     stored.attempts = attempts
     try:
         _describe(stored, exc)
+        if message is not None:
+            stored.message = clean(message, MAX_MESSAGE_BYTES)
+            stored.args = [stored.message]
         return msgspec.json.encode(stored)
     except Exception:  # noqa: BLE001 (whatever an exception of the user's does, its failure must be recorded)
         return msgspec.json.encode(

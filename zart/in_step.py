@@ -11,7 +11,7 @@ from typing import Any, NoReturn, TypeVar
 
 from zart.calls import ChildCall, StepCall
 from zart.codec import Codec
-from zart.context import Place
+from zart.context import Place, Undos
 from zart.errors import UsageError
 from zart.handles import Pending
 from zart.state import Context, StepContext
@@ -90,6 +90,9 @@ class InStep:
 
     def timeout(self, duration: dt.timedelta, /) -> AbstractAsyncContextManager[None]:
         self._refuse("zart.timeout", "use asyncio.timeout in the step, or @step(timeout=...)")
+
+    def saga(self) -> Undos:
+        self._refuse("zart.saga", "open the saga in the body, around the steps that it is to undo")
 
     def capture(self, name: str, fn: Callable[[], Any], codec: Codec, /) -> Coroutine[Any, Any, Any]:
         self._refuse(

@@ -28,6 +28,7 @@ from zart.durations import Duration, parse_duration
 from zart.errors import UsageError
 from zart.handles import ChildHandle, EventHandle, Handle, StepHandle, TimerHandle, pendings_of
 from zart.names import check_name
+from zart.saga import Saga
 from zart.state import Context, StepContext
 from zart.step import BoundStep, Step
 
@@ -359,6 +360,14 @@ def timeout(duration: Duration, /) -> AbstractAsyncContextManager[None]:
     """
     length = parse_duration(duration, what="the duration of zart.timeout")
     return _body("zart.timeout").timeout(length)
+
+
+def saga() -> Saga:
+    """A block of a durable body that is undone when it fails: `async with zart.saga() as saga: ...`.
+
+    Only in a durable body. See `Saga` for what may be done with it.
+    """
+    return Saga(_body("zart.saga").saga())
 
 
 @overload

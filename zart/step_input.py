@@ -32,6 +32,7 @@ class _Stored(msgspec.Struct, omit_defaults=True):
     timeout: float | msgspec.UnsetType | None = msgspec.UNSET
     scope: TimeoutScope | None = None
     then: Then | None = None
+    marks: str = ""
 
 
 _decode = msgspec.json.Decoder(_Stored).decode
@@ -57,6 +58,7 @@ def write_input(
             for name, value in call.kwargs.items()
         },
         then=then,
+        marks=call.marks,
     )
     if spec.retry != registered.retry:
         own = registered.retry
@@ -112,4 +114,5 @@ def read_input(data: str | None, spec: StepSpec, function: str, name: str, what:
         changes["timeout"] = None if limit is None else dt.timedelta(seconds=limit)
         changes["timeout_scope"] = stored.scope
     varied = msgspec.structs.replace(spec, **changes) if changes else spec
-    return StepCall(varied, name, args, kwargs, template=function), stored.of
+    call = StepCall(varied, name, args, kwargs, template=function, marks=stored.marks)
+    return call, stored.of

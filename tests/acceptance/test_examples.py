@@ -9,6 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 NOT_AN_EXAMPLE = {"__init__", "stage", "world", "demo"}
+FOR_PYTEST = {"unit_test_of_a_workflow"}
 
 EXPECTED = {
     "django_shop": """\
@@ -77,6 +78,61 @@ one of two workers has stopped
 2030-01-07: 1000 statements, 1498500 cents
 never more than fifty at once: True
 """,
+    "order_saga": """\
+order-1:
+  stock     reserve a lamp for order-1
+  bank      charge 4200 cents for order-1
+  courier   fetch order-1
+done: parcel-order-1
+order-2, for which no courier comes:
+  stock     reserve a chair for order-2
+  bank      charge 9900 cents for order-2
+  courier   unavailable
+  bank      refund what order-2 has paid
+  stock     release what order-2 has reserved
+undone, and failed: courier does not answer
+""",
+    "approval": """\
+  mail      to the team lead: 120 euros for a trip to Bamberg?
+  bank      pay 120 euros
+trip-1: approved by the team lead
+  mail      to the team lead: 1000000 euros for a trip to the moon?
+  mail      to the department: 1000000 euros for a trip to the moon?
+  mail      to the board: 1000000 euros for a trip to the moon?
+trip-2: refused by the board
+""",
+    "durable_loop": """\
+one worker begins
+  mail      newsletter to ann@example.com
+  mail      newsletter to bob@example.com
+it is gone; another one goes on, and the mail server fails once
+  mail      unavailable
+  mail      newsletter to cem@example.com
+  mail      newsletter to dora@example.com
+  mail      newsletter to eve@example.com
+done: 5 newsletters sent
+""",
+    "brewery_finder": """\
+  GET /places/96049  200
+  GET /breweries/Bamberg  503
+  GET /breweries/Bamberg  200
+Bamberg: Schlenkerla, since 1405
+Bamberg: Klosterbräu, since 1533
+Bamberg: Spezial, since 1536
+  GET /places/00000  404
+failed: the service does not know /places/00000
+""",
+    "agent_loop": """\
+How many people live in Bamberg and Erlangen together?
+  model     reads 1 messages
+  atlas     population of Bamberg
+  atlas     population of Erlangen
+  model     reads 5 messages
+  adder     unavailable
+  adder     80000 + 120000
+  model     reads 7 messages
+200000 people
+""",
 }
 
 
@@ -84,7 +140,7 @@ def test_every_example_has_its_expected_output() -> None:
     """Whoever adds an example adds what it says to the table above."""
     found = {path.stem for path in (ROOT / "examples").glob("*.py")}
     found |= {path.parent.name for path in (ROOT / "examples").glob("*/__main__.py")}
-    assert found - NOT_AN_EXAMPLE == set(EXPECTED)
+    assert found - NOT_AN_EXAMPLE == set(EXPECTED) | FOR_PYTEST
 
 
 @pytest.mark.slow
@@ -104,3 +160,21 @@ def test_example_says_what_it_should(example: str) -> None:
     assert ran.stdout == EXPECTED[example], ran.stderr
     assert ran.stderr == ""
     assert ran.returncode == 0
+
+
+@pytest.mark.parametrize("example", sorted(FOR_PYTEST))
+def test_example_for_pytest_passes(example: str) -> None:
+    """`pytest examples/NAME.py` runs tests, needs no database, and all of them pass."""
+    environment = {name: value for name, value in os.environ.items() if name != "ZART_DATABASE_URL"}
+    ran = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", f"examples/{example}.py"],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert " passed" in ran.stdout
+    assert "skipped" not in ran.stdout

@@ -92,6 +92,7 @@ REFUSED_IN_A_STEP: dict[str, Callable[[], Any]] = {
     "wait_for_event": lambda: zart.wait_for_event(NAMED),
     "timeout": lambda: zart.timeout("1s"),
     "capture": lambda: zart.capture("roll", lambda: 4),
+    "saga": zart.saga,
     "data": lambda: zart.data(int),
     "set_data": lambda: zart.set_data(1),
     "start": lambda: zart.start(steps_of_all_kinds, 1),

@@ -5,8 +5,9 @@ from tests.mutations.clients import CLIENTS
 from tests.mutations.composition import COMPOSITION
 from tests.mutations.journal import JOURNAL_MUTATIONS
 from tests.mutations.leases import LEASES
+from tests.mutations.undoing import UNDOING
 
-MUTATIONS = (*LEASES, *JOURNAL_MUTATIONS, *BODIES, *CLIENTS, *COMPOSITION)
+MUTATIONS = (*LEASES, *JOURNAL_MUTATIONS, *BODIES, *CLIENTS, *COMPOSITION, *UNDOING)
 
 SURVIVORS: dict[str, str] = {}
 """By name: why no test can tell them from the original."""

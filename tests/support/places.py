@@ -9,7 +9,7 @@ from typing import Any
 
 from zart.calls import ChildCall, StepCall
 from zart.codec import Codec
-from zart.context import place
+from zart.context import Undos, place
 from zart.handles import Pending
 from zart.state import Context, StepContext
 
@@ -29,6 +29,27 @@ class NotingPending:
 
     def cancel(self) -> Coroutine[Any, Any, bool]:
         return _answer(True)
+
+
+class NotingUndos:
+    """What a saga is, as far as a saga can tell."""
+
+    def __init__(self, asked: list[tuple[Any, ...]]) -> None:
+        self._asked = asked
+
+    def add(self, call: StepCall, /) -> None:
+        self._asked.append(("add", call.name, call.args, dict(call.kwargs)))
+
+    def enter(self) -> None:
+        self._asked.append(("enter",))
+
+    def leave(self, error: BaseException | None, /) -> Coroutine[Any, Any, None]:
+        self._asked.append(("leave", error))
+        return _answer(None)
+
+    def compensate(self) -> Coroutine[Any, Any, None]:
+        self._asked.append(("compensate",))
+        return _answer(None)
 
 
 class NotingPlace:
@@ -96,6 +117,10 @@ class NotingPlace:
     def timeout(self, duration: dt.timedelta, /) -> AbstractAsyncContextManager[None]:
         self.asked.append(("timeout", duration))
         return nullcontext()
+
+    def saga(self) -> Undos:
+        self.asked.append(("saga",))
+        return NotingUndos(self.asked)
 
     def capture(self, name: str, fn: Callable[[], Any], codec: Codec, /) -> Coroutine[Any, Any, Any]:
         self.asked.append(("capture", name, codec.annotation))

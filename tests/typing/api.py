@@ -216,6 +216,15 @@ async def sell(order: Order) -> str:
     async with zart.timeout("2h"):
         pass
 
+    saga = zart.saga()
+    assert_type(saga, zart.Saga)
+    async with saga as entered:
+        assert_type(entered, zart.Saga)
+        assert_type(entered.add(charge, order, currency="USD"), None)
+        entered.add(charge, "no order")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        entered.add(plain, 1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        assert_type(await entered.compensate(), None)
+
     assert_type(await zart.capture("flags", lambda: 3), int)
     assert_type(await zart.capture("read", nothing.fn), None)
     assert_type(await zart.capture("plain", lambda: plain(1)), int)

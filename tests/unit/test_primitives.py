@@ -38,6 +38,7 @@ ONLY_IN_A_BODY = {
     "zart.wait_for_event": lambda: zart.wait_for_event(Approved),
     "zart.timeout": lambda: zart.timeout("1s"),
     "zart.capture": lambda: zart.capture("roll", lambda: 4),
+    "zart.saga": zart.saga,
     "zart.data": lambda: zart.data(int),
     "zart.set_data": lambda: zart.set_data(7),
 }
@@ -241,3 +242,41 @@ def test_waits_pass_for_coroutine_functions(name):
     assert wait.__name__ == name
     assert "Only in a durable body" in " ".join(inspect.getdoc(wait).split())
     assert repr(wait) == f"<function zart.{name}>"
+
+
+async def test_a_saga_passes_on_what_is_registered():
+    """A saga registers calls as they would be made, and tells its place when and how its block ends."""
+    noting = NotingPlace()
+    error = LookupError("no courier")
+    with placed(noting):
+        with pytest.raises(LookupError):
+            async with zart.saga() as saga:
+                saga.add(charge, amount=7)
+                saga.add(charge.named("refund"), 8)
+                await saga.compensate()
+                raise error
+        async with zart.saga():
+            pass
+    assert noting.asked == [
+        ("saga",),
+        ("enter",),
+        ("add", "charge", (), {"amount": 7}),
+        ("add", "refund", (8,), {}),
+        ("compensate",),
+        ("leave", error),
+        ("saga",),
+        ("enter",),
+        ("leave", None),
+    ]
+
+
+def test_a_saga_takes_steps_that_can_be_called_so():
+    """What could not be run later on is refused at once."""
+    with placed(NotingPlace()):
+        saga = zart.saga()
+        with pytest.raises(UsageError, match=r"takes the step that undoes, and its arguments, not <function"):
+            saga.add(charge.fn, 7)
+        with pytest.raises(
+            UsageError, match=r"charge.*cannot be called so later on: too many positional arguments"
+        ):
+            saga.add(charge, 7, 8)

@@ -18,7 +18,7 @@ PINNED_AT = ROOT.parent / "shared" / "stubs" / "zart"
 MODULES = ("__init__", "sync", "testing")
 
 MISSING = {
-    "Saga", "saga", "continue_as_new", "patched",
+    "continue_as_new", "patched",
     "durable(version)",
     # Steps in a transaction, at most once, with progress.
     "StepInterrupted", "connection", "last_progress", "progress", "step(at_most_once)", "step(transaction)",
@@ -46,6 +46,7 @@ ADDED = {
     "EventHandle()": _ATTRIBUTES,
     "ExecutionHandle()": _ATTRIBUTES,
     "Handle()": _ATTRIBUTES,
+    "Saga()": _ATTRIBUTES,
     "Registry.durables": _ATTRIBUTES,
     "Registry.freeze": _ATTRIBUTES,
     "Registry.lifespan": _ATTRIBUTES,

@@ -261,6 +261,44 @@ async def fails_for_good() -> None:
     await fails("b")
 
 
+@step("undo")
+async def undo(label: str) -> None:
+    effects.append("-" + label)
+
+
+@durable("sagas-in-branches")
+async def sagas_in_branches() -> list[str]:
+    out: list[str] = []
+
+    async def branch(label: str, hops: int) -> None:
+        async with zart.saga() as saga:
+            saga.add(undo, label)
+            out.append(await work(label, hops))
+        await zart.sleep("1d")
+
+    async with zart.saga() as saga:
+        saga.add(undo, "whole")
+        try:
+            await asyncio.gather(*(branch(str(number), (number * 7) % 5) for number in range(3)), fails("x"))
+        except LookupError:
+            out.append("caught")
+            await saga.compensate()
+    return out
+
+
+@durable("retried-saga", max_retries="fixed(2, 1m)")
+async def retried_saga() -> list[str]:
+    out = [await work("once")]
+    async with zart.saga() as outer:
+        outer.add(undo, "outer")
+        out.append(await work("outer"))
+        async with zart.saga() as inner:
+            inner.add(undo, "inner")
+            out.append(await work("inner"))
+        out.append(await fails_twice())
+    return out
+
+
 CORPUS = [
     in_a_row,
     appending_branches,
@@ -277,8 +315,10 @@ CORPUS = [
     values,
     retried_body,
     fails_for_good,
+    sagas_in_branches,
+    retried_saga,
 ]
-RACES = {first_completed, siblings}
+RACES = {first_completed, siblings, sagas_in_branches}
 """How many calls these make depends on who is faster, so only the log of the same run explains their outcome."""
 EVENTS = {"news": ["one", "two"]}
 

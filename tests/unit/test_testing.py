@@ -150,3 +150,40 @@ async def test_on_failure_runs_as_a_second_body() -> None:
     assert isinstance(outcome.error, LookupError)
     assert undone == ["nothing there"]
     assert outcome.steps == ["on_failure/undo"]
+
+
+@step("give-back", retry="fixed(1, 1m)")
+async def give_back(order: Order) -> None:
+    raise RuntimeError("a test must not reach the real thing")
+
+
+@durable("buy-or-give-back", max_retries="fixed(1, 1h)")
+async def buy_or_give_back(order: Order) -> str:
+    async with zart.saga() as saga:
+        saga.add(give_back, order)
+        receipt = await charge(order)
+        return await ship(receipt)
+
+
+async def test_a_saga_is_undone() -> None:
+    """Undos are steps like others: they are replaced by name, counted and tried again; then the body is run again."""
+    outcome = await zart.testing.run(
+        buy_or_give_back,
+        ORDER,
+        steps={"charge-o1": "r1", "ship": [OSError(), "shipped"], "give-back": [ConnectionError(), None]},
+    )
+    assert outcome.result == "shipped"
+    assert outcome.steps == ["charge-o1", "ship", "give-back"]
+    assert outcome.calls["give-back"] == [(ORDER,)]
+    assert outcome.slept == 60 + 3600
+
+
+async def test_a_saga_that_cannot_be_undone() -> None:
+    """It would be blocked: the error says what is undone and what is not."""
+    outcome = await zart.testing.run(
+        buy_or_give_back, ORDER, steps={"charge-o1": OSError, "give-back": PermissionError("no access")}
+    )
+    with pytest.raises(
+        PermissionError, match=r"no access; undone: nothing; not undone: give-back \(failed\)"
+    ):
+        _ = outcome.result

@@ -25,7 +25,7 @@ import datetime as dt
 import functools
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextvars import Context
 from typing import Any, NamedTuple, NoReturn, Protocol, TypeVar
 
@@ -58,6 +58,7 @@ from zart._engine.lineage import library_of
 from zart._engine.log import Log
 from zart._engine.parking import DurableFuture
 from zart._engine.points import reach
+from zart._engine.sagas import Sagas
 from zart._engine.steps import Steps
 from zart._engine.timers import BodyTimer
 from zart._engine.waits import Wait, Waits
@@ -162,6 +163,7 @@ class Activation:
         self.steps = Steps(self)
         self.waits = Waits(self)
         self.delegated = Delegated(self)
+        self.sagas = Sagas(self)
         self.signal = claim.signal
         self.data: bytes | None = None
         self.replaying = True
@@ -176,8 +178,10 @@ class Activation:
         self.notes: list[tuple[str, str]] = []
         self.blamed: dict[int, tuple[BaseException, Record]] = {}
         """Exceptions that records have raised in the body, by identity."""
-        self.fired: list[Key] = []
-        """Time limits that have passed."""
+        self.fired: list[tuple[Key, int]] = []
+        """Time limits that have passed, and the number of the last entry that was heard then."""
+        self.heard = 0
+        """The number of the last entry that the body has heard of."""
         self.cancels = endings.Cancels(self)
         self.phase = endings.Phase(self)
         self._seq = self.log.last_seq
@@ -328,6 +332,7 @@ class Activation:
     def track(self, task: "asyncio.Task[Any]") -> None:
         """A task of the body: it is part of what rests, parks and ends."""
         self.tasks[task] = None
+        self.sagas.started(task)
         self._activity += 1
         task.add_done_callback(self._task_done)
 
@@ -338,13 +343,14 @@ class Activation:
 
     def _task_done(self, task: "asyncio.Task[Any]") -> None:
         self.tasks.pop(task, None)
+        self.sagas.ended(task)
         self._activity += 1
         if self.closed:
             if not task.cancelled():
                 task.exception()  # an unwound task's exception is nobody's news
             return
         if task is self.root:
-            leftovers = list(self.tasks)
+            leftovers = [left for left in self.tasks if left not in self.sagas.undoing]
             if leftovers:
                 self.notes.append(
                     ("warning", f"{len(leftovers)} branches had not ended with the body and were cancelled")
@@ -386,6 +392,7 @@ class Activation:
 
     def _use(self, record: StoredEntry) -> None:
         self.log.use(record)
+        self.heard = max(self.heard, record.seq or 0)
         if record.key.kind == "wait":
             self.waits.replayed(record)
 
@@ -508,6 +515,25 @@ class Activation:
         orders, self._orders = self._orders, ()
         return orders
 
+    def note_down(self, key: Key) -> None:
+        """Write an entry with a number that is only there to be found by later activations; harmless twice."""
+        if key in self.log.by_key:
+            return
+        self._seq += 1
+        now = self.host.now()
+        self.write(
+            Entry(
+                run_id=self.claim.run_id,
+                key=key,
+                state="completed",
+                done=None,
+                seq=self._seq,
+                result=b"null",
+                started_at=now,
+                finished_at=now,
+            )
+        )
+
     def _mark(self, entry: Entry) -> None:
         entry.task_id = self.claim.task_id
         if self._orders:
@@ -543,6 +569,7 @@ class Activation:
             self.release()
             return
         if not self._outbox and deliver is None and self._only_waits_for(future):
+            self.heard = entry.seq or 0
             future.set_result(entry)
             reach("input.delivered")
             return
@@ -589,6 +616,16 @@ class Activation:
         finally:
             self._in_doubt -= 1
 
+    async def attend(self, waiting: Awaitable[object]) -> None:
+        """Wait for something in this process. The body is not parked meanwhile: nobody else would wake it up."""
+        self._in_doubt += 1
+        try:
+            await waiting
+        finally:
+            self._in_doubt -= 1
+        if self.closed:
+            raise Suspended
+
     def set_timer(self, branch: Branch, delay: float, timer: BodyTimer) -> None:
         """A time limit that a body has set."""
         key = branch.key("timeout", "timer")
@@ -601,7 +638,7 @@ class Activation:
 
         def fire(_record: Record) -> None:
             if not timer.cancelled():
-                self.fired.append(key)
+                self.fired.append((key, self.heard))
                 timer.fire()
 
         timer.let_go = let_go
@@ -685,6 +722,7 @@ class Activation:
             committed, hand_over = self._outbox.popleft()
             self.busy()
             reach("input.delivering")
+            self.heard = committed.seq or 0
             hand_over(committed)
             reach("input.delivered")
             self.stir()

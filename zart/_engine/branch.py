@@ -20,8 +20,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
 
+from zart._engine import sagas
 from zart._engine.delegated import Pending
 from zart._engine.entries import Key, Kind, Record, StoredEntry
+from zart._engine.sagas import Undos
 from zart.annotations import Parameters
 from zart.calls import ChildCall, StepCall, StepSpec
 from zart.codec import ANY, Codec
@@ -53,7 +55,7 @@ _ZART_ONLY = KnownExceptions()
 class Branch:
     """One line of control in a body. It implements `zart.context.Place`."""
 
-    __slots__ = ("_children", "_counts", "_draws", "activation", "adopted", "heard_at", "path")
+    __slots__ = ("_children", "_counts", "_draws", "_sagas", "activation", "adopted", "heard_at", "path")
 
     def __init__(
         self, activation: "Activation", path: str, heard_at: dt.datetime, *, adopted: bool = True
@@ -67,6 +69,7 @@ class Branch:
         self._counts: dict[tuple[str, Kind], int] = {}
         self._children: dict[str, int] = {}
         self._draws = 0
+        self._sagas = 0
 
     # ------------------------------------------------------------ identity
 
@@ -83,6 +86,11 @@ class Branch:
         self._children[library or ""] = number
         label = f"{library}.{number}" if library else str(number)
         return Branch(self.activation, f"{self.path}{label}/", self.heard_at, adopted=library is None)
+
+    def path_of_saga(self) -> str:
+        """The path of what is noted of the saga that is being opened now; no branch can have it."""
+        self._sagas += 1
+        return f"{self.path}saga:{self._sagas}/"
 
     # ------------------------------------------------------------ the log
 
@@ -161,16 +169,28 @@ class Branch:
     # ------------------------------------------------------------ steps
 
     def call_step(self, call: StepCall, /) -> Coroutine[Any, Any, Any]:
-        return self._step(call, self.key(call.name, "step"))
+        return self._step(call, self.key(call.name, "step"), sagas.around())
 
-    async def _step(self, call: StepCall, key: Key) -> Any:
+    def undo(self, call: StepCall, undoes: Undos, /) -> Coroutine[Any, Any, Any]:
+        """Call an undo step of a saga that this branch has opened."""
+        return self._step(call, self.key(call.name, "step"), undoes.within, undoes)
+
+    async def _step(
+        self, call: StepCall, key: Key, within: tuple[Undos, ...] = (), undoes: Undos | None = None
+    ) -> Any:
         spec = call.spec
         digest, preview = None, None
         if spec.check_args != "off":
             digest, preview = spec.arguments.digest(call.args, call.kwargs, call.bound)
+        if within:
+            known = self.activation.log.by_key.get(key)
+            if known is not None:
+                sagas.note(within, key, known)
         record = await self.recorded(key, digest, call)
         if record is None:
-            return await self.activation.steps.run(self, key, call, digest, preview)
+            return await self.activation.steps.run(
+                self, key, call, digest, preview, within=within, undoes=undoes
+            )
         return self.value_of(record, spec)
 
     def value_of(self, record: Record, spec: StepSpec) -> Any:
@@ -350,6 +370,9 @@ class Branch:
 
     def timeout(self, duration: dt.timedelta, /) -> AbstractAsyncContextManager[None]:
         return DurableTimeout(duration)
+
+    def saga(self) -> Undos:
+        return self.activation.sagas.open(self)
 
     # ------------------------------------------------------------ values
 

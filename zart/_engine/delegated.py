@@ -16,6 +16,9 @@ import functools
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
+from zart._engine import sagas
 from zart._engine.entries import (
     FINAL,
     CancelRequest,
@@ -240,6 +243,8 @@ class Delegated:
         digest, preview = None, None
         if call.spec.check_args != "off":
             digest, preview = call.spec.arguments.digest(call.args, call.kwargs)
+        if marks := sagas.marks(sagas.around()):
+            call = msgspec.structs.replace(call, marks=marks)
         what = f"execution {self.claim.execution_id!r}: scheduled step {key}"
         given = write_input(call, registered.spec, activation.spec.name, what, then)
         work = StepWork(function=call.template, lane=registered.lane, input=given, held_back=held_back)
@@ -313,6 +318,10 @@ class Delegated:
         """Attach to what is recorded of a call, or give it away once the activation is live."""
         activation, key = self.activation, entry.key
         record = branch.asked(key, entry.digest, call)
+        if not (isinstance(entry.work, ChildWork) and entry.work.detached):
+            for saga in sagas.around():
+                saga.given.append(pending)
+                saga.called[key] = record
         if record is not None and record.seq is None and not record.given_away:
             activation.contradict(
                 f"{key.kind} {key} is under way as a call of the body's own, and the code gives it away now; make the "

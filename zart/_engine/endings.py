@@ -13,7 +13,7 @@ first task; a replay delivers them at the same place.
 import asyncio
 import datetime as dt
 import random
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
@@ -33,6 +33,7 @@ from zart._engine.entries import (
     Record,
 )
 from zart._engine.points import reach
+from zart._engine.sagas import Undos
 from zart.durations import format_duration
 from zart.errors import (
     ExecutionCancelled,
@@ -248,12 +249,15 @@ class Phase:
             )
         )
         reach("body.retrying")
+        afresh, forgotten = self._afresh(error)
+        for saga in forgotten:
+            activation.note_down(saga.next_mark)
         activation.end(
             BodyRetry(
                 attempt=claim.attempt + 1,
                 not_before=activation.host.now() + delay,
                 floor=activation.last_seq,
-                afresh=tuple(self._afresh(error)),
+                afresh=afresh,
             )
         )
 
@@ -302,35 +306,50 @@ class Phase:
 
     # ------------------------------------------------------------ what is tried afresh
 
-    def _afresh(self, error: BaseException) -> Iterator[FailedAttempt]:
-        """The records whose exception left the body: itself, its causes, the members of groups."""
+    def _afresh(self, error: BaseException) -> tuple[tuple[FailedAttempt, ...], list[Undos]]:
+        """The records whose exception left the body: itself, its causes, the members of groups.
+
+        With them go the records within sagas that were undone for that: what was done there is to be done again. These
+        sagas are returned, too.
+        """
         activation = self._activation
-        seen = set[int]()
+        afresh: dict[Key, FailedAttempt] = {}
+        since: list[int] = []
+        seen: dict[int, BaseException] = {}
         pending: list[BaseException] = [error]
         while pending:
             current = pending.pop()
             if id(current) in seen:
                 continue
-            seen.add(id(current))
+            seen[id(current)] = current
             blamed = activation.blamed.get(id(current))
             if blamed is not None:
-                yield self._moved(blamed[1].key, blamed[1], current)
+                afresh[blamed[1].key] = self._moved(blamed[1].key, blamed[1], current)
+                since.append(blamed[1].seq or 0)
             elif type(current) is TimeoutError and activation.fired:
-                yield self._moved(activation.fired[-1], None, current)
+                key, at = activation.fired[-1]
+                afresh[key] = self._moved(key, None, current)
+                since.append(at)
             if isinstance(current, BaseExceptionGroup):
                 pending.extend(cast("BaseExceptionGroup[BaseException]", current).exceptions)
             if current.__cause__ is not None:
                 pending.append(current.__cause__)
+        forgotten = activation.sagas.forgotten(seen.values(), min(since, default=0))
+        for saga in forgotten:
+            for key, record in saga.called.items():
+                afresh.setdefault(key, self._moved(key, record, None))
+        return tuple(afresh.values()), forgotten
 
-    def _moved(self, key: Key, record: Record | None, error: BaseException) -> FailedAttempt:
+    def _moved(self, key: Key, record: Record | None, error: BaseException | None) -> FailedAttempt:
         now = self._activation.host.now()
         stored = record.failure if record is not None else None
+        if stored is None and error is not None:
+            stored = exception_to_json(error, step=key.name)
         return FailedAttempt(
             key=key,
             attempt=record.attempts if record is not None else 1,
             body_attempt=self._activation.claim.attempt,
-            failure=(stored.encode() if isinstance(stored, str) else stored)
-            or exception_to_json(error, step=key.name),
+            failure=stored.encode() if isinstance(stored, str) else stored,
             started_at=(record.started_at if record is not None else None) or now,
             finished_at=(record.finished_at if record is not None else None) or now,
             next_at=None,

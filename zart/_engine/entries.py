@@ -150,7 +150,8 @@ class FailedAttempt(NamedTuple):
     key: Key
     attempt: int
     body_attempt: int
-    failure: bytes
+    failure: bytes | None
+    """None: it did not fail; its saga was undone, and it is tried afresh."""
     started_at: dt.datetime
     finished_at: dt.datetime
     next_at: dt.datetime | None
@@ -249,6 +250,8 @@ class Blocked(msgspec.Struct, frozen=True, kw_only=True):
     failure: bytes
     what: str
     """For the history: 'non-determinism' or 'crash-loop'."""
+    failed_undo: FailedAttempt | None = None
+    """The undo that has failed for good, to be tried afresh. Then a cancel does not end the execution either."""
 
 
 class Released(msgspec.Struct, frozen=True, kw_only=True):

@@ -362,7 +362,7 @@ def _ending_row(change: Change, *, clears: bool) -> TaskRow:
         case BodyRetry():
             return row("body-retry", attempt=ending.attempt, floor=ending.floor, not_before=ending.not_before)
         case Blocked():
-            return row("blocked", failure=ending.failure)
+            return row("undo-failed" if ending.failed_undo else "blocked", failure=ending.failure)
         case Released():
             return row("released")
         case StepEnded():
@@ -385,6 +385,8 @@ def _attempt_columns(batch: Batch) -> dict[str, Array]:
     for change in batch.changes:
         if isinstance(change.ending, BodyRetry):
             rows.extend((change.token, change.run_id, attempt) for attempt in change.ending.afresh)
+        elif isinstance(change.ending, Blocked) and change.ending.failed_undo is not None:
+            rows.append((change.token, change.run_id, change.ending.failed_undo))
     keys = [attempt.key for _, _, attempt in rows]
     return {
         "attempt_tokens": int8s([token for token, _, _ in rows]),
@@ -508,7 +510,7 @@ def size(record: Record) -> int:
             told += len(record.work.input)
         elif isinstance(record.work, ChildWork):
             told += len(record.work.payload or b"")
-        return told + len(record.failed_attempt.failure) if record.failed_attempt is not None else told
+        return told + len(record.failed_attempt.failure or b"") if record.failed_attempt is not None else told
     ending = record.ending
     match ending:
         case Completed():
@@ -518,7 +520,7 @@ def size(record: Record) -> int:
         case Failed() | Cancelled() | Blocked():
             return len(ending.failure)
         case BodyRetry():
-            return sum(len(attempt.failure) for attempt in ending.afresh)
+            return sum(len(attempt.failure or b"") for attempt in ending.afresh)
         case Suspended() | Released():
             return 0
         case _:

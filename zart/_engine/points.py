@@ -85,6 +85,9 @@ POINTS: Final[Mapping[str, str]] = {
     "limit.passed": "the execution's time limit is about to become an entry of the log",
     "cancel.delivering": "the entry is committed; the body is about to be cancelled",
     "cancel.delivered": "the body is cancelled, and has not gone on",
+    # Undoing
+    "saga.undoing": "a block has failed, and nothing within runs any more; nothing of it is undone",
+    "saga.undone": "everything in it is undone and recorded; the body has not heard of it",
     # Work that is given away, and what comes back
     "work.given": "a scheduled step or a child is with the journal; nothing of it is committed",
     "child.begin": "a child whose id its parent has chosen is about to be started",

@@ -20,9 +20,11 @@ from typing import TYPE_CHECKING, Any
 import anyio.to_thread
 import msgspec
 
+from zart._engine import sagas
 from zart._engine.branch import Branch
 from zart._engine.entries import Entry, FailedAttempt, Key, Record
 from zart._engine.points import reach
+from zart._engine.sagas import Undos
 from zart.calls import StepCall
 from zart.context import place
 from zart.durations import format_duration
@@ -46,6 +48,10 @@ class Running(msgspec.Struct, eq=False):
     first_started_at: dt.datetime
     started_at: dt.datetime
     shown: bool = False
+    within: tuple[Undos, ...] = ()
+    """The sagas that it was called in."""
+    marks: str = ""
+    """How often those were undone and forgotten, if ever."""
     thread: "asyncio.Future[None] | None" = None
     """Done when the thread of the last attempt has returned."""
 
@@ -63,9 +69,20 @@ class Steps:
         """The tasks that are in a step now."""
 
     async def run(
-        self, branch: Branch, key: Key, call: StepCall, digest: bytes | None, preview: str | None
+        self,
+        branch: Branch,
+        key: Key,
+        call: StepCall,
+        digest: bytes | None,
+        preview: str | None,
+        *,
+        within: tuple[Undos, ...] = (),
+        undoes: Undos | None = None,
     ) -> Any:
-        """Run a step that has no record, with all its attempts; returns or raises what is recorded then."""
+        """Run a step that has no record, with all its attempts; returns or raises what is recorded then.
+
+        `within` are the sagas that it was called in; `undoes` is the one that it undoes, if it does.
+        """
         activation, host, spec = self._activation, self._host, call.spec
         stored = activation.log.by_key.get(key)
         attempt, until = 1, None
@@ -77,6 +94,8 @@ class Steps:
             Entry, run_id=activation.claim.run_id, key=key, done=None, digest=digest, arguments=preview
         )
         step: Running | None = None
+        sagas.note(within, key)
+        marks = call.marks or sagas.marks(within)
         while True:
             if until is not None:
                 if step is not None and step.thread is not None:
@@ -90,7 +109,8 @@ class Steps:
                     raise Suspended
                 now = host.now()
                 first = first or now
-                step = Running(key, attempt, first, now, thread=step.thread if step else None)
+                thread = step.thread if step is not None else None
+                step = Running(key, attempt, first, now, within=within, marks=marks, thread=thread)
                 reach("step.begin")
                 decoded, result, error = await self._attempt(branch, step, call)
             finally:
@@ -101,22 +121,27 @@ class Steps:
                 reach("step.returned")
                 completed = so_far(state="completed", result=result, finished_at=finished)
                 try:
-                    branch.heard(await branch.parked(activation.submit(completed)))
+                    record: Record = await branch.parked(activation.submit(completed))
                 except SerializationError as refused:
                     error = refused
                 else:
+                    branch.heard(record)
+                    sagas.note(within, key, record)
                     return decoded
             reach("step.failed")
             failure = exception_to_json(error, step=key.name, attempts=attempt)
             until = self._again(call, error, attempt, first, finished)
-            if until is None:
-                failed = so_far(state="failed", failure=failure, finished_at=finished)
-                record: Record = await branch.parked(activation.submit(failed))
-                branch.heard(record)
-                return branch.value_of(record, spec)
             failed_attempt = FailedAttempt(
                 key, attempt, activation.claim.attempt, failure, step.started_at, finished, until
             )
+            if until is None:
+                if undoes is not None:
+                    undoes.give_up(failed_attempt, error)
+                failed = so_far(state="failed", failure=failure, finished_at=finished)
+                record = await branch.parked(activation.submit(failed))
+                branch.heard(record)
+                sagas.note(within, key, record)
+                return branch.value_of(record, spec)
             activation.write(so_far(state="waiting", until=until, failed_attempt=failed_attempt))
             reach("step.waiting")
             attempt += 1
@@ -196,6 +221,8 @@ class Steps:
         if step.thread is not None and not step.thread.done():
             await self._thread_back(step, call)
         returned = step.thread = loop.create_future()
+        for saga in step.within:
+            saga.threads.add(returned)
 
         def work() -> Any:
             try:
@@ -326,8 +353,11 @@ def _settle(future: "asyncio.Future[None]") -> None:
 def _step_context(branch: Branch, step: Running) -> StepContext:
     claim = branch.activation.claim
     path, name, occurrence, kind = step.key
-    identity = f"{path}\0{name}\0{occurrence}\0{kind}".encode()
-    key = hashlib.blake2b(identity, key=claim.run_id.bytes, digest_size=16).hexdigest()
+    identity = f"{path}\0{name}\0{occurrence}\0{kind}"
+    if step.marks:
+        # It was done and undone under the key that it would have: that one is used up.
+        identity += f"\0{step.marks}"
+    key = hashlib.blake2b(identity.encode(), key=claim.run_id.bytes, digest_size=16).hexdigest()
     return StepContext(
         execution_id=claim.execution_id,
         step_name=name,

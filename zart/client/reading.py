@@ -61,6 +61,9 @@ def _note(what: str, author: str | None, note: str | None) -> str:
 
 def _attempt(row: Row) -> str:
     path, name, occurrence, attempt, body_attempt, _, next_at, failure = row
+    if failure is None:
+        key = _key(path, name, occurrence)
+        return f"attempt {attempt} of {key!r} is set aside: its saga was undone, and the body runs again"
     told = f"attempt {attempt} of {_key(path, name, occurrence)!r} failed"
     if body_attempt > 1:
         told += f" in run {body_attempt} of the body"

@@ -140,13 +140,13 @@ SELECT pg_notify(%(channel)s, %(id)s) WHERE pg_notification_queue_usage() < 0.5;
 SELECT e.task_id, e.status FROM {schema}.zart_executions e WHERE e.id = %(id)s;
 
 -- Cancels: with nothing to unwind (never claimed, or blocked), or by force, the execution ends here; else its worker
--- hears of it. All is decided from the task's own row, which is locked first.
+-- hears of it. One that is blocked in the middle of a cancel stays so, since an undo is missing. All is decided from the task's own row, which is locked first.
 -- Returns whether it ended, whether its worker is to unwind it, whether that is ready to be claimed, and whether
 -- somebody awaits the end.
 -- name: cancel
 WITH task AS MATERIALIZED (
     SELECT t.id, t.execution_id, t.run_id, t.started_at, t.cancel_at,
-        %(force)s::bool OR (t.state <> 'running' AND (t.started_at IS NULL OR t.state = 'blocked')) AS ends
+        %(force)s::bool OR (t.state <> 'running' AND (t.started_at IS NULL OR (t.state = 'blocked' AND t.cancel_at IS NULL))) AS ends
     FROM {schema}.zart_tasks t WHERE t.id = %(task)s
     FOR UPDATE
 ), ended AS (

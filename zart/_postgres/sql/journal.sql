@@ -68,7 +68,7 @@ SELECT EXISTS (SELECT FROM fence), {schema}.zart_now(), (SELECT array_agg(token)
 -- name: record_and_end
 -- Writes journal entries of every sort, and the endings of activations. An ending must match the task's owner, epoch
 -- and run. The array of tasks has one row for each task, so that no row is changed twice. An execution that was to be
--- cancelled before its end is cancelled, however the body ended; so is one that would be blocked.
+-- cancelled before its end is cancelled, however the body ended; so is one that would be blocked, unless an undo failed.
 WITH fence AS MATERIALIZED (
     SELECT 1 AS stands FROM {schema}.zart_workers w
     WHERE w.worker_id = %(worker)s::bigint AND w.writer = %(writer)s::smallint
@@ -84,7 +84,8 @@ WITH fence AS MATERIALIZED (
     SELECT c.task_id, c.execution_id, c.run_id, c.token, c.clears, c.result, c.failure, c.seen, c.wake_at, c.waiting_for,
         c.wake_at_done, c.attempt, c.floor, c.not_before, c.begun, h.started_at AS claimed_at, h.cancelling,
         h.parent_task, h.step_path, h.step_name, h.step_occurrence,
-        CASE WHEN c.ending = 'blocked' AND h.cancelling THEN 'cancelled' ELSE c.ending END AS ending,
+        CASE WHEN c.ending = 'blocked' AND h.cancelling THEN 'cancelled' WHEN c.ending = 'undo-failed' THEN 'blocked'
+            ELSE c.ending END AS ending,
         c.ending IN ('completed', 'failed', 'cancelled', 'step-completed', 'step-failed', 'step-cancelled')
             OR c.ending = 'blocked' AND h.cancelling AS ends
     FROM held h JOIN unnest(%(task_ids)s::bigint[], %(task_executions)s::text[], %(task_runs)s::uuid[],

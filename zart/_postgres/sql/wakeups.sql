@@ -1,11 +1,12 @@
 -- News for live work: inserted by transactions that a user may hold open, applied by workers once it is committed.
 
 -- Cancels of executions that have not run so far, or are blocked: nothing needs to be unwound, so whoever applies the
--- cancel ends them. Their failures are made by the caller.
+-- cancel ends them; not what is blocked in the middle of a cancel, since an undo is missing there. Their failures are made
+-- by the caller.
 -- name: read_cancels
 SELECT w.id, t.execution_id, t.step_path || t.step_name, w.reason
 FROM {schema}.zart_wakeups w JOIN {schema}.zart_tasks t ON t.id = w.task_id
-WHERE w.kind = 'cancel' AND (t.started_at IS NULL OR t.state = 'blocked')
+WHERE w.kind = 'cancel' AND (t.started_at IS NULL OR (t.state = 'blocked' AND t.cancel_at IS NULL))
 ORDER BY w.id LIMIT %(batch)s;
 
 -- Applies what nobody else is applying. Locks: wake-ups, then tasks by id, none waited for; what is locked by another
@@ -23,7 +24,7 @@ WITH taken AS MATERIALIZED (
     ORDER BY w.id LIMIT %(batch)s
     FOR UPDATE OF w SKIP LOCKED
 ), locked AS MATERIALIZED (
-    SELECT t.id, t.started_at, t.started_at IS NULL OR t.state = 'blocked' AS unstarted, t.cancel_at IS NULL AS uncancelled
+    SELECT t.id, t.started_at, t.started_at IS NULL OR (t.state = 'blocked' AND t.cancel_at IS NULL) AS unstarted, t.cancel_at IS NULL AS uncancelled
     FROM {schema}.zart_tasks t
     WHERE t.id = ANY (ARRAY(SELECT DISTINCT k.task_id FROM taken k))
     ORDER BY t.id
