@@ -82,6 +82,7 @@ from zart.primitives import (
     execution_id,
     map,  # noqa: A004
     now,
+    patched,
     random,
     resource,
     schedule_step,
@@ -161,6 +162,7 @@ __all__ = [
     "migrate",
     "now",
     "offer_event",
+    "patched",
     "random",
     "register_type",
     "resource",

@@ -111,6 +111,9 @@ class InStep:
     def random(self) -> random.Random:
         return random.Random()  # noqa: S311 (as asked for: random numbers, not secrets)
 
+    def patched(self, change_id: str, /) -> bool:
+        self._refuse("zart.patched", "ask in the body, and give the answer to the step as an argument")
+
     def suspending(self) -> bool:
         return False
 

@@ -399,6 +399,16 @@ def random() -> _random.Random:
     return _random.Random() if here is None else here.random()  # noqa: S311
 
 
+def patched(change_id: str, /) -> bool:
+    """Whether this execution takes a change of the code: `if zart.patched("fraud-check"): ... else: (as before)`.
+
+    True where the execution comes here for the first time, false where more of it is recorded already: then the
+    code before the change made those records, and goes on with them. The first answer for a `change_id` is recorded
+    and holds everywhere in the run, on every replay and in every attempt of the body. Only in a durable body.
+    """
+    return _body("zart.patched").patched(check_name(change_id, "the change id of zart.patched"))
+
+
 def suspending() -> bool:
     """In a `finally` block of a durable body: is this only a suspension, the body to go on later?"""
     here = place.get()

@@ -94,6 +94,7 @@ REFUSED_IN_A_STEP: dict[str, Callable[[], Any]] = {
     "capture": lambda: zart.capture("roll", lambda: 4),
     "data": lambda: zart.data(int),
     "set_data": lambda: zart.set_data(1),
+    "patched": lambda: zart.patched("fraud-check"),
     "start": lambda: zart.start(steps_of_all_kinds, 1),
     "offer_event": lambda: zart.offer_event("all", NAMED, "x"),
 }

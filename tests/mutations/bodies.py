@@ -6,10 +6,12 @@ ACTIVATION = "zart/_engine/activation.py"
 BRANCH = "zart/_engine/branch.py"
 ENDINGS = "zart/_engine/endings.py"
 LOG = "zart/_engine/log.py"
+PATCHES = "zart/_engine/patches.py"
 STEPS = "zart/_engine/steps.py"
 WAITS = "zart/_engine/waits.py"
 
 _REPLAY = "tests/unit/test_replay.py::"
+_CHANGING = "tests/integration/test_changing_code.py::"
 _FAILING = "tests/integration/test_failing.py::"
 _IDENTITY = "tests/integration/test_identity.py::"
 _SAME = "tests/integration/test_same_on_replay.py::"
@@ -91,6 +93,33 @@ BODIES = (
             ),
         ),
         tests=(f"{_IDENTITY}test_changed_code_blocks_and_runs_nothing",),
+    ),
+    Mutation(
+        name="patches-for-all",
+        breaks="An execution that is recorded further than `zart.patched` does not take the change.",
+        edits=(
+            Edit(
+                file=PATCHES,
+                old="answer = not (activation.replaying and activation.log.holds_more)",
+                new="answer = True",
+            ),
+        ),
+        tests=(f"{_CHANGING}test_a_patch_lets_a_blocked_execution_complete",),
+    ),
+    Mutation(
+        name="patches-forgotten",
+        breaks="The first answer of `zart.patched` stays.",
+        edits=(
+            Edit(
+                file=PATCHES,
+                old="        self._unsaved.append(entry)",
+                new="        _ = entry",
+            ),
+        ),
+        tests=(
+            f"{_CHANGING}test_executions_that_start_now_take_the_change",
+            "tests/unit/test_patches.py::test_a_retry_of_the_body_keeps_the_answer",
+        ),
     ),
     Mutation(
         name="digest-ignored",

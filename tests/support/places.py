@@ -108,6 +108,10 @@ class NotingPlace:
     def set_data(self, value: object, /) -> None:
         self.asked.append(("set_data", value))
 
+    def patched(self, change_id: str, /) -> bool:
+        self.asked.append(("patched", change_id))
+        return True
+
     def now(self) -> dt.datetime:
         return LONG_AGO
 

@@ -227,6 +227,7 @@ async def sell(order: Order) -> str:
     assert_type(zart.now(), dt.datetime)
     assert_type(zart.uuid4(), uuid.UUID)
     assert_type(zart.random(), random.Random)
+    assert_type(zart.patched("fraud-check"), bool)
     assert_type(zart.suspending(), bool)
     assert_type(zart.execution_id(), str)
     assert_type(zart.resource(Sdk), Sdk)

@@ -40,6 +40,7 @@ ONLY_IN_A_BODY = {
     "zart.capture": lambda: zart.capture("roll", lambda: 4),
     "zart.data": lambda: zart.data(int),
     "zart.set_data": lambda: zart.set_data(7),
+    "zart.patched": lambda: zart.patched("fraud-check"),
 }
 
 

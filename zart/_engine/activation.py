@@ -37,6 +37,7 @@ from zart._engine.alarms import Alarms, Cancellable
 from zart._engine.branch import Branch
 from zart._engine.delegated import Delegated
 from zart._engine.entries import (
+    BodyRetry,
     Cancelled,
     CancelRequest,
     Change,
@@ -57,6 +58,7 @@ from zart._engine.entries import Suspended as SuspendedEnding
 from zart._engine.lineage import library_of
 from zart._engine.log import Log
 from zart._engine.parking import DurableFuture
+from zart._engine.patches import Patches
 from zart._engine.points import reach
 from zart._engine.steps import Steps
 from zart._engine.timers import BodyTimer
@@ -162,6 +164,7 @@ class Activation:
         self.steps = Steps(self)
         self.waits = Waits(self)
         self.delegated = Delegated(self)
+        self.patches = Patches(self)
         self.signal = claim.signal
         self.data: bytes | None = None
         self.replaying = True
@@ -295,6 +298,8 @@ class Activation:
             return
         self.ending = ending
         reach("ending.begin")
+        if not self.replaying or isinstance(ending, BodyRetry):
+            self.patches.save()
         if not self.replaying:
             self.waits.save()
         claim = self.claim
@@ -469,10 +474,20 @@ class Activation:
         """The number of the last entry, written or on its way."""
         return self._seq
 
+    def next_seq(self) -> int:
+        """The number of the entry that is written now."""
+        self._seq += 1
+        return self._seq
+
     # ------------------------------------------------------------ writing
 
     def write(self, entry: Entry, done: Callable[[Entry, Exception | None], None] | None = None) -> None:
         """Write an entry that the body does not observe."""
+        self.patches.save()
+        self.put(entry, done)
+
+    def put(self, entry: Entry, done: Callable[[Entry, Exception | None], None] | None = None) -> None:
+        """The same, and what waits to be written with the next entry goes on waiting."""
         entry.done = done or self._written
         self._mark(entry)
         self.host.write(entry)
@@ -489,8 +504,8 @@ class Activation:
         if self.closed:
             future.cancel()
             return future
-        self._seq += 1
-        entry.seq = self._seq
+        self.patches.save()
+        entry.seq = self.next_seq()
         entry.done = self._committed
         entry.deliver = (future, deliver)
         self._inflight += 1

@@ -377,6 +377,9 @@ class Branch:
         )
         return drawn.digest()[:size]
 
+    def patched(self, change_id: str, /) -> bool:
+        return self.activation.patches.answer(change_id)
+
     def suspending(self) -> bool:
         return self.activation.closed
 

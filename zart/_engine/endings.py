@@ -176,7 +176,7 @@ class Phase:
         if failed is None or failed.seq is None or activation.spec.on_failure is None:
             spec = activation.spec
             return spec.fn(self._payload()) if spec.takes_payload else spec.fn()
-        activation.log.begin_after(failed.seq)
+        activation.log.begin_after(failed.seq, ON_FAILURE)
         self._failure = (failed.result or "").encode()
         self.path = ON_FAILURE
         return self._second()
