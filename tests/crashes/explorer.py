@@ -246,10 +246,14 @@ class _Course:
         self._committed.append((len(self._effects()), committed))
 
     async def _expire(self) -> None:
-        """The leases of the buried end; again and again, since a heartbeat may have been on its way."""
+        """The leases of the buried end; again and again, since a heartbeat may have been on its way. It locks in the
+        order in which they do."""
         await self._query(
-            "UPDATE zart_workers SET expires_at = clock_timestamp() - interval '1s'"
-            " WHERE pid = ANY (%s) AND expires_at > clock_timestamp()",
+            "WITH held AS MATERIALIZED (SELECT worker_id, writer FROM zart_workers"
+            " WHERE pid = ANY (%s) AND expires_at > clock_timestamp()"
+            " ORDER BY worker_id, writer FOR NO KEY UPDATE)"
+            " UPDATE zart_workers w SET expires_at = clock_timestamp() - interval '1s'"
+            " FROM held WHERE w.worker_id = held.worker_id AND w.writer = held.writer",
             self._buried,
         )
 

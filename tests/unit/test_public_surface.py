@@ -18,7 +18,6 @@ MODULES = ("__init__", "sync", "testing")
 
 MISSING = {
     "Saga", "saga", "continue_as_new",
-    "durable(version)",
     # Steps in a transaction, at most once, with progress.
     "StepInterrupted", "connection", "last_progress", "progress", "step(at_most_once)", "step(transaction)",
     # Operating.

@@ -278,9 +278,9 @@ WITH waiting AS (
             AND w.expires_at > clock_timestamp())
     GROUP BY t.lane
 )
-SELECT coalesce(t.step_function, e.name), sum(w.tasks)::bigint
+SELECT coalesce(t.step_function, e.name || coalesce(' version ' || e.version, '')), sum(w.tasks)::bigint
 FROM waiting w JOIN {schema}.zart_tasks t ON t.id = w.example JOIN {schema}.zart_executions e ON e.id = t.execution_id
-GROUP BY coalesce(t.step_function, e.name);
+GROUP BY 1;
 
 -- name: count_workers
 SELECT count(DISTINCT w.worker_id) FROM {schema}.zart_workers w WHERE w.expires_at > clock_timestamp();
