@@ -97,7 +97,9 @@ async def test_executions_that_start_now_take_the_change(dsn: str) -> None:
     assert keys[:3] == ["a", "patched/check", "check"]
 
 
-@pytest.mark.not_in("suspending", reason="each record is followed by an ending, which takes a statement of its own")
+@pytest.mark.not_in(
+    "suspending", reason="each record is followed by an ending, which takes a statement of its own"
+)
 async def test_the_answer_takes_no_round_trip_of_its_own(dsn: str) -> None:
     """It is written by the same statement as the next record."""
     await started_under(dsn, patched)
