@@ -454,7 +454,7 @@ class _Course:
         deaths = sum(1 for life in self._lives if life.exit_code != 0) + len(self._frozen)
         if told["takeover"] > deaths:
             yield f"{told['takeover']} takeovers, but {deaths} workers were lost"
-        expected = {"takeover", "retry", "warning", "cancelled", "cancel requested"}
+        expected = {"takeover", "retry", "warning", "continued", "cancelled", "cancel requested"}
         unexpected = {what for what in told.keys() - expected if not what.startswith("step ")}
         if unexpected:
             yield f"its history tells of {sorted(unexpected)}"

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar, assert_type
+from typing import Any, NoReturn, TypeVar, assert_type
 
 import msgspec
 import psycopg
@@ -253,6 +253,13 @@ async def sell(order: Order) -> str:
 
 @durable("tick")
 async def tick() -> None: ...
+
+
+@durable("for-ever")
+async def for_ever(order: Order) -> NoReturn:
+    if order.amount:
+        zart.continue_as_new(order)
+    zart.continue_as_new()
 
 
 @durable("retried", max_retries=zart.Retry.fixed(2, "1s"))

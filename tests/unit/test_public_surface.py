@@ -17,7 +17,7 @@ PINNED_AT = ROOT.parent / "shared" / "stubs" / "zart"
 MODULES = ("__init__", "sync", "testing")
 
 MISSING = {
-    "Saga", "saga", "continue_as_new",
+    "Saga", "saga",
     # Steps in a transaction, at most once, with progress.
     "StepInterrupted", "connection", "last_progress", "progress", "step(at_most_once)", "step(transaction)",
     # Operating.

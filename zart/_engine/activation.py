@@ -350,7 +350,7 @@ class Activation:
             return
         if task is self.root:
             leftovers = list(self.tasks)
-            if leftovers:
+            if leftovers and not self.phase.begins_anew(task):
                 self.notes.append(
                     ("warning", f"{len(leftovers)} branches had not ended with the body and were cancelled")
                 )

@@ -16,7 +16,7 @@ import uuid
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import anyio
 
@@ -379,6 +379,9 @@ class Branch:
 
     def patched(self, change_id: str, /) -> bool:
         return self.activation.patches.answer(change_id)
+
+    def continue_as_new(self, data: object, /) -> NoReturn:
+        self.activation.phase.continue_as_new(data)
 
     def suspending(self) -> bool:
         return self.activation.closed

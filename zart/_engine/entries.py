@@ -251,6 +251,12 @@ class Blocked(msgspec.Struct, frozen=True, kw_only=True):
     """For the history: 'non-determinism' or 'crash-loop'."""
 
 
+class ContinuedAsNew(msgspec.Struct, frozen=True, kw_only=True):
+    """The body wants a fresh history: the execution becomes ready as another run, given `payload`."""
+
+    payload: bytes | None
+
+
 class Released(msgspec.Struct, frozen=True, kw_only=True):
     """Given back at once for another worker to go on (shutdown)."""
 
@@ -266,7 +272,9 @@ class StepEnded(msgspec.Struct, frozen=True, kw_only=True):
     started_at: dt.datetime | None = None
 
 
-Ending = StepEnded | Completed | Failed | Cancelled | Suspended | BodyRetry | Blocked | Released
+Ending = (
+    StepEnded | Completed | Failed | Cancelled | Suspended | BodyRetry | ContinuedAsNew | Blocked | Released
+)
 
 
 class Change(msgspec.Struct, kw_only=True, eq=False):
