@@ -111,6 +111,7 @@ class Branch:
     async def check_call(self, key: Key) -> None:
         """Refuse a durable call where none can be, and make its task a part of the body."""
         activation = self.activation
+        activation.forget()
         if activation.closed:
             await activation.refuse_call(key)
         self._adopt()
@@ -124,6 +125,7 @@ class Branch:
         self, key: Key, digest: bytes | None = None, call: StepCall | None = None
     ) -> StoredEntry | None:
         """The record of a call that goes on by itself: nobody waits for its turn here."""
+        self.activation.forget()
         if self.activation.closed:
             raise Suspended
         self._adopt()

@@ -103,6 +103,15 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     """Whom to tell of the end."""
     done: int = 0
     """How much of what this execution gave away had ended."""
+    kept: bool = False
+    """Its body is in memory here, and goes on from where it is: payload and entries were not loaded."""
+    arrived: list[StoredEntry] = []
+    """For such a body: what has ended meanwhile of what it gave away."""
+
+
+def next_epoch(epoch: int) -> int:
+    """The epoch of the claim that comes after one; the statement `claim` counts in the same way."""
+    return epoch % 2147483647 + 1
 
 
 class StepWork(msgspec.Struct, frozen=True, kw_only=True):

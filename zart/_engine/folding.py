@@ -120,9 +120,7 @@ def touches_entries(ending: Ending) -> bool:
 
     A block does when the execution is being cancelled, which only the database knows.
     """
-    return isinstance(
-        ending, (Completed, Failed, Cancelled, BodyRetry, ContinuedAsNew, Blocked, StepEnded)
-    )
+    return isinstance(ending, (Completed, Failed, Cancelled, BodyRetry, ContinuedAsNew, Blocked, StepEnded))
 
 
 def _fold_entries(

@@ -288,6 +288,15 @@ class Memory:
         self.world.wait(self, due)
         return False
 
+    def keeps_dormant(self, activation: Activation, /) -> bool:  # noqa: ARG002
+        return False
+
+    def forgets(self, activation: Activation, /) -> None:
+        pass
+
+    def sleeps(self, activation: Activation, /) -> None:
+        pass
+
     def holds_back(self, activation: Activation, /) -> bool:  # noqa: ARG002
         return False
 

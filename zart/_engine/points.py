@@ -34,6 +34,7 @@ POINTS: Final[Mapping[str, str]] = {
     "claim.committed": "rows may be owned by this worker; nobody has looked at them",
     "claim.read": "the histories of what was claimed are here; nothing runs",
     "claim.handed-out": "an execution is about to be replayed",
+    "claim.goes-on": "a body that was kept in memory is about to go on from where it is",
     "return.begin": "what was claimed and nobody runs is about to be given back",
     "return.committed": "it is given back",
     # News
@@ -97,6 +98,7 @@ POINTS: Final[Mapping[str, str]] = {
     "body.outlived": "the body has ended before what it has given away; nothing of that is recorded",
     # Endings
     "suspension.begin": "the body is parked for certain; nothing of that is recorded",
+    "suspension.kept": "the suspension is with the journal, and the body stays in memory",
     "suspension.unwinding": "the suspension is with the journal, and the body is about to unwind",
     "body.over": "the body and its branches have ended; nothing of that is recorded",
     "body.retrying": "the body is to run again; nothing of that is recorded",
