@@ -183,7 +183,12 @@ class _Course:
         trace = directory / f"trace-{number}"
         self.trace_files.append(trace)
         life = await self._explorer._nursery.fork(
-            self._explorer._dsn, directory, faults, trace=trace, log=directory / f"log-{number}"
+            self._explorer._dsn,
+            directory,
+            faults,
+            trace=trace,
+            log=directory / f"log-{number}",
+            keeps=self._workflow.keeps,
         )
         self._lives.append(life)
         return life

@@ -1,8 +1,8 @@
 """Bodies that wait are kept in memory and go on without a replay; whether they are makes no other difference."""
 
 import asyncio
+import datetime as dt
 from collections import Counter
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -11,6 +11,7 @@ import zart
 from tests.support.running import (
     bury_workers,
     fast,
+    forgetful,
     hurrying,
     query,
     shift_clock,
@@ -20,7 +21,8 @@ from tests.support.running import (
     working,
 )
 from zart import durable, step
-from zart._engine import points
+from zart._engine import histories, points
+from zart._engine.holding import Holding
 
 pytestmark = pytest.mark.not_in(
     "suspending", "twice", "unparked", reason="counts how often the body runs, and when it is kept"
@@ -38,11 +40,11 @@ def _nothing_so_far() -> None:
 
 
 @pytest.fixture
-def reached(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[str]]:
+def reached(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """How often each point of the engine is reached in this process."""
     found: Counter[str] = Counter()
     monkeypatch.setattr(points, "listener", lambda point: found.update((point,)))
-    yield found
+    return found
 
 
 @step("note")
@@ -60,7 +62,7 @@ async def sleeps(times: int) -> int:
     return times
 
 
-NONE = fast(max_parked_bodies=0)
+NONE = forgetful()
 
 
 @pytest.mark.parametrize(("config", "bodies"), [(None, 1), (NONE, 31)], ids=["kept", "not kept"])
@@ -110,8 +112,6 @@ async def _waits_for(client: zart.Client, what: str) -> bool:
 
 async def test_the_claim_loads_no_history(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a body that is kept has recorded is not read again; a body that is not kept reads it."""
-    from zart._engine import histories
-
     loaded: list[int] = []
     real = histories._add_steps
 
@@ -128,25 +128,84 @@ async def test_the_claim_loads_no_history(dsn: str, monkeypatch: pytest.MonkeyPa
     assert sum(loaded) > 5
 
 
-async def test_what_another_worker_has_held_meanwhile_is_replayed(dsn: str) -> None:
-    """Two workers take turns: whoever comes to it after the other replays what that one has recorded."""
+class Turns:
+    """Of several workers in this process only one claims, whichever is told to."""
 
-    def deployed(worker: str) -> zart.Durable[[], list[str]]:
-        @durable("taken-in-turns")
-        async def body() -> list[str]:
-            begun.append(worker)
-            out = []
-            for number in range(12):
-                out.append(await note(f"{number}"))
-                await zart.sleep("1h")
-            return out
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.workers: list[Holding] = []
+        self._turn = 0
+        self._looks: Counter[int] = Counter()
+        begin, free = Holding.__init__, Holding.free.fget  # type: ignore[attr-defined]
 
-        return body
+        def begin_noted(holding: Holding, *arguments: Any, **more: Any) -> None:
+            begin(holding, *arguments, **more)
+            self.workers.append(holding)
 
-    async with working(dsn, deployed("one")) as client, working(dsn, deployed("two")), hurrying(dsn):
-        await client.start("taken-in-turns", id="x")
-        assert await client.wait_completion("x", timeout="60s") == [f"{n}" for n in range(12)]
-    assert effects == [f"{number}" for number in range(12)]
+        def free_in_turn(holding: Holding) -> Any:
+            self._looks[id(holding)] += 1
+            return free(holding) if self.workers[self._turn] is holding else 0
+
+        monkeypatch.setattr(Holding, "__init__", begin_noted)
+        monkeypatch.setattr(Holding, "free", property(free_in_turn))
+
+    async def give_to(self, turn: int, dsn: str) -> None:
+        """Returns when no other worker is in the middle of a claim."""
+        self._turn = turn
+        before = self._looks.copy()
+
+        async def looked() -> bool:
+            await stir(dsn)
+            return all(self._looks[id(one)] >= before[id(one)] + 2 for one in self.workers)
+
+        await until(looked, "each worker looks twice")
+
+
+async def test_what_another_worker_has_held_meanwhile_is_replayed(
+    dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two workers take turns: each replays what the other has recorded since it had the body in its memory."""
+    turns = Turns(monkeypatch)
+    async with working(dsn, sleeps) as client, working(dsn, sleeps):
+        await client.start(sleeps, 6, id="x")
+        for number in range(1, 7):
+            await until(lambda n=number: len(effects) == n)
+            await until_status(client, "x", "waiting")
+            await turns.give_to(number % 2, dsn)
+            await shift_clock(dsn, dt.timedelta(hours=1))
+        assert await client.wait_completion("x", timeout="20s") == 6
+    assert effects == [f"{number}" for number in range(6)]
+    assert len(begun) == 7
+
+
+@durable("race")
+async def race() -> list[str]:
+    begun.append("race")
+    event = asyncio.create_task(zart.wait_for_event("line", str))
+    timer = asyncio.create_task(zart.sleep("1h"))
+    done, others = await asyncio.wait([event, timer], return_when=asyncio.FIRST_COMPLETED)
+    for other in others:
+        other.cancel()
+    await note("event" if event in done else "timer")
+    await zart.wait_for_event("go")
+    return effects
+
+
+async def test_a_race_that_another_worker_has_decided_meanwhile(
+    dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The event won while somebody else held the execution: a body that is kept from before hears of no timer."""
+    turns = Turns(monkeypatch)
+    async with working(dsn, race) as client, working(dsn, race):
+        await client.start(race, id="x")
+        await until_status(client, "x", "waiting")
+        await turns.give_to(1, dsn)
+        await client.offer_event("x", "line", "1")
+        await until(lambda: _waits_for(client, "'go'"))
+        await turns.give_to(0, dsn)
+        await shift_clock(dsn, dt.timedelta(hours=2))
+        await client.offer_event("x", "go")
+        assert await client.wait_completion("x", timeout="20s") == ["event"]
+    assert begun == ["race"] * 3
 
 
 async def test_taken_over_in_the_middle(dsn: str) -> None:
@@ -236,7 +295,7 @@ async def test_a_body_that_moves_by_itself_is_forgotten(dsn: str) -> None:
         await client.start(disturbed, id="x")
         await until_status(client, "x", "waiting")
         tasks[0].cancel()
-        await until(lambda: tasks[0].done())
+        await until(tasks[0].done)
         assert (await client.status("x")).status == "waiting"
         await client.offer_event("x", "go")
         assert await client.wait_completion("x", timeout="10s") == "done"
@@ -248,8 +307,6 @@ async def test_a_body_that_moves_by_itself_is_forgotten(dsn: str) -> None:
 
 async def test_it_moves_when_it_is_claimed_already(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between the claim and its hand-out: the execution is given back, and the next claim loads its history."""
-    from zart._engine.holding import Holding
-
     keeps = Holding.keeps
 
     def keeps_and_disturbs(self: Holding, task: int, run: Any, epoch: int) -> int | None:
@@ -278,8 +335,6 @@ async def test_a_time_limit_reaches_a_body_that_is_kept(dsn: str) -> None:
     async with working(dsn, limited) as client:
         handle = await client.start(limited, id="x")
         await until_status(client, "x", "waiting")
-        import datetime as dt
-
         await shift_clock(dsn, dt.timedelta(hours=11))
         with pytest.raises(zart.ExecutionTimeout):
             await handle.result(timeout="10s")

@@ -10,6 +10,7 @@ PATCHES = "zart/_engine/patches.py"
 STEPS = "zart/_engine/steps.py"
 WAITS = "zart/_engine/waits.py"
 
+_KEPT = "tests/integration/test_kept_bodies.py::"
 _REPLAY = "tests/unit/test_replay.py::"
 _CHANGING = "tests/integration/test_changing_code.py::"
 _FAILING = "tests/integration/test_failing.py::"
@@ -93,6 +94,43 @@ BODIES = (
             ),
         ),
         tests=(f"{_IDENTITY}test_changed_code_blocks_and_runs_nothing",),
+    ),
+    Mutation(
+        name="kept-body-of-anybody",
+        breaks="A body that is kept in memory goes on only if nobody else has held its execution in between.",
+        edits=(
+            Edit(
+                file=ACTIVATION,
+                old="            next_epoch(self.claim.epoch),\n",
+                new="            epoch,\n",
+            ),
+        ),
+        tests=(f"{_KEPT}test_a_race_that_another_worker_has_decided_meanwhile",),
+    ),
+    Mutation(
+        name="kept-body-hears-nothing",
+        breaks="A body that is kept in memory hears of the events that came meanwhile.",
+        edits=(
+            Edit(
+                file=ACTIVATION,
+                old="        self.waits.offer(claim.events)\n        self.cancels.request(claim.cancel)\n"
+                "        self.alarms.go_on()\n",
+                new="        self.cancels.request(claim.cancel)\n        self.alarms.go_on()\n",
+            ),
+        ),
+        tests=(f"{_KEPT}test_news_come_with_the_claim",),
+    ),
+    Mutation(
+        name="kept-bodies-go-on-by-themselves",
+        breaks="A body that is kept in memory records nothing while its execution is everybody's.",
+        edits=(
+            Edit(
+                file=BRANCH,
+                old="        activation.forget()\n        if activation.closed:",
+                new="        if activation.closed:",
+            ),
+        ),
+        tests=(f"{_KEPT}test_a_body_that_moves_by_itself_is_forgotten",),
     ),
     Mutation(
         name="patches-for-all",

@@ -15,14 +15,14 @@ watching several turns of the loop go by without anything happening.
 At rest and with nothing under way the body may be *parked* (`parking.py`). Then the host decides whether to hold it or
 to suspend it: the activation is closed, so that each durable call raises `Suspended`, and what the body's
 tasks wait for is settled with that. The ending is written at once; it is the last thing an activation writes, and
-nothing that the body does while it unwinds can change it.
+nothing that the body does while it unwinds can change it. When the fence is gone, or another activation has taken over,
+the body is unwound the same way and nothing more is written.
 
 A host may also keep what it suspends: the same ending is written, and the activation stays as it is, *dormant*. The
 execution is everybody's then. If the next claim of it is the host's own, nobody has held it in between, and the
 activation goes on under that claim, with what the claim has brought. Otherwise it is forgotten, which is to be unwound
-late; so it is as soon as anything in it moves by itself. Whether a body is kept decides nothing but what a replay costs.
- When the fence is gone, or another activation has taken over,
-the body is unwound the same way and nothing more is written.
+late; so it is as soon as anything in it moves by itself. Whether a body is kept decides nothing but the price of going
+on.
 """
 
 import asyncio

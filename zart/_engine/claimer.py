@@ -148,7 +148,7 @@ class Claimer:
         suspect: bool,
         watching: Sequence[Watched] = (),
         hand_out: Callable[[Claim], None] | None = None,
-        keeps: Keeps = lambda _task, _run, _epoch: None,
+        keeps: Keeps | None = None,
         look: bool = True,
     ) -> Tick:
         """Takes up to `limit` executions, and tells what is new about those in `watching`.
@@ -254,7 +254,9 @@ class Claimer:
 
     # -- the claim
 
-    async def _claim(self, direct: Direct, room: int, keeps: Keeps, *, suspect: bool) -> tuple[bool, bool]:
+    async def _claim(
+        self, direct: Direct, room: int, keeps: Keeps | None = None, *, suspect: bool
+    ) -> tuple[bool, bool]:
         """Whether the fence stood, and whether there may be more to claim."""
         batch = next(self._tokens) & 0x7FFF_FFFF_FFFF_FFFF
         parameters = {
@@ -276,7 +278,7 @@ class Claimer:
         for row in rows:
             if row[3] is None:
                 break
-            self._histories.add(row[3:], now, keeps(row[3], row[5], row[7]))
+            self._histories.add(row[3:], now, keeps(row[3], row[5], row[7]) if keeps is not None else None)
             taken += 1
         return standing, standing and (taken >= room or candidates > taken)
 
