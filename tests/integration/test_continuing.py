@@ -436,3 +436,106 @@ async def test_a_patch_is_asked_for_anew_in_each_run(dsn: str) -> None:
             await client.offer_event("x", "go")
         await client.wait_completion("x", timeout="20s")
     assert effects == ["old 1", "new 2"]
+
+
+# ------------------------------------------------------------ what a run has given away
+
+
+@step("slow-{number}")
+async def slow(number: int) -> int:
+    await gates[number].wait()
+    effects.append(f"slow {number}")
+    return number
+
+
+gates: dict[int, asyncio.Event] = {}
+
+
+@durable("hands-on")
+async def hands_on(number: int) -> int:
+    zart.schedule_step(slow, number)
+    zart.start_child(grandchild, number)
+    if number < 4:
+        zart.continue_as_new(number + 1)
+    return number
+
+
+@durable("grandchild")
+async def grandchild(number: int) -> int:
+    await zart.wait_for_event("go")
+    effects.append(f"child {number}")
+    return number
+
+
+async def test_what_a_run_has_given_away_goes_on_without_it(dsn: str) -> None:
+    """Scheduled steps and children that nobody has awaited are detached: they end when they end, also after their run
+    would have been forgotten; the last run waits for its own."""
+    gates.update({number: asyncio.Event() for number in (1, 2, 3, 4)})
+    async with working(dsn, hands_on, grandchild) as client:
+        handle = await client.start(hands_on, 1, id="x")
+        await until(lambda: _given(dsn, 8))
+        children = [
+            row[0] for row in await query(dsn, "SELECT id FROM zart_executions WHERE parent_id = 'x'")
+        ]
+        assert len(children) == 4
+        gates[4].set()
+        await client.offer_event(await _child_of_the_last_run(dsn), "go")
+        assert await handle.result(timeout="20s") == 4
+        assert sorted(effects) == ["child 4", "slow 4"]
+        for number in (1, 2, 3):
+            gates[number].set()
+        for one in children:
+            if (await client.status(one)).status != "completed":
+                await client.offer_event(one, "go")
+        await until(lambda: len(effects) == 8, f"all of it: {effects}")
+        await until(lambda: _no_tasks(dsn))
+
+
+async def _given(dsn: str, count: int) -> bool:
+    ((found,),) = await query(dsn, "SELECT count(*) FROM zart_steps WHERE task_id IS NOT NULL")
+    return bool(found == count)
+
+
+async def _child_of_the_last_run(dsn: str) -> str:
+    ((id,),) = await query(
+        dsn,
+        "SELECT c.id FROM zart_executions c JOIN zart_executions e ON e.id = c.parent_id AND e.run_id = c.parent_run",
+    )
+    return str(id)
+
+
+async def _no_tasks(dsn: str) -> bool:
+    return not await query(dsn, "SELECT 1 FROM zart_tasks")
+
+
+@durable("awaits-a-loop")
+async def awaits_a_loop() -> list[str]:
+    return await rounds(Turn(1))
+
+
+async def test_a_child_that_begins_anew(dsn: str) -> None:
+    """Its parent waits for the last run."""
+    async with working(dsn, awaits_a_loop, rounds) as client:
+        result = await client.start_and_wait(awaits_a_loop, id="x", timeout="20s")
+    assert result == [f"round {number}" for number in (1, 2, 3, 4)]
+
+
+async def test_in_memory() -> None:
+    """`zart.testing.run` goes through all runs; what a run has given away concerns the next one no more."""
+    import zart.testing
+
+    assert (await zart.testing.run(rounds, Turn(1))).result == [f"round {number}" for number in (1, 2, 3, 4)]
+    assert (await zart.testing.run(clock, [])).slept >= 3 * 3600
+    gates.update({number: asyncio.Event() for number in (1, 2, 3, 4)})
+    for gate in gates.values():
+        gate.set()
+    outcome = await zart.testing.run(hands_on_steps, 1)
+    assert outcome.result == 4
+
+
+@durable("hands-on-steps")
+async def hands_on_steps(number: int) -> int:
+    zart.schedule_step(slow, number)
+    if number < 4:
+        zart.continue_as_new(number + 1)
+    return number

@@ -110,6 +110,52 @@ async def _waits_for(client: zart.Client, what: str) -> bool:
     return what in ((await client.status("x")).waiting_for or "")
 
 
+@step("far-away")
+async def far_away(number: int) -> int:
+    effects.append(number)
+    return number * number
+
+
+@durable("child")
+async def child(number: int) -> int:
+    await zart.sleep("1h")
+    return number + 1
+
+
+@durable("gives-away")
+async def gives_away() -> list[Any]:
+    begun.append("gives-away")
+    scheduled = [zart.schedule_step(far_away, number) for number in range(5)]
+    started = [zart.start_child(child, number) for number in range(3)]
+    zart.schedule_step(far_away, 99)  # never awaited: it ends before the outcome
+    first = await zart.wait_any(*scheduled)
+    out: list[Any] = [await first in (0, 1, 4, 9, 16)]
+    out += await zart.wait_all(*scheduled)
+    out.append(await child(10))
+    return [*out, *await zart.wait_all(*started)]
+
+
+async def test_what_was_given_away_comes_with_the_claim(dsn: str, reached: Counter[str]) -> None:
+    """Ends of scheduled steps and of children, while the parent is kept in memory: it runs once, on one worker."""
+    async with working(dsn, gives_away, child) as client, hurrying(dsn):
+        result = await client.start_and_wait(gives_away, id="x", timeout="30s")
+    assert result == [True, 0, 1, 4, 9, 16, 11, 1, 2, 3]
+    assert begun == ["gives-away"]
+    assert sorted(effects) == [0, 1, 2, 3, 4, 99]
+    assert reached["suspension.kept"] > 1
+
+
+async def test_what_was_given_away_is_done_by_others(dsn: str) -> None:
+    """Two workers that keep bodies: the parent comes to the same, whoever has which part of it."""
+    async with working(dsn, gives_away, child) as client, working(dsn, gives_away, child), hurrying(dsn):
+        for number in range(5):
+            await client.start(gives_away, id=f"x{number}")
+        for number in range(5):
+            result = await client.wait_completion(f"x{number}", timeout="60s")
+            assert result == [True, 0, 1, 4, 9, 16, 11, 1, 2, 3]
+    assert Counter(effects) == dict.fromkeys((0, 1, 2, 3, 4, 99), 5)
+
+
 async def test_the_claim_loads_no_history(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a body that is kept has recorded is not read again; a body that is not kept reads it."""
     loaded: list[int] = []

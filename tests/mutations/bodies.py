@@ -113,12 +113,23 @@ BODIES = (
         edits=(
             Edit(
                 file=ACTIVATION,
-                old="        self.waits.offer(claim.events)\n        self.cancels.request(claim.cancel)\n"
-                "        self.alarms.go_on()\n",
-                new="        self.cancels.request(claim.cancel)\n        self.alarms.go_on()\n",
+                old="        self.waits.offer(claim.events)\n        self.delegated.news(claim.done, claim.arrived)\n",
+                new="        self.delegated.news(claim.done, claim.arrived)\n",
             ),
         ),
         tests=(f"{_KEPT}test_news_come_with_the_claim",),
+    ),
+    Mutation(
+        name="kept-body-hears-of-no-ends",
+        breaks="A body that is kept in memory hears of what has ended meanwhile of the work that it gave away.",
+        edits=(
+            Edit(
+                file=ACTIVATION,
+                old="        self.delegated.news(claim.done, claim.arrived)\n        self.cancels",
+                new="        self.cancels",
+            ),
+        ),
+        tests=(f"{_KEPT}test_what_was_given_away_comes_with_the_claim",),
     ),
     Mutation(
         name="kept-bodies-go-on-by-themselves",

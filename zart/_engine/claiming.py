@@ -124,7 +124,7 @@ class Claiming:
         )
         claims = len(tick.claims) + tick.handed_out
         self._clock.set(tick.now)
-        self._take(tick, {task: epoch for task, epoch, _ in watched})
+        self._take(tick, {task: epoch for task, epoch, _, _ in watched})
         if tick.looked:
             self._looked_at = begun
         if tick.fenced:
