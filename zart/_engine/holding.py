@@ -299,7 +299,8 @@ class Holding:
         return lane_of(spec.queue, spec.name, spec.version)
 
     def start_child(self, entry: Entry, done: Callable[[Entry, Exception | None], None], /) -> None:
-        self._named_children.start(entry, done)
+        # Not in the context of the body that starts it: its pauses are no time limits of that body.
+        self.base_context.copy().run(self._named_children.start, entry, done)
 
     def write(self, entry: Entry, /) -> None:
         self._journal.write(entry)
