@@ -8,7 +8,7 @@ PYTHON_VERSIONS ?= 3.11 3.12 3.13
 # Most tests wait for something: two at a time, each half with a server of its own.
 PYTEST_ARGS ?= -n 2 --dist worksteal
 # tests/support/modes.py says what they are.
-MODES := suspending twice unprepared pgbouncer
+MODES := suspending twice unparked unprepared pgbouncer
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
@@ -68,6 +68,7 @@ explore: $(VENV)/installed-dev ## Kill workers at every named point of the engin
 
 test-suspending: ## Run the test suite with every record replayed instead of delivered
 test-twice: ## Run it with every body replayed in whole at its end, which must be the same
+test-unparked: ## Run it with no waiting body kept in memory
 test-unprepared: ## Run it without prepared statements
 test-pgbouncer: ## Run it through PgBouncer in transaction mode (apt-get install pgbouncer)
 $(MODES:%=test-%): test-%: $(VENV)/installed-dev

@@ -57,8 +57,8 @@ class WorkerConfig:
     it must be heard of every `heartbeat_interval`; one whose event loop is blocked for `wedge_timeout`
     (default: ten times `orphan_timeout`) gives up by itself. A shutdown waits `shutdown_timeout` for running
     steps. An execution whose workers died `max_recoveries` times in a row without a new record is blocked.
-    One execution may have `max_inflight_steps` live steps. `max_parked_bodies` changes nothing so far: a body
-    that waits is suspended.
+    One execution may have `max_inflight_steps` live steps. Up to `max_parked_bodies` bodies that wait are kept
+    in memory beyond that, so that they need no replay when this worker goes on with them; 0 keeps none.
     `queues` limits the worker to these queues; () means every queue of the registry.
     """
 

@@ -11,7 +11,9 @@ import uuid
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager
 from contextvars import ContextVar
-from typing import Any, Protocol, TypeVar
+from typing import Any, Final, NoReturn, Protocol, TypeVar
+
+import msgspec
 
 from zart.calls import ChildCall, StepCall
 from zart.codec import Codec
@@ -19,6 +21,10 @@ from zart.handles import Pending
 from zart.state import Context, StepContext
 
 T = TypeVar("T")
+
+
+UNCHANGED: Final[Any] = msgspec.UNSET
+"""In place of the input with which a body begins anew: the one that it was given."""
 
 
 class Undos(Protocol):
@@ -85,6 +91,8 @@ class Place(Protocol):
     def now(self) -> dt.datetime: ...
     def uuid4(self) -> uuid.UUID: ...
     def random(self) -> random.Random: ...
+    def patched(self, change_id: str, /) -> bool: ...
+    def continue_as_new(self, data: object, /) -> NoReturn: ...
     def suspending(self) -> bool: ...
     def execution_id(self) -> str: ...
     def context(self) -> Context: ...

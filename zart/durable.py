@@ -181,7 +181,8 @@ class Durable(CoroutineFunction, Generic[P, R_co]):
         return self._spec
 
     def __repr__(self) -> str:
-        return f"<durable {self.name!r} of {where(self._definition.fn)}>"
+        version = "" if self.version is None else f" version {self.version!r}"
+        return f"<durable {self.name!r}{version} of {where(self._definition.fn)}>"
 
 
 class _DurableDecorator:
@@ -203,6 +204,7 @@ def durable(
     max_retries: int | str | Retry = 0,
     timeout: Duration | None = None,
     on_failure: Callable[..., Awaitable[object]] | None = None,
+    version: str | None = None,
     queue: str = "default",
 ) -> _DurableDecorator:
     """Make an `async def` with one parameter, its payload, or none a durable function.
@@ -211,7 +213,9 @@ def durable(
     again after an exception left it, with its completed steps kept: a number (1 s doubling up to 1 min
     between them) or a policy. `timeout` limits an execution from when it is due, its retries and waits
     included (default: no limit). `on_failure`, an `async def` of (data, failure), is the last phase of a
-    failed execution; it may call steps. `queue` is where executions wait for a worker.
+    failed execution; it may call steps. Executions are started under the function's `version` and stay with
+    it: only workers that have registered that version claim them, so several may stand side by side. `queue`
+    is where executions wait for a worker.
 
     Raises UsageError, with the function's name and place, for what cannot be.
     """
@@ -221,7 +225,13 @@ def durable(
             f"@durable on {where(name)} has no name: write @durable({suggested!r}); executions are stored "
             "under it"
         )
-    options = {"max_retries": max_retries, "timeout": timeout, "on_failure": on_failure, "queue": queue}
+    options = {
+        "max_retries": max_retries,
+        "timeout": timeout,
+        "on_failure": on_failure,
+        "version": version,
+        "queue": queue,
+    }
     return _DurableDecorator(name, options)
 
 
@@ -264,6 +274,7 @@ def _read_options(
     max_retries: int | str | Retry,
     timeout: Duration | None,
     on_failure: Callable[..., Awaitable[object]] | None,
+    version: str | None,
     queue: str,
 ) -> _Definition:
     try:
@@ -277,7 +288,7 @@ def _read_options(
         retry=retry,
         timeout=_read_timeout(timeout, what),
         on_failure=_check_on_failure(on_failure, what),
-        version=None,
+        version=None if version is None else check_name(version, f"{what}: the version"),
         queue=check_name(queue, f"{what}: the queue"),
     )
 

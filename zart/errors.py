@@ -23,8 +23,8 @@
 
     NotDurableWarning (UserWarning)        a durable function or step called plainly beside an open Worker
 
-`Suspended` is a BaseException of the engine's own: it unwinds a body that waits, and no `except Exception`
-may stop it.
+`Suspended` and `ContinuedAsNew` are BaseExceptions of the engine's own: they unwind a body that waits, or that
+begins anew, and no `except Exception` may stop them.
 
 The first argument of most errors is the text; what a program wants to look at is an attribute beside it, None
 where it is not known. All of them survive `pickle` and `copy`: their attributes live in `__dict__` and have
@@ -262,3 +262,13 @@ class NotDurableWarning(UserWarning):
 
 class Suspended(BaseException):
     """Unwinds a body whose execution waits or ends here. The engine raises it, and nobody should catch it."""
+
+
+class ContinuedAsNew(BaseException):
+    """Leaves a body that called `zart.continue_as_new`: its execution begins anew with `payload`, encoded. The engine
+    raises it, and nobody should catch it.
+    """
+
+    def __init__(self, payload: bytes | None = None) -> None:
+        super().__init__("the execution begins anew")
+        self.payload = payload

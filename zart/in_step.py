@@ -114,6 +114,12 @@ class InStep:
     def random(self) -> random.Random:
         return random.Random()  # noqa: S311 (as asked for: random numbers, not secrets)
 
+    def patched(self, change_id: str, /) -> bool:
+        self._refuse("zart.patched", "ask in the body, and give the answer to the step as an argument")
+
+    def continue_as_new(self, data: object, /) -> NoReturn:
+        self._refuse("zart.continue_as_new", "return from the step, and begin anew in the body")
+
     def suspending(self) -> bool:
         return False
 

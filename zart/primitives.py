@@ -21,7 +21,7 @@ from typing_extensions import TypeForm
 from zart.annotations import codec_for, result_codec, where
 from zart.calls import StepCall
 from zart.codec import ANY, Codec
-from zart.context import Place, place
+from zart.context import UNCHANGED, Place, place
 from zart.coroutine_function import CoroutineFunction
 from zart.durable import Durable
 from zart.durations import Duration, parse_duration
@@ -406,6 +406,28 @@ def random() -> _random.Random:
     """A source of random numbers (not of secrets); in a durable body it gives the same ones on replay."""
     here = place.get()
     return _random.Random() if here is None else here.random()  # noqa: S311
+
+
+def patched(change_id: str, /) -> bool:
+    """Whether this execution takes a change of the code: `if zart.patched("fraud-check"): ... else: (as before)`.
+
+    True where the execution comes here for the first time, false where more of it is recorded already: then the
+    code before the change made those records, and goes on with them. The first answer for a `change_id` is recorded
+    and holds everywhere in the run, on every replay and in every attempt of the body. Only in a durable body.
+    """
+    return _body("zart.patched").patched(check_name(change_id, "the change id of zart.patched"))
+
+
+def continue_as_new(data: object = UNCHANGED, /) -> NoReturn:
+    """End this run and begin the body anew with `data` as its input (default: the same again): for loops without end.
+
+    The execution keeps its id and the events that nobody has consumed, and begins with an empty history, a new
+    `run_id` and the whole of its `timeout`. It leaves the body as an exception that `except Exception` does not
+    catch: cleanup runs, and other branches are cancelled first. The run that ended stays to be seen until the next
+    one has ended, too. Only in a durable body, where it is refused with UsageError for data to a function that takes
+    none, and with SerializationError for data that cannot be stored.
+    """
+    _body("zart.continue_as_new").continue_as_new(data)
 
 
 def suspending() -> bool:

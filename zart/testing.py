@@ -93,7 +93,7 @@ async def run(
     events: Mapping[str, Sequence[object]] | None = None,
     id: str = "test",
 ) -> Outcome[Any]:
-    """Run the body of a durable function, its retries and its `on_failure` included, to its end.
+    """Run the body of a durable function to its end: its retries, its `on_failure`, and what it continues as new.
 
     Sleeps and time limits pass at once, in virtual time. `events` are payloads by event name, there from the start.
     Raises UsageError when the body waits for an event that is not there, without a time limit; what the body raises

@@ -50,6 +50,8 @@ class Worker:
 
     _always_suspend: bool = False
     """For tests: each record that is committed is replayed instead of being delivered."""
+    _keeps_bodies: bool = True
+    """For tests: whether `max_parked_bodies` counts; else none is kept."""
 
     def __init__(
         self, target: str | Client | None, registry: Registry, config: WorkerConfig | None = None, /
@@ -111,6 +113,7 @@ class Worker:
                     max_inflight_steps=self._config.max_inflight_steps,
                     max_concurrent_tasks=self._config.max_concurrent_tasks,
                     max_recoveries=self._config.max_recoveries,
+                    max_parked_bodies=self._config.max_parked_bodies if self._keeps_bodies else 0,
                     always_suspend=self._always_suspend,
                 )
                 while not self._stop.is_set():

@@ -35,7 +35,8 @@ def start(database: Database, name: str, execution_id: str | None, data: str | N
         if not handle.created:
             click.echo(f"it exists already: {execution.status}", err=True)
         elif execution.status == "scheduled" and not execution.served:
-            click.echo(f"no worker that runs now has registered {name!r}: it waits for one", err=True)
+            what = f"{name!r}" if execution.version is None else f"{name!r} in version {execution.version!r}"
+            click.echo(f"no worker that runs now has registered {what}: it waits for one", err=True)
 
     asyncio.run(run())
 

@@ -42,7 +42,7 @@ def styled_status(execution: Execution) -> str:
     told = f"[{STYLES[execution.status]}]{execution.status}[/]"
     if execution.cancelling:
         told += " (being cancelled)"
-    elif execution.status in ("scheduled", "running") and not execution.served:
+    elif execution.status in ("scheduled", "running", "waiting") and not execution.served:
         told += " [bold red](no worker serves it)[/]"
     return told
 

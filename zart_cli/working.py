@@ -37,7 +37,7 @@ _HELP: Final = {
     "wedge_timeout": "An event loop blocked for so long ends the process; 10 x orphan-timeout unless given.",
     "max_recoveries": "Takeovers in a row, without progress, after which an execution is blocked.",
     "max_inflight_steps": "Live steps of one execution.",
-    "max_parked_bodies": "Changes nothing so far: a body that waits is suspended.",
+    "max_parked_bodies": "So many bodies that wait are kept in memory, to go on without a replay.",
     "queues": "Only this queue; may be repeated, or name several with commas. Default: all of the registry.",
 }
 

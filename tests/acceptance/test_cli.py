@@ -251,6 +251,20 @@ def test_ids_that_cannot_be_are_wrong_usage(zart: Command, bad: str) -> None:
     assert "Traceback" not in result.stderr
 
 
+def test_a_version_that_nobody_has_registered(zart: Command, worker: Running) -> None:
+    """`start --version`: the execution waits for a worker that has it, and `list` and `stats` show that."""
+    started = zart("start", "order", "--id", "o-2", "--version", "2", "--data", '{"number": 1}')
+    assert (started.returncode, started.stdout) == (0, "o-2\n")
+    assert "'order' in version '2'" in started.stderr
+    zart("start", "order", "--id", "o-1", "--data", '{"number": 1}')
+    wait_for_status(zart, "o-1", "waiting")
+    lines = {line.split()[0]: line for line in zart("list").stdout.splitlines()}
+    assert "order version 2" in lines["o-2"]
+    assert "no worker serves it" in lines["o-2"]
+    assert "no worker serves it" not in lines["o-1"]
+    assert json.loads(zart("stats", "--json").stdout)["unserved"] == {"order version 2": 1}
+
+
 def test_any_other_sign_in_ids_and_names_is_fine(zart: Command) -> None:
     """Quotes, %, #, /, emoji and markup come back as they went in; work that nobody serves is shown as such."""
     strange = 'it\'s "50%" #2/[red]3 🎉 {x}'

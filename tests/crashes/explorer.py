@@ -183,7 +183,12 @@ class _Course:
         trace = directory / f"trace-{number}"
         self.trace_files.append(trace)
         life = await self._explorer._nursery.fork(
-            self._explorer._dsn, directory, faults, trace=trace, log=directory / f"log-{number}"
+            self._explorer._dsn,
+            directory,
+            faults,
+            trace=trace,
+            log=directory / f"log-{number}",
+            keeps=self._workflow.keeps,
         )
         self._lives.append(life)
         return life
@@ -246,10 +251,14 @@ class _Course:
         self._committed.append((len(self._effects()), committed))
 
     async def _expire(self) -> None:
-        """The leases of the buried end; again and again, since a heartbeat may have been on its way."""
+        """The leases of the buried end; again and again, since a heartbeat may have been on its way. It locks in the
+        order in which they do."""
         await self._query(
-            "UPDATE zart_workers SET expires_at = clock_timestamp() - interval '1s'"
-            " WHERE pid = ANY (%s) AND expires_at > clock_timestamp()",
+            "WITH held AS MATERIALIZED (SELECT worker_id, writer FROM zart_workers"
+            " WHERE pid = ANY (%s) AND expires_at > clock_timestamp()"
+            " ORDER BY worker_id, writer FOR NO KEY UPDATE)"
+            " UPDATE zart_workers w SET expires_at = clock_timestamp() - interval '1s'"
+            " FROM held WHERE w.worker_id = held.worker_id AND w.writer = held.writer",
             self._buried,
         )
 
@@ -450,7 +459,7 @@ class _Course:
         deaths = sum(1 for life in self._lives if life.exit_code != 0) + len(self._frozen)
         if told["takeover"] > deaths:
             yield f"{told['takeover']} takeovers, but {deaths} workers were lost"
-        expected = {"takeover", "retry", "warning", "cancelled", "cancel requested"}
+        expected = {"takeover", "retry", "warning", "continued", "cancelled", "cancel requested"}
         unexpected = {what for what in told.keys() - expected if not what.startswith("step ")}
         if unexpected:
             yield f"its history tells of {sorted(unexpected)}"

@@ -95,7 +95,7 @@ class Nursery:
         await self._reading
 
     async def fork(
-        self, dsn: str, directory: Path, planned: faults.Faults, *, trace: Path, log: Path
+        self, dsn: str, directory: Path, planned: faults.Faults, *, trace: Path, log: Path, keeps: bool
     ) -> Life:
         """A worker of the whole corpus; its steps note their effects in `directory`."""
         self._number += 1
@@ -106,6 +106,7 @@ class Nursery:
             "faults": faults.told(planned),
             "trace": str(trace),
             "log": str(log),
+            "keeps": keeps,
         }
         born = self._born[self._number] = asyncio.get_running_loop().create_future()
         assert self._process.stdin is not None
@@ -214,7 +215,11 @@ def _work(order: dict[str, Any]) -> None:
     saboteur = faults.Saboteur(faults.parse(order["faults"]), Path(order["trace"]))
     points.listener = saboteur
     config = WorkerConfig(
-        poll_interval="20ms", heartbeat_interval="50ms", orphan_timeout="60s", shutdown_timeout="3s"
+        poll_interval="20ms",
+        heartbeat_interval="50ms",
+        orphan_timeout="60s",
+        shutdown_timeout="3s",
+        max_parked_bodies=1000 if order["keeps"] else 0,
     )
 
     async def work() -> None:

@@ -181,6 +181,15 @@ async def large_records(size: int) -> list[int]:
     return [len(big), len(await do("after", beside))]
 
 
+@durable("patched")
+async def patched() -> str:
+    """A change of the code that the run takes, asked for before and after a suspension."""
+    first = await do("a")
+    first = await do("new", first) if zart.patched("change") else await do("old", first)
+    await zart.sleep("5ms")
+    return await do("new too", first) if zart.patched("change") else await do("old too", first)
+
+
 @durable("long-step")
 async def long_step() -> str:
     """A step that is shown as running while it lasts."""
@@ -219,5 +228,6 @@ WORKFLOWS = (
         expect=returns([100_000, len("beforebesideafter")]),
         chains=(("before", "large", "after"), ("before", "beside", "after")),
     ),
+    Workflow(durable=patched, expect=returns("anewnew too"), chains=(("a", "new", "new too"),)),
     Workflow(durable=long_step, expect=returns("longafter"), chains=(("long", "after"),), slow=True),
 )

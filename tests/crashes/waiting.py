@@ -156,6 +156,17 @@ async def event_loop() -> list[str]:
 
 _YES = Offer("approved", "yes", once="waiting")
 
+
+@durable("continued")
+async def continued(seen: list[str]) -> list[str]:
+    """Runs that give way to the next one, each with an event that may come in the middle of that."""
+    await do(f"run {len(seen) + 1}")
+    seen.append(await zart.wait_for_event(Approved))
+    if len(seen) < 4:
+        zart.continue_as_new(seen)
+    return await sum_up(seen)
+
+
 WORKFLOWS = (
     Workflow(durable=short_sleep, expect=returns("beforeafter"), chains=(("before", "after"),)),
     Workflow(
@@ -183,6 +194,18 @@ WORKFLOWS = (
         ),
         expect=returns("begun before first between second after"),
         chains=(("before", "between", "after"),),
+    ),
+    Workflow(
+        durable=continued,
+        data=[],
+        happens=(
+            Offer("approved", "1"),
+            Offer("approved", "2", by_sql=True),
+            Offer("approved", "3", once="run 3"),
+            Offer("approved", "4", once="run 3", by_sql=True),
+        ),
+        expect=returns(["1", "2", "3", "4"]),
+        chains=(("run 1", "run 2", "run 3", "run 4", "sum-up"),),
     ),
     Workflow(durable=event_timeout, expect=returns("too-late"), chains=(("too-late",),)),
     Workflow(

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 import zart
-from tests.support.running import fast, hurrying, query, until, until_record, until_status, working
+from tests.support.running import fast, forgetful, hurrying, query, until, until_record, until_status, working
 from tests.unit import test_replay as corpus
 from zart import durable, step
 from zart._engine.activation import Activation
@@ -204,7 +204,7 @@ async def test_branches_end_in_the_same_order_at_a_replay(dsn: str, body: Any) -
         await zart.wait_for_event("go")
         return out
 
-    async with working(dsn, then_replayed, config=fast(poll_interval="5ms")) as client:
+    async with working(dsn, then_replayed, config=forgetful(poll_interval="5ms")) as client:
         await client.start(then_replayed, id="x")
         for payload in ("one", "two"):
             await client.offer_event("x", "news", payload)

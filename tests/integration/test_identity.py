@@ -16,7 +16,17 @@ import pydantic
 import pytest
 
 import zart
-from tests.support.running import bury_workers, fast, query, stir, until, until_record, until_status, working
+from tests.support.running import (
+    bury_workers,
+    fast,
+    forgetful,
+    query,
+    stir,
+    until,
+    until_record,
+    until_status,
+    working,
+)
 from zart import durable, step
 from zart._engine.claimer import Claimer
 
@@ -302,7 +312,7 @@ async def test_values_come_back_as_they_were(dsn: str, kind: Any, value: Any) ->
         await zart.wait_for_event("go")
         return event
 
-    async with working(dsn, typed) as client:
+    async with working(dsn, typed, config=forgetful()) as client:
         handle = await client.start(typed, value, id="typed")
         await until_status(client, "typed", "waiting")
         await client.offer_event("typed", zart.Event("value", kind), value)

@@ -21,7 +21,7 @@ from zart._postgres import connections
 from zart._postgres.pooler import through_pooler
 
 ROOT = Path(__file__).parents[2]
-RUNS = {None: 1, "suspending": 3, "twice": 2, "unprepared": 1, "pgbouncer": 1}
+RUNS = {None: 1, "suspending": 3, "twice": 2, "unparked": 1, "unprepared": 1, "pgbouncer": 1}
 """How often a body of two steps is run in each mode."""
 PIECE = (
     "tests/integration/test_modes.py",

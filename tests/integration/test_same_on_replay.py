@@ -7,7 +7,7 @@ from collections import defaultdict
 import pytest
 
 import zart
-from tests.support.running import query, shift_clock, until, until_status, working
+from tests.support.running import forgetful, query, shift_clock, until, until_status, working
 from zart import durable, step
 
 
@@ -36,7 +36,7 @@ async def test_branches_that_arrive_in_another_order_get_their_own_records(dsn: 
         await zart.wait_for_event("go")
         return list(out)
 
-    async with working(dsn, arrivals) as client:
+    async with working(dsn, arrivals, config=forgetful()) as client:
         handle = await client.start(arrivals, id="x")
         gates[1, "a"].set()
         await until(lambda: query(dsn, "SELECT 1 FROM zart_steps WHERE state = 'completed'"))

@@ -16,6 +16,7 @@ from tests.support import modes
 from tests.support.running import (
     bury_workers,
     fast,
+    forgetful,
     query,
     shift_clock,
     until,
@@ -205,7 +206,7 @@ async def test_a_misfit_event_is_consumed_and_raises(dsn: str) -> None:
         await zart.wait_for_event("go")
         return out
 
-    async with working(dsn, typed) as client:
+    async with working(dsn, typed, config=forgetful()) as client:
         handle = await client.start(typed, id="t")
         await client.offer_event("t", "n", "text")
         await client.offer_event("t", "n", 7)
@@ -247,14 +248,14 @@ async def test_event_against_timeout(dsn: str) -> None:
 @pytest.mark.parametrize("buffered", [True, False])
 async def test_a_buffered_event_wins_over_a_due_timeout(dsn: str, buffered: bool) -> None:
     """Both there when the worker looks: the event wins. No event: the timeout is raised, once, also on replay."""
-    async with working(dsn, race) as client:
+    async with working(dsn, race, config=forgetful()) as client:
         handle = await client.start(race, 3600, id="r")
         await until_status(client, "r", "waiting")
     async with zart.Client(dsn) as client:
         await shift_clock(dsn, 2 * HOUR)
         if buffered:
             await client.offer_event("r", "e", "event")
-    async with working(dsn, race) as client:
+    async with working(dsn, race, config=forgetful()) as client:
         await until(lambda: effects)
         await until_status(client, "r", "waiting")
         if not buffered:
@@ -281,7 +282,7 @@ async def test_waits_for_one_name_are_served_in_call_order(dsn: str) -> None:
         await zart.wait_for_event("go")
         return list(out)
 
-    async with working(dsn, both_wait) as client:
+    async with working(dsn, both_wait, config=forgetful()) as client:
         handle = await client.start(both_wait, id="b")
         await until_status(client, "b", "waiting")
         for payload in ("1", "2", "3"):
@@ -470,7 +471,7 @@ async def test_a_body_that_swallows_everything_stops_nobody(
     async def quick() -> str:
         return await work("quick")
 
-    async with working(dsn, stubborn, quick) as client:
+    async with working(dsn, stubborn, quick, config=forgetful()) as client:
         handle = await client.start(stubborn, id="stubborn")
         await until_status(client, "stubborn", "waiting")
         assert await client.start_and_wait(quick, timeout="5s") == "QUICK"

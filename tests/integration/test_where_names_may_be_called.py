@@ -95,6 +95,8 @@ REFUSED_IN_A_STEP: dict[str, Callable[[], Any]] = {
     "saga": zart.saga,
     "data": lambda: zart.data(int),
     "set_data": lambda: zart.set_data(1),
+    "patched": lambda: zart.patched("fraud-check"),
+    "continue_as_new": lambda: zart.continue_as_new(1),
     "start": lambda: zart.start(steps_of_all_kinds, 1),
     "offer_event": lambda: zart.offer_event("all", NAMED, "x"),
 }

@@ -6,10 +6,13 @@ ACTIVATION = "zart/_engine/activation.py"
 BRANCH = "zart/_engine/branch.py"
 ENDINGS = "zart/_engine/endings.py"
 LOG = "zart/_engine/log.py"
+PATCHES = "zart/_engine/patches.py"
 STEPS = "zart/_engine/steps.py"
 WAITS = "zart/_engine/waits.py"
 
+_KEPT = "tests/integration/test_kept_bodies.py::"
 _REPLAY = "tests/unit/test_replay.py::"
+_CHANGING = "tests/integration/test_changing_code.py::"
 _FAILING = "tests/integration/test_failing.py::"
 _IDENTITY = "tests/integration/test_identity.py::"
 _SAME = "tests/integration/test_same_on_replay.py::"
@@ -91,6 +94,81 @@ BODIES = (
             ),
         ),
         tests=(f"{_IDENTITY}test_changed_code_blocks_and_runs_nothing",),
+    ),
+    Mutation(
+        name="kept-body-of-anybody",
+        breaks="A body that is kept in memory goes on only if nobody else has held its execution in between.",
+        edits=(
+            Edit(
+                file=ACTIVATION,
+                old="            next_epoch(self.claim.epoch),\n",
+                new="            epoch,\n",
+            ),
+        ),
+        tests=(f"{_KEPT}test_a_race_that_another_worker_has_decided_meanwhile",),
+    ),
+    Mutation(
+        name="kept-body-hears-nothing",
+        breaks="A body that is kept in memory hears of the events that came meanwhile.",
+        edits=(
+            Edit(
+                file=ACTIVATION,
+                old="        self.waits.offer(claim.events)\n        self.delegated.news(claim.done, claim.arrived)\n",
+                new="        self.delegated.news(claim.done, claim.arrived)\n",
+            ),
+        ),
+        tests=(f"{_KEPT}test_news_come_with_the_claim",),
+    ),
+    Mutation(
+        name="kept-body-hears-of-no-ends",
+        breaks="A body that is kept in memory hears of what has ended meanwhile of the work that it gave away.",
+        edits=(
+            Edit(
+                file=ACTIVATION,
+                old="        self.delegated.news(claim.done, claim.arrived)\n        self.cancels",
+                new="        self.cancels",
+            ),
+        ),
+        tests=(f"{_KEPT}test_what_was_given_away_comes_with_the_claim",),
+    ),
+    Mutation(
+        name="kept-bodies-go-on-by-themselves",
+        breaks="A body that is kept in memory records nothing while its execution is everybody's.",
+        edits=(
+            Edit(
+                file=BRANCH,
+                old="        activation.forget()\n        if activation.closed:",
+                new="        if activation.closed:",
+            ),
+        ),
+        tests=(f"{_KEPT}test_a_body_that_moves_by_itself_is_forgotten",),
+    ),
+    Mutation(
+        name="patches-for-all",
+        breaks="An execution that is recorded further than `zart.patched` does not take the change.",
+        edits=(
+            Edit(
+                file=PATCHES,
+                old="answer = not (activation.replaying and activation.log.holds_more)",
+                new="answer = True",
+            ),
+        ),
+        tests=(f"{_CHANGING}test_a_patch_lets_a_blocked_execution_complete",),
+    ),
+    Mutation(
+        name="patches-forgotten",
+        breaks="The first answer of `zart.patched` stays.",
+        edits=(
+            Edit(
+                file=PATCHES,
+                old="        self._unsaved.append(entry)",
+                new="        _ = entry",
+            ),
+        ),
+        tests=(
+            f"{_CHANGING}test_executions_that_start_now_take_the_change",
+            "tests/unit/test_patches.py::test_a_retry_of_the_body_keeps_the_answer",
+        ),
     ),
     Mutation(
         name="digest-ignored",

@@ -58,6 +58,21 @@ CLIENTS = (
         tests=("tests/integration/test_client_faults.py::test_start_whose_answer_was_lost_wherever",),
     ),
     Mutation(
+        name="started-without-version",
+        breaks="A start by a durable function takes its version, and the execution stays with it.",
+        edits=(
+            Edit(
+                file="zart/client/starting.py",
+                old="        version=spec.version,\n",
+                new="        version=None,\n",
+            ),
+        ),
+        tests=(
+            "tests/integration/test_versions.py::test_versions_side_by_side_in_one_registry",
+            "tests/integration/test_versions.py::test_an_execution_stays_with_its_version",
+        ),
+    ),
+    Mutation(
         name="dedup-ignored",
         breaks="An event that is delivered again under its dedup key is there once.",
         edits=(

@@ -7,6 +7,7 @@ SENDING = "zart/_engine/sending.py"
 FOLDING = "zart/_engine/folding.py"
 
 _WRITES = "tests/integration/test_journal.py::"
+_ANEW = "tests/integration/test_continuing.py::"
 _FAULTS = "tests/integration/test_journal_faults.py::"
 
 _CONFLICT = """
@@ -26,8 +27,8 @@ JOURNAL_MUTATIONS = (
         edits=(
             Edit(
                 file=SENDING,
-                old="        todo = [batch]\n",
-                new="        todo = [batch]\n"
+                old="        todo = batch.begins_anew_apart()[::-1]\n",
+                new="        todo = batch.begins_anew_apart()[::-1]\n"
                 "        for record in batch.records():\n"
                 "            told, record.done = record.done, None\n"
                 "            if told is not None:\n"
@@ -38,6 +39,45 @@ JOURNAL_MUTATIONS = (
             f"{_WRITES}test_nothing_is_acknowledged_before_its_commit",
             f"{_WRITES}test_without_its_fence_the_journal_writes_nothing_more",
         ),
+    ),
+    Mutation(
+        name="limit-of-the-first-run",
+        breaks="The time limit of an execution that begins anew begins anew.",
+        edits=(
+            Edit(
+                file=JOURNAL,
+                under="begin_anew",
+                old="due_at = {schema}.zart_now(), started_at",
+                new="due_at = t.due_at, started_at",
+            ),
+        ),
+        tests=(f"{_ANEW}test_the_time_limit_begins_anew",),
+    ),
+    Mutation(
+        name="runs-kept-for-ever",
+        breaks="A loop without end takes the room of its last two runs.",
+        edits=(
+            Edit(
+                file=JOURNAL,
+                under="begin_anew",
+                old="WHERE r.ended_at IS NOT NULL AND",
+                new="WHERE false AND",
+            ),
+        ),
+        tests=(f"{_ANEW}test_a_loop_without_end_takes_the_room_of_two_rounds",),
+    ),
+    Mutation(
+        name="events-lost-at-the-switch",
+        breaks="What is offered while an execution begins anew is for the next run.",
+        edits=(
+            Edit(
+                file=JOURNAL,
+                under="begin_anew",
+                old="v.consumed_at <= o.ended_at",
+                new="coalesce(v.consumed_at, o.ended_at) <= o.ended_at",
+            ),
+        ),
+        tests=(f"{_ANEW}test_events_that_come_during_the_switch_are_kept",),
     ),
     Mutation(
         name="on-conflict-removed",

@@ -3,6 +3,7 @@
     suspending   each committed record, instead of being delivered, unwinds the body, and the next activation replays
     twice        a body that has come to its end is given back and replayed in whole from what the database holds of
                  it; that replay must make the same calls in each branch and come to the same end
+    unparked     no body that waits is kept in memory: each goes on by a replay (`max_parked_bodies=0`)
     unprepared   no prepared statements (`ZART_PREPARED=off`)
     pgbouncer    every connection of tests and workers leads through PgBouncer in transaction mode (`pooler.py`)
 
@@ -20,7 +21,7 @@ import psycopg
 VARIABLE = "ZART_TEST_MODE"
 DIFFERENCES = "ZART_TEST_DIFFERENCES"
 """Where the mode `twice` writes what differed."""
-MODES = ("suspending", "twice", "unprepared", "pgbouncer")
+MODES = ("suspending", "twice", "unparked", "unprepared", "pgbouncer")
 _WITHOUT_PREPARED = ("unprepared", "pgbouncer")
 SITE = Path(__file__).parent / "site"
 
@@ -64,10 +65,20 @@ def _always_suspend() -> None:
     Worker._always_suspend = True
 
 
+def _keep_none() -> None:
+    from zart.worker import Worker
+
+    Worker._keeps_bodies = False
+
+
 def _replay_twice() -> None:
     from tests.support import twice
 
     twice.install()
 
 
-_IN_WORKERS: dict[str, Callable[[], None]] = {"suspending": _always_suspend, "twice": _replay_twice}
+_IN_WORKERS: dict[str, Callable[[], None]] = {
+    "suspending": _always_suspend,
+    "twice": _replay_twice,
+    "unparked": _keep_none,
+}

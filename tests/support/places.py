@@ -5,11 +5,12 @@ import random
 import uuid
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
-from typing import Any
+from typing import Any, NoReturn
 
 from zart.calls import ChildCall, StepCall
 from zart.codec import Codec
 from zart.context import Undos, place
+from zart.errors import ContinuedAsNew
 from zart.handles import Pending
 from zart.state import Context, StepContext
 
@@ -132,6 +133,13 @@ class NotingPlace:
 
     def set_data(self, value: object, /) -> None:
         self.asked.append(("set_data", value))
+
+    def patched(self, change_id: str, /) -> bool:
+        self.asked.append(("patched", change_id))
+        return True
+
+    def continue_as_new(self, data: object, /) -> NoReturn:
+        raise ContinuedAsNew(repr(data).encode())
 
     def now(self) -> dt.datetime:
         return LONG_AGO

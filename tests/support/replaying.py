@@ -16,6 +16,7 @@ from zart._engine.entries import (
     CancelRequest,
     Change,
     Claim,
+    ContinuedAsNew,
     Ending,
     Key,
     Released,
@@ -142,6 +143,17 @@ async def replayed(
                         host.journal.pop(failed.key, None)
                     host.world.move(ending.not_before)
                     claim = msgspec.structs.replace(claim, attempt=ending.attempt, floor=ending.floor)
+                case ContinuedAsNew():
+                    host.journal.clear()
+                    claim = msgspec.structs.replace(
+                        claim,
+                        run_id=uuid.UUID(int=claim.run_id.int + 1),
+                        payload=None if ending.payload is None else ending.payload.decode(),
+                        attempt=1,
+                        floor=0,
+                        due_at=host.now(),
+                        started_at=host.now(),
+                    )
                 case Released():
                     pass
                 case _:

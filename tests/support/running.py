@@ -33,6 +33,11 @@ def fast(**fields: Any) -> WorkerConfig:
     )
 
 
+def forgetful(**fields: Any) -> WorkerConfig:
+    """The same, and it keeps no body that waits in memory: each goes on by a replay."""
+    return fast(**{"max_parked_bodies": 0, **fields})
+
+
 def worker_for(
     dsn: str,
     *durables: Durable[..., Any],

@@ -25,6 +25,7 @@ from zart._engine.entries import (
     Cancelled,
     Change,
     Completed,
+    ContinuedAsNew,
     Entry,
     Failed,
     Key,
@@ -57,6 +58,8 @@ class _Seen(msgspec.Struct):
     ending: Any
     calls: dict[str, list[Key]]
     last_seq: int
+    cancelling: bool
+    """Somebody wanted it cancelled, whether its body heard of that or not."""
     second: bool
     """It was replayed from the body that follows a failure on, so the first one's calls are not among these."""
 
@@ -90,7 +93,7 @@ def install() -> None:
 
 def _confirm(held: Activation, change: Change) -> Change:
     """What to write instead of an ending: it, if it is confirmed; else the execution is given back."""
-    if not isinstance(change.ending, Completed | Failed | Cancelled | BodyRetry):
+    if not isinstance(change.ending, Completed | Failed | Cancelled | BodyRetry | ContinuedAsNew):
         return change
     hold = (change.run_id, change.epoch)
     if hold in _confirmed:
@@ -100,11 +103,12 @@ def _confirm(held: Activation, change: Change) -> Change:
         ending=_comparable(change.ending),
         calls=log.calls,
         last_seq=held.last_seq,
+        cancelling=held.cancels.requested is not None,
         second=bool(log.calls) and all(path.startswith(endings.ON_FAILURE) for path in log.calls),
     )
     body = (change.run_id, held.claim.attempt)
     before = _seen.pop(body, None)
-    if before is None or _has_news(before, log):
+    if before is None or _has_news(before, log) or (now.cancelling and not before.cancelling):
         _seen[body] = now
         return msgspec.structs.replace(change, ending=Released(), notes=())
     _confirmed.add(hold)
@@ -149,10 +153,12 @@ def _shown(calls: list[Key]) -> str:
     return "[" + ", ".join(f"{key.kind} {key}" for key in calls) + "]"
 
 
-def _comparable(ending: Completed | Failed | Cancelled | BodyRetry) -> Any:
+def _comparable(ending: Completed | Failed | Cancelled | BodyRetry | ContinuedAsNew) -> Any:
     """Without what may differ: where in the code an exception was raised, and random delays."""
     if isinstance(ending, Completed):
         return ("completed", ending.result)
+    if isinstance(ending, ContinuedAsNew):
+        return ("continued", ending.payload)
     if isinstance(ending, BodyRetry):
         return ("body-retry", ending.attempt, ending.floor, sorted(attempt.key for attempt in ending.afresh))
     return (type(ending).__name__.lower(), _without_tracebacks(msgspec.json.decode(ending.failure)))

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar, assert_type
+from typing import Any, NoReturn, TypeVar, assert_type
 
 import msgspec
 import psycopg
@@ -237,6 +237,7 @@ async def sell(order: Order) -> str:
     assert_type(zart.now(), dt.datetime)
     assert_type(zart.uuid4(), uuid.UUID)
     assert_type(zart.random(), random.Random)
+    assert_type(zart.patched("fraud-check"), bool)
     assert_type(zart.suspending(), bool)
     assert_type(zart.execution_id(), str)
     assert_type(zart.resource(Sdk), Sdk)
@@ -262,6 +263,13 @@ async def sell(order: Order) -> str:
 
 @durable("tick")
 async def tick() -> None: ...
+
+
+@durable("for-ever")
+async def for_ever(order: Order) -> NoReturn:
+    if order.amount:
+        zart.continue_as_new(order)
+    zart.continue_as_new()
 
 
 @durable("retried", max_retries=zart.Retry.fixed(2, "1s"))

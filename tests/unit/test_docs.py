@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.documents import DOCUMENTS, ROOT, blocks, module_of, name, run
+from tests.support.proofs import is_there
 from zart.config import WorkerConfig
 from zart.durations import format_duration
 from zart.state import FINAL_STATUSES, TASK_TRANSITIONS, TRANSITIONS, ExecutionStatus
@@ -148,3 +149,30 @@ def test_the_command_reference_has_no_invented_options() -> None:
         of_command = re.match(r"\| `zart (\w+)", line)
         accepted = known[of_command[1]] if of_command else set().union(*known.values(), {"--help"})
         assert set(re.findall(r"--[a-z][a-z-]+", line)) <= accepted, line
+
+
+CHANGING = ROOT / "docs/how-to/change-running-code.md"
+_TEST = re.compile(r"`(tests/[^`]+)`")
+
+
+def claims() -> list[str]:
+    """The rows of its tables and the items of its lists: each is a claim about what happens to running executions."""
+    text = CHANGING.read_text()
+    rows = [line for line in text.splitlines() if line.startswith("| ") and not line.startswith("| edit")]
+    items = [item for item in re.split(r"\n(?=- |\n)", text) if item.startswith("- ")]
+    return [*rows, *items]
+
+
+@pytest.mark.parametrize("claim", claims(), ids=lambda claim: claim[2:40])
+def test_each_claim_about_changed_code_names_its_tests(claim: str) -> None:
+    """Of docs/how-to/change-running-code.md; and the tests that it names are there."""
+    named = _TEST.findall(claim)
+    assert named
+    assert [test for test in named if not is_there(test)] == []
+
+
+def test_all_tests_that_the_page_on_changed_code_names_are_there() -> None:
+    """In its running text, too."""
+    named = _TEST.findall(CHANGING.read_text())
+    assert len(named) > 25
+    assert [test for test in named if not is_there(test)] == []

@@ -71,6 +71,21 @@ def test_the_function_as_data_has_what_the_decorator_was_given():
     assert tick.spec.retry == Retry.none()
 
 
+def test_a_version_is_part_of_what_the_function_is():
+    """It stays over `with_options`; one that cannot be stored is refused with the function's place."""
+
+    @durable("sell", version="2")
+    async def sell_2() -> None: ...
+
+    assert sell_2.version == sell_2.spec.version == sell_2.with_options(queue="mail").spec.version == "2"
+    assert "version '2'" in repr(sell_2)
+    for version in ("", "x" * 201, "a\nb", 2):
+        with pytest.raises(UsageError, match=r"@durable on .*: the version"):
+
+            @durable("sell", version=version)
+            async def refused() -> None: ...
+
+
 def test_options_for_one_start_leave_the_function_as_it_is():
     """`with_options` returns another object; what is not given stays."""
     changed = sell.with_options(id="order-7", queue="slow", priority=5, timeout="1h")

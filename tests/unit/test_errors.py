@@ -35,6 +35,7 @@ EXAMPLES: list[BaseException] = [
     errors.RetryAfter("30s", "busy", 7),
     errors.NotDurableWarning("text"),
     errors.Suspended("text"),
+    errors.ContinuedAsNew(b"7"),
 ]
 
 
@@ -74,6 +75,7 @@ def test_the_builtin_bases() -> None:
         assert issubclass(timeout, TimeoutError)
     assert issubclass(errors.ExecutionTimeout, errors.ExecutionFailed)
     assert not issubclass(errors.Suspended, Exception)
+    assert not issubclass(errors.ContinuedAsNew, Exception)
 
 
 def test_a_failure_reads_well() -> None:

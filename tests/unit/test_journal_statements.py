@@ -22,7 +22,7 @@ def test_what_a_record_may_take_the_place_of_is_said_alike(name: str) -> None:
     assert part(name, *rule) == part("record", *rule)
 
 
-@pytest.mark.parametrize("name", ["record_one", "record_and_end", "finish"])
+@pytest.mark.parametrize("name", ["record_one", "record_and_end", "finish", "begin_anew"])
 def test_the_fence_comes_first_everywhere(name: str) -> None:
     """The same row, locked the same way."""
     fence = "WITH fence AS MATERIALIZED", "FOR KEY SHARE"

@@ -41,6 +41,8 @@ ONLY_IN_A_BODY = {
     "zart.saga": zart.saga,
     "zart.data": lambda: zart.data(int),
     "zart.set_data": lambda: zart.set_data(7),
+    "zart.patched": lambda: zart.patched("fraud-check"),
+    "zart.continue_as_new": lambda: zart.continue_as_new(7),
 }
 
 

@@ -18,8 +18,6 @@ PINNED_AT = ROOT.parent / "shared" / "stubs" / "zart"
 MODULES = ("__init__", "sync", "testing")
 
 MISSING = {
-    "continue_as_new", "patched",
-    "durable(version)",
     # Steps in a transaction, at most once, with progress.
     "StepInterrupted", "connection", "last_progress", "progress", "step(at_most_once)", "step(transaction)",
     # Operating.

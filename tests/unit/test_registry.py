@@ -40,6 +40,24 @@ def test_durables_are_found_by_name_and_version():
     assert registry.steps == {}
 
 
+def test_versions_stand_side_by_side():
+    """None among them; two functions under one name and version do not."""
+
+    def version(number):
+        @durable("sell", version=number)
+        async def sell_too() -> None: ...
+
+        return sell_too
+
+    second, third = version("2"), version("3")
+    registry = Registry(sell, second)
+    registry.include(Registry(third))
+    registry.freeze()
+    assert registry.durables == {("sell", None): sell, ("sell", "2"): second, ("sell", "3"): third}
+    with pytest.raises(UsageError, match="'sell', version '2'.*another name"):
+        Registry(second, version("2"))
+
+
 def test_a_durable_brings_the_steps_of_its_module_when_it_is_frozen():
     """A step that its module names may be asked for by name."""
     registry = Registry(sell)

@@ -12,11 +12,17 @@ that entries reach it one at a time, each after it has come to rest, live and at
 The body *rests* when nothing but the engine, the network or another process can make it go on: it is found out by
 watching several turns of the loop go by without anything happening.
 
-At rest and with nothing under way the body may be *parked* (`parking.py`). Then the host decides whether to keep it in
-memory or to suspend it: the activation is closed, so that each durable call raises `Suspended`, and what the body's
+At rest and with nothing under way the body may be *parked* (`parking.py`). Then the host decides whether to hold it or
+to suspend it: the activation is closed, so that each durable call raises `Suspended`, and what the body's
 tasks wait for is settled with that. The ending is written at once; it is the last thing an activation writes, and
 nothing that the body does while it unwinds can change it. When the fence is gone, or another activation has taken over,
 the body is unwound the same way and nothing more is written.
+
+A host may also keep what it suspends: the same ending is written, and the activation stays as it is, *dormant*. The
+execution is everybody's then. If the next claim of it is the host's own, nobody has held it in between, and the
+activation goes on under that claim, with what the claim has brought. Otherwise it is forgotten, which is to be unwound
+late; so it is as soon as anything in it moves by itself. Whether a body is kept decides nothing but the price of going
+on.
 """
 
 import asyncio
@@ -28,6 +34,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextvars import Context
 from typing import Any, NamedTuple, NoReturn, Protocol, TypeVar
+from uuid import UUID
 
 import anyio
 import msgspec
@@ -37,6 +44,7 @@ from zart._engine.alarms import Alarms, Cancellable
 from zart._engine.branch import Branch
 from zart._engine.delegated import Delegated
 from zart._engine.entries import (
+    BodyRetry,
     Cancelled,
     CancelRequest,
     Change,
@@ -52,11 +60,13 @@ from zart._engine.entries import (
     Released,
     StoredEntry,
     StoredEvent,
+    next_epoch,
 )
 from zart._engine.entries import Suspended as SuspendedEnding
 from zart._engine.lineage import library_of
 from zart._engine.log import Log
 from zart._engine.parking import DurableFuture
+from zart._engine.patches import Patches
 from zart._engine.points import reach
 from zart._engine.sagas import Sagas
 from zart._engine.steps import Steps
@@ -133,6 +143,14 @@ class Host(Protocol):
         """The body is parked until `due` (None: until there is news): whether to suspend it now."""
         ...
 
+    def keeps_dormant(self, activation: "Activation", /) -> bool:
+        """Whether to keep a body that is suspended in memory; then it is the host's to wake or to forget."""
+        ...
+
+    def forgets(self, activation: "Activation", /) -> None:
+        """A dormant activation is none any more."""
+        ...
+
     def holds_back(self, activation: "Activation", /) -> bool:
         """Whether what was just committed is to be replayed instead of being delivered: a mode for tests."""
         ...
@@ -143,6 +161,10 @@ class Host(Protocol):
 
     def goes_on(self, activation: "Activation", /) -> None:
         """The body rests no more."""
+        ...
+
+    def sleeps(self, activation: "Activation", /) -> None:
+        """The suspension of a dormant activation is committed."""
         ...
 
     def ended(self, activation: "Activation", /) -> None:
@@ -164,12 +186,15 @@ class Activation:
         self.waits = Waits(self)
         self.delegated = Delegated(self)
         self.sagas = Sagas(self)
+        self.patches = Patches(self)
         self.signal = claim.signal
         self.data: bytes | None = None
         self.replaying = True
         self.closed = False
         self.lost = False
         self.resting = False
+        self.dormant: Change | None = None
+        """The suspension with which it went to sleep, while it is kept beyond that."""
         self.anyio_deadlines = False
         self.own_library = library_of(spec.fn.__code__.co_filename)
         self.tasks: dict[asyncio.Task[Any], None] = {}
@@ -240,7 +265,7 @@ class Activation:
         arrived: Sequence[StoredEntry] = (),
     ) -> None:
         """What has happened to the execution outside, while it is held."""
-        if self.closed:
+        if self.closed or self.dormant is not None:
             return
         self.signal = signal
         self.waits.offer(events)
@@ -299,22 +324,27 @@ class Activation:
             return
         self.ending = ending
         reach("ending.begin")
+        if not self.replaying or isinstance(ending, BodyRetry):
+            self.patches.save()
         if not self.replaying:
             self.waits.save()
+        change = self._change(ending, self._ended)
+        self._close()
+        self.host.end(change)
+
+    def _change(self, ending: Ending, done: Callable[[Change, Exception | None], None]) -> Change:
         claim = self.claim
-        change = Change(
+        return Change(
             task_id=claim.task_id,
             execution_id=claim.execution_id,
             run_id=claim.run_id,
             epoch=claim.epoch,
             ending=ending,
-            done=self._ended,
+            done=done,
             notes=tuple(self.notes),
             parent_task=claim.parent_task,
             orders=self._take_orders(),
         )
-        self._close()
-        self.host.end(change)
 
     def _ended(self, change: Change, error: Exception | None) -> None:
         if isinstance(error, SerializationError):
@@ -327,10 +357,65 @@ class Activation:
         reach("ending.acknowledged")
         self.host.ended(self)
 
+    # ------------------------------------------------------------ dormant
+
+    def _fall_asleep(self, ending: SuspendedEnding) -> None:
+        """Write the suspension, and stay as it is."""
+        reach("ending.begin")
+        self.patches.save()
+        self.waits.save()
+        self.alarms.silence()
+        self.dormant = self._change(ending, self._asleep)
+        self.notes.clear()
+        self.host.end(self.dormant)
+        reach("suspension.kept")
+
+    def _asleep(self, change: Change, error: Exception | None) -> None:
+        if change is not self.dormant:
+            return  # it is awake again: the claim that woke it was there before this verdict
+        if error is not None:
+            self.forget()
+            return
+        reach("ending.acknowledged")
+        self.host.sleeps(self)
+
+    def is_continued_by(self, run_id: UUID, epoch: int) -> bool:
+        """Whether a claim with this epoch comes right after this dormant activation's own."""
+        return self.dormant is not None and (run_id, epoch) == (
+            self.claim.run_id,
+            next_epoch(self.claim.epoch),
+        )
+
+    def wake(self, claim: Claim) -> None:
+        """Go on under a new claim."""
+        reach("claim.goes-on")
+        self.claim = msgspec.structs.replace(claim, payload=self.claim.payload)
+        self.dormant = None
+        self.resting = False
+        self.signal = claim.signal
+        self._first_write = claim.recoveries > 0
+        self._suspect = claim.recoveries > 1
+        self.waits.offer(claim.events)
+        self.delegated.news(claim.done, claim.arrived)
+        self.cancels.request(claim.cancel)
+        self.alarms.go_on()
+        self.stir()
+        self._end_at_last()
+
+    def forget(self) -> None:
+        """It is not wanted, or has moved while it was dormant: unwind it. All of it is recorded."""
+        if self.dormant is not None:
+            self.dormant = None
+            self.lost = True
+            reach("suspension.unwinding")
+            self._close()
+            self.host.forgets(self)
+
     # ------------------------------------------------------------ tasks
 
     def track(self, task: "asyncio.Task[Any]") -> None:
         """A task of the body: it is part of what rests, parks and ends."""
+        self.forget()
         self.tasks[task] = None
         self.sagas.started(task)
         self._activity += 1
@@ -342,6 +427,7 @@ class Activation:
             self.track(task)
 
     def _task_done(self, task: "asyncio.Task[Any]") -> None:
+        self.forget()
         self.tasks.pop(task, None)
         self.sagas.ended(task)
         self._activity += 1
@@ -351,7 +437,7 @@ class Activation:
             return
         if task is self.root:
             leftovers = [left for left in self.tasks if left not in self.sagas.undoing]
-            if leftovers:
+            if leftovers and not self.phase.begins_anew(task):
                 self.notes.append(
                     ("warning", f"{len(leftovers)} branches had not ended with the body and were cancelled")
                 )
@@ -476,10 +562,20 @@ class Activation:
         """The number of the last entry, written or on its way."""
         return self._seq
 
+    def next_seq(self) -> int:
+        """The number of the entry that is written now."""
+        self._seq += 1
+        return self._seq
+
     # ------------------------------------------------------------ writing
 
     def write(self, entry: Entry, done: Callable[[Entry, Exception | None], None] | None = None) -> None:
         """Write an entry that the body does not observe."""
+        self.patches.save()
+        self.put(entry, done)
+
+    def put(self, entry: Entry, done: Callable[[Entry, Exception | None], None] | None = None) -> None:
+        """The same, and what waits to be written with the next entry goes on waiting."""
         entry.done = done or self._written
         self._mark(entry)
         self.host.write(entry)
@@ -496,8 +592,8 @@ class Activation:
         if self.closed:
             future.cancel()
             return future
-        self._seq += 1
-        entry.seq = self._seq
+        self.patches.save()
+        entry.seq = self.next_seq()
         entry.done = self._committed
         entry.deliver = (future, deliver)
         self._inflight += 1
@@ -628,6 +724,7 @@ class Activation:
 
     def set_timer(self, branch: Branch, delay: float, timer: BodyTimer) -> None:
         """A time limit that a body has set."""
+        self.forget()
         key = branch.key("timeout", "timer")
         record = self.log.ask(key)
         wait: Wait | None = None
@@ -805,14 +902,16 @@ class Activation:
             if self.host.suspends(self, due):
                 reach("suspension.begin")
                 waiting = ", ".join(filter(None, (str(self.waits), str(self.delegated), *self.phase.pauses)))
-                self.end(
-                    SuspendedEnding(
-                        seen=self.signal,
-                        wake_at=due,
-                        wake_at_done=self.delegated.wake_at_done,
-                        waiting_for=waiting or None,
-                    )
+                ending = SuspendedEnding(
+                    seen=self.signal,
+                    wake_at=due,
+                    wake_at_done=self.delegated.wake_at_done,
+                    waiting_for=waiting or None,
                 )
+                if self.host.keeps_dormant(self):
+                    self._fall_asleep(ending)
+                    return
+                self.end(ending)
                 reach("suspension.unwinding")
                 return
         if not self.resting and not self.closed and not self._nothing_to_look_for:

@@ -47,6 +47,7 @@ class Alarms:
         self._timer: Cancellable | None = None
         self._timer_at: dt.datetime | None = None
         self._closed = False
+        self._silent = False
 
     def set(self, when: dt.datetime, callback: Callable[[], None]) -> Alarm:
         alarm = Alarm(self, when, callback)
@@ -76,15 +77,25 @@ class Alarms:
         self._arm()
 
     def close(self) -> None:
+        self.silence()
         self._closed = True
         self._heap.clear()
+
+    def silence(self) -> None:
+        """None of them calls back until `go_on`."""
+        self._silent = True
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
+    def go_on(self) -> None:
+        """What has become due meanwhile calls back soon."""
+        self._silent = False
+        self._arm()
+
     def _arm(self) -> None:
         due = self.due
-        if self._closed or due is None or (self._timer is not None and self._timer_at == due):
+        if self._closed or self._silent or due is None or (self._timer is not None and self._timer_at == due):
             return
         if self._timer is not None:
             self._timer.cancel()

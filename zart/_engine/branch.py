@@ -16,7 +16,7 @@ import uuid
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import anyio
 
@@ -119,6 +119,7 @@ class Branch:
     async def check_call(self, key: Key) -> None:
         """Refuse a durable call where none can be, and make its task a part of the body."""
         activation = self.activation
+        activation.forget()
         if activation.closed:
             await activation.refuse_call(key)
         self._adopt()
@@ -132,6 +133,7 @@ class Branch:
         self, key: Key, digest: bytes | None = None, call: StepCall | None = None
     ) -> StoredEntry | None:
         """The record of a call that goes on by itself: nobody waits for its turn here."""
+        self.activation.forget()
         if self.activation.closed:
             raise Suspended
         self._adopt()
@@ -399,6 +401,12 @@ class Branch:
             f"{self.path}\0{self._draws}".encode(), key=self.activation.claim.run_id.bytes
         )
         return drawn.digest()[:size]
+
+    def patched(self, change_id: str, /) -> bool:
+        return self.activation.patches.answer(change_id)
+
+    def continue_as_new(self, data: object, /) -> NoReturn:
+        self.activation.phase.continue_as_new(data)
 
     def suspending(self) -> bool:
         return self.activation.closed

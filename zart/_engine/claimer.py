@@ -23,13 +23,14 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
+from uuid import UUID
 
 import msgspec
 import psycopg
 from psycopg import AsyncConnection
 
 from zart._engine.entries import CancelRequest, Claim, StoredEntry, StoredEvent
-from zart._engine.histories import HISTORY_BYTES, SHORT_INPUT, Histories, Question, arrivals, by_task
+from zart._engine.histories import HISTORY_BYTES, SHORT_INPUT, Histories, Kept, Question, arrivals, by_task
 from zart._engine.points import reach
 from zart._postgres.direct import Direct, DirectLine, Row, statements
 from zart._postgres.listener import done_channel, work_channel
@@ -47,6 +48,8 @@ Connection = AsyncConnection[Any]
 Connect = Callable[[], Awaitable[Connection]]
 Watched = tuple[int, int, int, int]
 """What is held: task id, epoch, the signal seen last, and how much of what it gave away was seen to have ended."""
+Keeps = Callable[[int, UUID, int], Kept | None]
+"""What the body has seen that is kept in memory for a claim: of this task, run and epoch; None: none is."""
 
 
 class News(msgspec.Struct, frozen=True, kw_only=True):
@@ -145,12 +148,14 @@ class Claimer:
         suspect: bool,
         watching: Sequence[Watched] = (),
         hand_out: Callable[[Claim], None] | None = None,
+        keeps: Keeps | None = None,
         look: bool = True,
     ) -> Tick:
         """Takes up to `limit` executions, and tells what is new about those in `watching`.
 
-        Those that were never claimed before need nothing but what the claim itself brings: `hand_out` gets them before
-        anything else is asked, and they are not among the tick's claims then. Without `look` wake-ups and sleepers are
+        Those that were never claimed before need nothing but what the claim itself brings, and so do those whose body
+        is kept in memory, as `keeps` says: `hand_out` gets them before anything else is asked, and they are not among
+        the tick's claims then. Without `look` wake-ups and sleepers are
         left for a later tick, unless there is something to ask anyway.
 
         With `suspect`, one of them may be an execution that was taken over more than once and has recorded nothing
@@ -161,7 +166,9 @@ class Claimer:
             await self._give_back(direct, [], [])
         room = limit - len(self._histories)
         asked = time.monotonic()
-        standing, more = await self._claim(direct, room, suspect=suspect) if room > 0 else (True, False)
+        standing, more = (
+            await self._claim(direct, room, keeps, suspect=suspect) if room > 0 else (True, False)
+        )
         early = 0
         # An answer that comes late may be old: a process that was stopped meanwhile asks after its fence first.
         if hand_out is not None and standing and time.monotonic() - asked < _PROMPT:
@@ -247,7 +254,9 @@ class Claimer:
 
     # -- the claim
 
-    async def _claim(self, direct: Direct, room: int, *, suspect: bool) -> tuple[bool, bool]:
+    async def _claim(
+        self, direct: Direct, room: int, keeps: Keeps | None = None, *, suspect: bool
+    ) -> tuple[bool, bool]:
         """Whether the fence stood, and whether there may be more to claim."""
         batch = next(self._tokens) & 0x7FFF_FFFF_FFFF_FFFF
         parameters = {
@@ -269,7 +278,7 @@ class Claimer:
         for row in rows:
             if row[3] is None:
                 break
-            self._histories.add(row[3:], now)
+            self._histories.add(row[3:], now, keeps(row[3], row[5], row[7]) if keeps is not None else None)
             taken += 1
         return standing, standing and (taken >= room or candidates > taken)
 

@@ -119,11 +119,12 @@ class Claiming:
             suspect=self._holding.takes_suspect,
             watching=watched,
             hand_out=self._holding.take,
+            keeps=self._holding.keeps,
             look=begun - self._looked_at > _LOOK_AT_LEAST_EVERY,
         )
         claims = len(tick.claims) + tick.handed_out
         self._clock.set(tick.now)
-        self._take(tick)
+        self._take(tick, {task: epoch for task, epoch, _, _ in watched})
         if tick.looked:
             self._looked_at = begun
         if tick.fenced:
@@ -147,11 +148,11 @@ class Claiming:
             return 0.0
         return self._pause(tick.next_due)
 
-    def _take(self, tick: Tick) -> None:
-        # News first: they are about what was held when the tick began. One that was suspended meanwhile may be among
-        # the claims again, and that its old hold is lost must not be taken for news of the new one.
+    def _take(self, tick: Tick, epochs: dict[int, int]) -> None:
+        # They are about what was held when the tick began. One that was suspended meanwhile may have been claimed
+        # again, and that its old hold is lost must not be taken for news of the new one.
         for news in tick.news:
-            self._holding.tell(news)
+            self._holding.tell(news, epochs[news.task_id])
         for claim in tick.claims:
             self._holding.take(claim)
 

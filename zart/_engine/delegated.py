@@ -23,6 +23,7 @@ from zart._engine.entries import (
     FINAL,
     CancelRequest,
     ChildWork,
+    Claim,
     Entry,
     Key,
     Lost,
@@ -155,7 +156,6 @@ class Delegated:
 
     def __init__(self, activation: "Activation") -> None:
         self.activation = activation
-        self.claim = activation.claim
         self.done = activation.claim.done
         """How much has ended, of what was seen."""
         self._open: dict[Key, bool] = {}
@@ -179,6 +179,11 @@ class Delegated:
         keys = list(dict.fromkeys(waited)) or [key for key, detached in self._open.items() if not detached]
         shown = ", ".join(f"{key.kind} {key}" for key in keys[:3])
         return shown + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
+
+    @property
+    def claim(self) -> Claim:
+        """The one under which the activation is on."""
+        return self.activation.claim
 
     @property
     def unfinished(self) -> bool:

@@ -3,6 +3,7 @@
     returned             completed
     raised               the body again, while it has retries: the records behind the exception are tried afresh, all
                          others are kept; then `on_failure` as a second body of the run, under its own path; then failed
+    continue_as_new      ready again, as a run with a history of its own
     cancelled            cancelled, whatever the body returned or raised
     past its time limit  like a failure without retries
 
@@ -14,7 +15,7 @@ import asyncio
 import datetime as dt
 import random
 from collections.abc import Coroutine
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import msgspec
 
@@ -32,15 +33,19 @@ from zart._engine.entries import (
     Key,
     Record,
 )
+from zart._engine.entries import ContinuedAsNew as ContinuedEnding
 from zart._engine.points import reach
 from zart._engine.sagas import Undos
+from zart.context import UNCHANGED
 from zart.durations import format_duration
 from zart.errors import (
+    ContinuedAsNew,
     ExecutionCancelled,
     ExecutionTimeout,
     Failure,
     PayloadError,
     SerializationError,
+    Suspended,
     UsageError,
 )
 from zart.failures import KnownExceptions, exception_from_json, exception_to_json, failure_from_json
@@ -81,6 +86,18 @@ def _read_request(record: Record) -> CancelRequest:
             f"the recorded cancel cannot be read: {error}. Correct its row in zart_steps, then resume the execution"
         ) from error
     return CancelRequest(told.reason, told.author)
+
+
+def _continuation(error: BaseException | None) -> ContinuedAsNew | None:
+    """What a body that begins anew has left with; also out of task groups, where nothing else has gone wrong."""
+    if isinstance(error, ContinuedAsNew):
+        return error
+    if isinstance(error, BaseExceptionGroup):
+        members = [
+            _continuation(each) for each in cast("BaseExceptionGroup[BaseException]", error).exceptions
+        ]
+        return members[0] if None not in members else None
+    return None
 
 
 class Cancels:
@@ -177,7 +194,7 @@ class Phase:
         if failed is None or failed.seq is None or activation.spec.on_failure is None:
             spec = activation.spec
             return spec.fn(self._payload()) if spec.takes_payload else spec.fn()
-        activation.log.begin_after(failed.seq)
+        activation.log.begin_after(failed.seq, ON_FAILURE)
         self._failure = (failed.result or "").encode()
         self.path = ON_FAILURE
         return self._second()
@@ -209,8 +226,12 @@ class Phase:
         cancels = activation.cancels
         error = asyncio.CancelledError("the body cancelled itself") if root.cancelled() else root.exception()
         self._note_unused()
+        continued = _continuation(error)
         if cancels.requested is not None:
             activation.end(Cancelled(failure=exception_to_json(self._cancelled(cancels.requested))))
+        elif continued is not None and (self._failure is not None or not cancels.timed_out):
+            activation.notes.append(("continued", "as another run"))
+            activation.end(ContinuedEnding(payload=continued.payload))
         elif self._failure is not None:
             activation.end(self._after_second(error))
         elif cancels.timed_out:
@@ -219,6 +240,23 @@ class Phase:
             self._failed(error)
         else:
             self._returned(root.result())
+
+    def continue_as_new(self, data: object) -> NoReturn:
+        """Leave the body; when it and its branches have ended, the execution begins anew."""
+        activation = self._activation
+        claim, spec = activation.claim, activation.spec
+        what = f"the input with which execution {claim.execution_id!r} ({spec.name}) begins anew"
+        if activation.closed:
+            raise Suspended
+        if data is UNCHANGED:
+            raise ContinuedAsNew(None if claim.payload is None else claim.payload.encode())
+        if not spec.takes_payload:
+            raise UsageError(f"{what} is {type(data).__name__!r}, but the function takes none")
+        raise ContinuedAsNew(spec.payload.store(data, what)[0])
+
+    def begins_anew(self, root: "asyncio.Task[Any]") -> bool:
+        """Whether this is how the body has ended."""
+        return not root.cancelled() and _continuation(root.exception()) is not None
 
     def _returned(self, value: object) -> None:
         activation = self._activation

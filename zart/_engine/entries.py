@@ -103,6 +103,15 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     """Whom to tell of the end."""
     done: int = 0
     """How much of what this execution gave away had ended."""
+    kept: bool = False
+    """Its body is in memory here, and goes on from where it is: payload and entries were not loaded."""
+    arrived: list[StoredEntry] = []
+    """For such a body: what has ended meanwhile of what it gave away."""
+
+
+def next_epoch(epoch: int) -> int:
+    """The epoch of the claim that comes after one; the statement `claim` counts in the same way."""
+    return epoch % 2147483647 + 1
 
 
 class StepWork(msgspec.Struct, frozen=True, kw_only=True):
@@ -254,6 +263,12 @@ class Blocked(msgspec.Struct, frozen=True, kw_only=True):
     """The undo that has failed for good, to be tried afresh. Then a cancel does not end the execution either."""
 
 
+class ContinuedAsNew(msgspec.Struct, frozen=True, kw_only=True):
+    """The body wants a fresh history: the execution becomes ready as another run, given `payload`."""
+
+    payload: bytes | None
+
+
 class Released(msgspec.Struct, frozen=True, kw_only=True):
     """Given back at once for another worker to go on (shutdown)."""
 
@@ -269,7 +284,9 @@ class StepEnded(msgspec.Struct, frozen=True, kw_only=True):
     started_at: dt.datetime | None = None
 
 
-Ending = StepEnded | Completed | Failed | Cancelled | Suspended | BodyRetry | Blocked | Released
+Ending = (
+    StepEnded | Completed | Failed | Cancelled | Suspended | BodyRetry | ContinuedAsNew | Blocked | Released
+)
 
 
 class Change(msgspec.Struct, kw_only=True, eq=False):

@@ -25,6 +25,7 @@ from zart._engine.entries import (
     ChildWork,
     Claim,
     Completed,
+    ContinuedAsNew,
     Ending,
     Entry,
     Failed,
@@ -60,6 +61,14 @@ class Batch(NamedTuple):
             Batch(self.entries[:middle], self.changes[: max(0, middle - split)], self.earlier),
             Batch(self.entries[middle:], self.changes[max(0, middle - split) :], self.earlier),
         )
+
+    def begins_anew_apart(self) -> list["Batch"]:
+        """Those that begin anew have a statement of their own: in everybody's it would cost everybody."""
+        anew = [change for change in self.changes if isinstance(change.ending, ContinuedAsNew)]
+        if not anew or len(anew) == len(self):
+            return [self]
+        others = [change for change in self.changes if not isinstance(change.ending, ContinuedAsNew)]
+        return [Batch(self.entries, others, self.earlier), Batch([], anew, {})]
 
     def all_entries(self) -> Sequence[Entry]:
         """The entries, each after those that it took the place of."""
@@ -111,7 +120,7 @@ def touches_entries(ending: Ending) -> bool:
 
     A block does when the execution is being cancelled, which only the database knows.
     """
-    return isinstance(ending, (Completed, Failed, Cancelled, BodyRetry, Blocked, StepEnded))
+    return isinstance(ending, (Completed, Failed, Cancelled, BodyRetry, ContinuedAsNew, Blocked, StepEnded))
 
 
 def _fold_entries(
@@ -166,6 +175,20 @@ def only_finishes(batch: Batch) -> bool:
         for change in batch.changes
     )
 
+
+def only_begins_anew(batch: Batch) -> bool:
+    """Whether it holds executions that begin anew and nothing else."""
+    return not batch.entries and all(isinstance(change.ending, ContinuedAsNew) for change in batch.changes)
+
+
+def columns_to_begin_anew(batch: Batch) -> dict[str, Array]:
+    """The arrays of `begin_anew`."""
+    columns = task_columns(batch)
+    return {**{name: columns[name] for name in BEGINNING_ANEW}, **_note_columns(batch.changes)}
+
+
+BEGINNING_ANEW = ("task_ids", "task_executions", "task_runs", "epochs", "task_tokens", "task_results")
+"""The columns of tasks that `begin_anew` needs."""
 
 FINISHING = frozenset(
     (
@@ -361,6 +384,8 @@ def _ending_row(change: Change, *, clears: bool) -> TaskRow:
             )
         case BodyRetry():
             return row("body-retry", attempt=ending.attempt, floor=ending.floor, not_before=ending.not_before)
+        case ContinuedAsNew():
+            return row("continued", result=ending.payload)
         case Blocked():
             return row("undo-failed" if ending.failed_undo else "blocked", failure=ending.failure)
         case Released():
@@ -521,6 +546,8 @@ def size(record: Record) -> int:
             return len(ending.failure)
         case BodyRetry():
             return sum(len(attempt.failure or b"") for attempt in ending.afresh)
+        case ContinuedAsNew():
+            return len(ending.payload or b"")
         case Suspended() | Released():
             return 0
         case _:

@@ -7,13 +7,14 @@ tick, so that the others need not wait for it.
 
 What is claimed for the first time has no history, and mostly a short input, which comes with the claim: it is
 handed out without another question. Events that were offered to it before are news for it then, like any
-other.
+other. So is what this worker has kept in memory, when nothing but its time has come; when there is news, nothing
+is asked for but that.
 """
 
 import datetime as dt
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import msgspec
@@ -29,6 +30,13 @@ SHORT_INPUT = 1024
 _ROW_BYTES = 200  # what a row weighs beside its result
 
 Question = tuple[Statement, dict[str, Any]]
+
+
+class Kept(NamedTuple):
+    """What a body that is kept in memory has seen."""
+
+    signal: int
+    done: int
 
 
 class Pending(msgspec.Struct, kw_only=True, eq=False):
@@ -58,7 +66,9 @@ class Pending(msgspec.Struct, kw_only=True, eq=False):
     steps: int
     weight: int
     complete: bool
+    kept: bool
     entries: list[StoredEntry]
+    arrived: list[StoredEntry] = []
 
     def claim(self, registration: int, payload: str | None, events: list[StoredEvent]) -> Claim:
         return Claim(
@@ -86,6 +96,8 @@ class Pending(msgspec.Struct, kw_only=True, eq=False):
             priority=self.priority,
             parent_task=self.parent_task,
             done=self.done,
+            kept=self.kept,
+            arrived=self.arrived,
         )
 
 
@@ -97,6 +109,7 @@ class Histories:
         self._history_bytes = history_bytes
         self._statements = statements("claim", schema)
         self._pending: dict[int, Pending] = {}
+        self._kept: list[Pending] = []
         self._whole: list[Pending] = []
         self._scheduled: list[Pending] = []
         self._paged: Pending | None = None
@@ -104,9 +117,9 @@ class Histories:
     def __len__(self) -> int:
         return len(self._pending)
 
-    def add(self, row: TupleRow, now: dt.datetime) -> None:
-        """A row of the claim."""
-        pending = _pending(row, now)
+    def add(self, row: TupleRow, now: dt.datetime, kept: Kept | None = None) -> None:
+        """A row of the claim; `kept` is what its body has seen that is kept in memory."""
+        pending = _pending(row, now, kept)
         self._pending[pending.task_id] = pending
 
     def held(self) -> tuple[list[int], list[int]]:
@@ -119,6 +132,9 @@ class Histories:
     def questions(self) -> Iterator[Question]:
         """What to ask now, if anything; the answers go to `finish`, in this order."""
         self._choose()
+        if self._kept:
+            yield self.events([(pending.task_id, pending.execution_id) for pending in self._kept])
+            yield self.arrived([pending.task_id for pending in self._kept])
         if self._whole:
             tasks = [pending.task_id for pending in self._whole]
             runs = [pending.run_id for pending in self._whole]
@@ -141,6 +157,11 @@ class Histories:
         """The claims that are complete now. One that was lost while it was loaded is forgotten."""
         claims = self.finish_first()
         remaining = iter(answers)
+        if self._kept:
+            events, arrived = next(remaining), arrivals(next(remaining))
+            for pending in self._kept:
+                pending.done, pending.arrived = arrived.get(pending.task_id, (pending.done, []))
+            claims += self._hand_out(self._kept, None, events)
         if self._whole:
             payloads, events, steps = next(remaining), next(remaining), next(remaining)
             _add_steps(self._pending, steps)
@@ -171,6 +192,8 @@ class Histories:
         self._whole, self._scheduled, self._paged = [], [], None
         room = self._history_bytes
         incomplete = [pending for pending in self._pending.values() if not pending.complete]
+        self._kept = [pending for pending in incomplete if pending.kept]
+        incomplete = [pending for pending in incomplete if not pending.kept]
         for pending in sorted(incomplete, key=lambda pending: pending.weight):
             if pending.weight > self._history_bytes and pending.step is None:
                 self._paged = pending
@@ -223,7 +246,7 @@ class Histories:
                 yield pending.claim(self._worker, payload_of[task], events_of.get(task, []))
 
 
-def _pending(row: TupleRow, now: dt.datetime) -> Pending:
+def _pending(row: TupleRow, now: dt.datetime, kept: Kept | None) -> Pending:
     (
         task,
         execution,
@@ -240,6 +263,7 @@ def _pending(row: TupleRow, now: dt.datetime) -> Pending:
     ) = row[:12]
     cancelled, reason, author, accept_arguments, time_limit, priority, parent_task, done = row[12:20]
     path, name, occurrence, payload, steps, weight = row[20:]
+    first = epoch == 1 and steps == 0 and signal == 0 and weight <= SHORT_INPUT
     return Pending(
         task_id=task,
         execution_id=execution,
@@ -262,10 +286,11 @@ def _pending(row: TupleRow, now: dt.datetime) -> Pending:
         parent_task=parent_task,
         done=done,
         step=None if name is None else Key(path, name, occurrence, "step"),
-        steps=steps,
-        weight=int(weight) + steps * _ROW_BYTES,
+        steps=0 if kept is not None else steps,
+        weight=0 if kept is not None else int(weight) + steps * _ROW_BYTES,
         # Only a holder writes records, and with each event that is to be seen the signal moves.
-        complete=epoch == 1 and steps == 0 and signal == 0 and weight <= SHORT_INPUT,
+        complete=(signal, done) == kept if kept is not None else first,
+        kept=kept is not None,
         entries=[],
     )
 

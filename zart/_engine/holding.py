@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Mapping
 from contextvars import Context
 from typing import Any, Final
+from uuid import UUID
 
 import anyio
 import msgspec
@@ -20,8 +21,9 @@ from zart._engine.activation import Activation, Registered
 from zart._engine.alarms import Cancellable
 from zart._engine.claimer import News
 from zart._engine.clock import DatabaseClock
-from zart._engine.entries import Change, Claim, Entry, Key
+from zart._engine.entries import Change, Claim, Entry, Key, Released
 from zart._engine.entries import Suspended as SuspendedEnding
+from zart._engine.histories import Kept
 from zart._engine.lanes import lane_of, step_lane
 from zart._engine.named_children import NamedChildren
 from zart._engine.points import reach
@@ -58,6 +60,7 @@ class Shared(msgspec.Struct, kw_only=True, frozen=True):
     max_inflight_steps: int
     max_concurrent_tasks: int
     max_recoveries: int
+    max_parked_bodies: int
     always_suspend: bool = False
     """For tests: each record that is committed is replayed instead of being delivered."""
 
@@ -84,6 +87,10 @@ class Holding:
         self._loop = asyncio.get_running_loop()
         self._held: dict[int, Activation] = {}
         self._resting: set[int] = set()
+        self._dormant: dict[int, Activation] = {}
+        """What is suspended and kept in memory, by task; what was used last stands last."""
+        self._expected: set[int] = set()
+        """Those of them that are claimed, and not handed out so far."""
         self._empty = asyncio.Event()
         self._empty.set()
         self.stopping = False
@@ -111,6 +118,19 @@ class Holding:
     def take(self, claim: Claim) -> None:
         """Run an execution that was claimed."""
         reach("claim.handed-out")
+        dormant = self._dormant.pop(claim.task_id, None)
+        self._expected.discard(claim.task_id)
+        if claim.kept and dormant is not None:
+            self._clock.set(claim.now)  # what it sleeps for may be over by that
+            self._held[claim.task_id] = dormant
+            self._empty.clear()
+            self._begin(dormant, lambda: dormant.wake(claim))
+            return
+        if dormant is not None:
+            dormant.forget()
+        if claim.kept:  # it has moved meanwhile, and was unwound: the next claim loads its history
+            self._journal.end(_give_back(claim))
+            return
         exhausted = claim.recoveries > self._shared.max_recoveries
         if exhausted and claim.step is None:
             self._block(claim)
@@ -119,13 +139,16 @@ class Holding:
         self._held[claim.task_id] = activation
         self._resting.discard(claim.task_id)  # of a hold that has ended and has not heard of it yet
         self._empty.clear()
+        if exhausted:
+            activation.block(_crash_loop(f"scheduled step {claim.step} of {claim.execution_id!r}", claim))
+        else:
+            self._begin(activation, activation.start)
+
+    def _begin(self, activation: Activation, begin: Callable[[], None]) -> None:
         try:
-            if exhausted:
-                activation.block(_crash_loop(f"scheduled step {claim.step} of {claim.execution_id!r}", claim))
-            else:
-                activation.start()
+            begin()
         except Exception as error:  # noqa: BLE001 (one execution is held; the worker and all others go on)
-            _log.exception("execution %s cannot be run", claim.execution_id)
+            _log.exception("execution %s cannot be run", activation.claim.execution_id)
             activation.block(error)
 
     def _activation(self, claim: Claim) -> Activation:
@@ -134,9 +157,24 @@ class Holding:
         step = self._shared.steps[claim.lane]
         return ScheduledStep(claim, step.name, step.spec, self)
 
-    def tell(self, news: News) -> None:
+    def keeps(self, task: int, run_id: UUID, epoch: int) -> Kept | None:
+        """What the body has seen which is kept here and goes on with such a claim; None: there is none.
+
+        It is kept until that claim is handed out.
+        """
+        dormant = self._dormant.get(task)
+        if dormant is None:
+            return None
+        if not dormant.is_continued_by(run_id, epoch):
+            dormant.forget()  # somebody else has held it in between
+            return None
+        self._expected.add(task)
+        return Kept(dormant.signal, dormant.delegated.done)
+
+    def tell(self, news: News, epoch: int) -> None:
+        """News of what was held under `epoch` when they were asked for."""
         activation = self._held.get(news.task_id)
-        if activation is None:
+        if activation is None or activation.claim.epoch != epoch:
             return
         if news.lost:
             activation.lose()
@@ -158,6 +196,7 @@ class Holding:
             )
         for activation in list(self._held.values()):
             activation.lose()
+        self._forget_all()
 
     async def drain(self, limit: float) -> None:
         """Let the running steps finish for `limit` seconds, then give everything back.
@@ -165,7 +204,8 @@ class Holding:
         Bounded even when the database is away: what cannot be written then goes on elsewhere when the lease ends.
         """
         self.stopping = True
-        held = list(self._held.values())
+        held = [*self._held.values(), *self._dormant.values()]
+        self._forget_all()
         for task in list(self._resting):
             self._held[task].release()
         try:
@@ -192,6 +232,11 @@ class Holding:
         unwinding = [task for activation in held for task in activation.tasks]
         if unwinding:
             await asyncio.wait(unwinding, timeout=_UNWINDS_WITHIN)
+
+    def _forget_all(self) -> None:
+        self._expected.clear()
+        for dormant in list(self._dormant.values()):
+            dormant.forget()
 
     def _block(self, claim: Claim) -> None:
         error = _crash_loop(f"execution {claim.execution_id!r}", claim)
@@ -254,7 +299,8 @@ class Holding:
         return lane_of(spec.queue, spec.name, spec.version)
 
     def start_child(self, entry: Entry, done: Callable[[Entry, Exception | None], None], /) -> None:
-        self._named_children.start(entry, done)
+        # Not in the context of the body that starts it: its pauses are no time limits of that body.
+        self.base_context.copy().run(self._named_children.start, entry, done)
 
     def write(self, entry: Entry, /) -> None:
         self._journal.write(entry)
@@ -266,6 +312,29 @@ class Holding:
         # What is due now is never suspended, in any mode: it would be claimed again and again without a new record.
         stays_for = dt.timedelta() if self._shared.always_suspend else STAYS_FOR
         return due is None or due - self._clock.now() > stays_for
+
+    def keeps_dormant(self, activation: Activation, /) -> bool:
+        most = self._shared.max_parked_bodies
+        if self.stopping or self._shared.always_suspend or not most or activation.claim.step is not None:
+            return False
+        if len(self._dormant) >= most:
+            oldest = next((task for task in self._dormant if task not in self._expected), None)
+            if oldest is None:
+                return False
+            self._dormant[oldest].forget()
+        self._let_go(activation)
+        self._dormant[activation.claim.task_id] = activation
+        return True
+
+    def forgets(self, activation: Activation, /) -> None:
+        task = activation.claim.task_id
+        if self._dormant.get(task) is activation:
+            del self._dormant[task]
+
+    def sleeps(self, activation: Activation, /) -> None:
+        change = activation.dormant
+        if change is not None and isinstance(change.ending, SuspendedEnding):
+            self._say_what_for(change.execution_id, change.ending)
 
     def holds_back(self, activation: Activation, /) -> bool:  # noqa: ARG002
         return self.stopping or self._shared.always_suspend
@@ -282,17 +351,32 @@ class Holding:
         self._resting.discard(activation.claim.task_id)
 
     def ended(self, activation: Activation, /) -> None:
-        claim = activation.claim
         if isinstance(activation.ending, SuspendedEnding) and not activation.lost:
-            _log.info(
-                "%s waits for %s", claim.execution_id, activation.ending.waiting_for or "its next attempt"
-            )
-        if self._held.get(claim.task_id) is activation:
-            del self._held[claim.task_id]
-            self._resting.discard(claim.task_id)
+            self._say_what_for(activation.claim.execution_id, activation.ending)
+        self._let_go(activation)
+
+    def _let_go(self, activation: Activation) -> None:
+        task = activation.claim.task_id
+        if self._held.get(task) is activation:
+            del self._held[task]
+            self._resting.discard(task)
             if not self._held:
                 self._empty.set()
             self._on_free()
+
+    def _say_what_for(self, execution_id: str, ending: SuspendedEnding) -> None:
+        _log.info("%s waits for %s", execution_id, ending.waiting_for or "its next attempt")
+
+
+def _give_back(claim: Claim) -> Change:
+    return Change(
+        task_id=claim.task_id,
+        execution_id=claim.execution_id,
+        run_id=claim.run_id,
+        epoch=claim.epoch,
+        ending=Released(),
+        done=None,
+    )
 
 
 def _crash_loop(what: str, claim: Claim) -> ZartError:

@@ -25,6 +25,7 @@ from zart._engine.entries import (
     Change,
     Claim,
     Completed,
+    ContinuedAsNew,
     Entry,
     EntryState,
     Failed,
@@ -90,7 +91,7 @@ class World:
         )
 
     async def run_body(self, claim: Claim, spec: DurableSpec, host: "Memory | None" = None) -> Outcome:
-        """Run a body with its retries to its outcome."""
+        """Run a body with its retries, and all the runs that it begins anew, to its outcome."""
         host = host or Memory(self)
         while True:
             claim = msgspec.structs.replace(claim, cancel=host.cancel)
@@ -107,6 +108,20 @@ class World:
                         attempt=ending.attempt,
                         floor=ending.floor,
                         entries=list(host.journal.values()),
+                        events=[event for event in claim.events if event.id not in host.consumed],
+                    )
+                case ContinuedAsNew():
+                    host.begin_anew()
+                    claim = msgspec.structs.replace(
+                        claim,
+                        run_id=uuid.uuid5(claim.run_id, "next"),
+                        payload=None if ending.payload is None else ending.payload.decode(),
+                        attempt=1,
+                        floor=0,
+                        due_at=self.now,
+                        started_at=self.now,
+                        done=0,
+                        entries=[],
                         events=[event for event in claim.events if event.id not in host.consumed],
                     )
                 case _:
@@ -184,6 +199,12 @@ class Memory:
             await passed
         finally:
             self.world.hosts.remove(self)
+
+    def begin_anew(self) -> None:
+        """The next run has a journal of its own; what the last one has given away concerns it no more."""
+        self.journal = {}
+        self._given = {}
+        self.ended_elsewhere = 0
 
     def stuck(self) -> None:
         activation = self._activation
@@ -267,6 +288,15 @@ class Memory:
         self.world.wait(self, due)
         return False
 
+    def keeps_dormant(self, activation: Activation, /) -> bool:  # noqa: ARG002
+        return False
+
+    def forgets(self, activation: Activation, /) -> None:
+        pass
+
+    def sleeps(self, activation: Activation, /) -> None:
+        pass
+
     def holds_back(self, activation: Activation, /) -> bool:  # noqa: ARG002
         return False
 
@@ -301,12 +331,17 @@ class Memory:
         )
 
     async def _run_step(self, claim: Claim, name: str, step: StepSpec, host: "Memory") -> None:
+        journal = self.journal
         claim = msgspec.structs.replace(claim, cancel=host.cancel)
         ending = await host.run(ScheduledStep(claim, name, step, host))
-        self._arrive(ending.key, ending.state, ending.result, ending.failure, ending.attempts)
+        if journal is self.journal:
+            self._arrive(ending.key, ending.state, ending.result, ending.failure, ending.attempts)
 
     async def _run_child(self, key: Key, claim: Claim, lane: int, host: "Memory") -> None:
+        journal = self.journal
         ending = await self.world.run_body(claim, self.world.specs[lane], host)
+        if journal is not self.journal:
+            return  # the body that gave it away has begun anew
         match ending:
             case Completed():
                 self._arrive(key, "completed", ending.result, None, 1)

@@ -14,6 +14,9 @@ from collections.abc import Iterable
 
 from zart._engine.entries import FINAL, Key, StoredEntry
 
+PATCHED = "patched/"
+"""The path of the answers of `zart.patched`. They hold for the whole run, so none of them is ever handed out."""
+
 
 def _is_call(key: Key) -> bool:
     """Whether a record proves what the code asked for; a time limit that passed does not."""
@@ -29,6 +32,7 @@ class Log:
         "_last_used",
         "_position",
         "_records",
+        "_under_way",
         "_unused",
         "by_key",
         "damaged",
@@ -49,21 +53,26 @@ class Log:
 
         What somebody else does has ended before it gets one.
         """
+        numbered = [entry for entry in self.by_key.values() if entry.seq is not None and entry.state in FINAL]
         self._records = sorted(
-            (entry for entry in self.by_key.values() if entry.seq is not None and entry.state in FINAL),
+            (entry for entry in numbered if entry.key.path != PATCHED),
             key=lambda entry: entry.seq or 0,
         )
+        self._under_way = [key for key, entry in self.by_key.items() if entry.seq is None]
         self._floor = floor
         self._position = 0
         self._asked: set[Key] = set()
         self._last_used: dict[str, int] = {}
         self._unused: dict[Key, StoredEntry] | None = None
-        self.last_seq = max(floor, self._records[-1].seq or 0) if self._records else floor
+        self.last_seq = max([floor, *(entry.seq or 0 for entry in numbered)])
 
-    def begin_after(self, seq: int) -> None:
-        """Entries up to number `seq` belong to a body that has ended: they are not handed out."""
+    def begin_after(self, seq: int, path: str) -> None:
+        """Entries up to number `seq` belong to a body that has ended: they are not handed out. This one's are below
+        `path`.
+        """
         self._floor = max(self._floor, seq)
         self._records = [record for record in self._records if (record.seq or 0) > seq]
+        self._under_way = [key for key in self._under_way if key.path.startswith(path)]
 
     def ask(self, key: Key) -> StoredEntry | None:
         """What is recorded of a call that the body makes now; it counts as asked for from here on."""
@@ -79,6 +88,15 @@ class Log:
     def next(self) -> StoredEntry | None:
         """The entry whose turn it is; None at the end of the log."""
         return self._records[self._position] if self._position < len(self._records) else None
+
+    @property
+    def holds_more(self) -> bool:
+        """Whether a call is recorded that this replay has not come to: then the run has been further than here.
+
+        A result that waits for its turn proves nothing if its call was made before this place.
+        """
+        to_come = (record.key for record in self._records[self._position :] if record.key.kind != "cancel")
+        return any(key not in self._asked for key in (*to_come, *self._under_way))
 
     def pass_on(self) -> None:
         """The next entry has had its turn, whether it was used or not."""

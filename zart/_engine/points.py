@@ -34,6 +34,7 @@ POINTS: Final[Mapping[str, str]] = {
     "claim.committed": "rows may be owned by this worker; nobody has looked at them",
     "claim.read": "the histories of what was claimed are here; nothing runs",
     "claim.handed-out": "an execution is about to be replayed",
+    "claim.goes-on": "a body that was kept in memory is about to go on from where it is",
     "return.begin": "what was claimed and nobody runs is about to be given back",
     "return.committed": "it is given back",
     # News
@@ -47,6 +48,7 @@ POINTS: Final[Mapping[str, str]] = {
     "replay.delivering": "it is the turn of a recorded entry; the body has not got it",
     "replay.delivered": "the body has got it, and has not gone on",
     "replay.over": "the body rests at the end of the log; nothing runs live so far",
+    "patch.answered": "the body has heard whether the run takes a change of the code; nothing of that is recorded",
     # Running a step
     "step.begin": "an attempt is about to run",
     "step.returned": "the attempt has had its effect; nothing of that is recorded",
@@ -67,6 +69,9 @@ POINTS: Final[Mapping[str, str]] = {
     "journal.finish.begin": "final endings are about to be written",
     "journal.finish.sent": "the statement is sent; whether it is committed nobody knows",
     "journal.finish.answered": "the executions have ended; nobody was told",
+    "journal.begin-anew.begin": "executions are about to begin anew",
+    "journal.begin-anew.sent": "the statement is sent; whether it is committed nobody knows",
+    "journal.begin-anew.answered": "they have begun anew, and are ready; nobody was told",
     "journal.acknowledged": "everybody whose record was in the batch was told",
     "journal.read-back.begin": "some records were not returned: they are about to be looked for",
     "journal.read-back.sent": "the question is sent",
@@ -96,6 +101,7 @@ POINTS: Final[Mapping[str, str]] = {
     "body.outlived": "the body has ended before what it has given away; nothing of that is recorded",
     # Endings
     "suspension.begin": "the body is parked for certain; nothing of that is recorded",
+    "suspension.kept": "the suspension is with the journal, and the body stays in memory",
     "suspension.unwinding": "the suspension is with the journal, and the body is about to unwind",
     "body.over": "the body and its branches have ended; nothing of that is recorded",
     "body.retrying": "the body is to run again; nothing of that is recorded",

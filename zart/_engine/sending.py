@@ -28,10 +28,12 @@ from zart._engine.folding import (
     Batch,
     Record,
     all_columns,
+    columns_to_begin_anew,
     entry_columns,
     entry_values,
     is_plain,
     key_columns,
+    only_begins_anew,
     only_finishes,
     task_columns,
     touches_entries,
@@ -119,6 +121,7 @@ class Sender:
         self._record_one = _Send(journal["record_one"], "journal.record")
         self._record_and_end = _Send(journal["record_and_end"], "journal.record-and-end")
         self._finish = _Send(journal["finish"], "journal.finish")
+        self._begin_anew = _Send(journal["begin_anew"], "journal.begin-anew")
         self._read_back_statement = _Send(journal["read_back"], "journal.read-back")
         self._now = _Send(journal["now"], "journal.now")
         self._announcement = _Send(journal["announce"], "journal.announce")
@@ -133,7 +136,7 @@ class Sender:
 
     async def commit(self, batch: Batch) -> None:
         """Returns when every record of the batch is settled. Raises FenceGone or Unwritable."""
-        todo = [batch]
+        todo = batch.begins_anew_apart()[::-1]
         while todo:
             part = todo.pop()
             try:
@@ -213,6 +216,8 @@ class Sender:
                 "announce": len(part.changes) == 1,
                 "done_channel": self._channels["done_channel"],
             }
+        elif only_begins_anew(part):
+            statement, parameters = self._begin_anew, columns_to_begin_anew(part)
         else:
             statement, parameters = self._record_and_end, all_columns(part)
         rows = await statement(direct, {**parameters, **self._fence}, plan=self._plans)

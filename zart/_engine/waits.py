@@ -32,6 +32,7 @@ class Wait(msgspec.Struct, eq=False):
 
     key: Key
     until: dt.datetime | None
+    started_at: dt.datetime | None = None
     future: "DurableFuture | None" = None
     alarm: Alarm | None = None
     too_late: Callable[[], bytes] | None = None
@@ -115,13 +116,14 @@ class Waits:
         activation = self._activation
         self._open[wait.key] = wait
         stored = activation.log.by_key.get(wait.key)
+        wait.started_at = stored.started_at if stored is not None else activation.host.now()
         if stored is None:
             self._unsaved[wait.key] = Entry(
                 run_id=activation.claim.run_id,
                 key=wait.key,
                 state="waiting",
                 done=None,
-                started_at=activation.host.now(),
+                started_at=wait.started_at,
                 until=wait.until,
             )
         if wait.until is not None:
@@ -157,11 +159,7 @@ class Waits:
         activation = self._activation
         if wait.future is None:
             self._open.pop(wait.key, None)
-        unsaved = self._unsaved.pop(wait.key, None)
-        stored = activation.log.by_key.get(wait.key)
-        started = (
-            unsaved.started_at if unsaved is not None else (stored.started_at if stored is not None else None)
-        )
+        self._unsaved.pop(wait.key, None)
         payload = event.payload.encode() if event is not None and event.payload is not None else None
         if wait.alarm is not None:
             wait.alarm.cancel()
@@ -174,7 +172,7 @@ class Waits:
             done=None,
             result=payload if event is None else (payload or b"null"),
             failure=wait.too_late() if state == "failed" and wait.too_late is not None else None,
-            started_at=started or activation.host.now(),
+            started_at=wait.started_at or activation.host.now(),
             finished_at=activation.host.now(),
             until=wait.until,
             event_id=event.id if event is not None and not second_hand else None,

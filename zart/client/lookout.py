@@ -71,16 +71,21 @@ class Lookout:
     async def history(self, id: str, run_id: str | None) -> History:
         """What an execution did. Raises ExecutionNotFound for an unknown id or run."""
         execution = await self.status(id)
-        if run_id is not None and run_id != execution.run_id:
-            raise ExecutionNotFound(f"execution {id!r} has no run {run_id!r}", execution_id=id)
-        run = {"run_id": execution.run_id}
+        kept = [run for (run,) in await self._database.query("runs", {"id": id})]
+        runs = [*(run for run in kept if run != execution.run_id), execution.run_id]
+        if run_id is not None and run_id not in runs:
+            raise ExecutionNotFound(
+                f"execution {id!r} has no run {run_id!r}, or it was forgotten; there is {', '.join(runs)}",
+                execution_id=id,
+            )
+        run = {"run_id": run_id or execution.run_id}
         records = await self._database.query("records", {**run, "id": id})
         attempts = await self._database.query("attempts", run)
         notes = await self._database.query("notes", {"id": id})
         return History(
             execution=execution,
-            run_id=execution.run_id,
-            runs=[execution.run_id],
+            run_id=run["run_id"],
+            runs=runs,
             records=[read_record(row) for row in records],
             notes=read_notes(notes, attempts),
         )

@@ -88,11 +88,13 @@ ORDER BY c.priority, c.id;
 
 -- The input of executions that this worker holds; one that it has lost in the meantime is missing. Here and below,
 -- LATERAL with OFFSET 0 has each row looked up by its key, whatever the planner thinks of the length of an array or of the number of owners.
+-- A run that has begun anew has an input of its own.
 -- name: load_payloads
-SELECT held.task, e.payload::text
+SELECT held.task, CASE WHEN r.run_id IS NULL THEN e.payload ELSE r.payload END::text
 FROM unnest(%(tasks)s::bigint[], %(epochs)s::int[]) AS held (task, epoch)
     CROSS JOIN LATERAL (SELECT * FROM {schema}.zart_tasks t WHERE t.id = held.task OFFSET 0) t
     CROSS JOIN LATERAL (SELECT * FROM {schema}.zart_executions e WHERE e.id = t.execution_id OFFSET 0) e
+    LEFT JOIN LATERAL (SELECT * FROM {schema}.zart_execution_runs r WHERE r.run_id = t.run_id OFFSET 0) r ON true
 WHERE t.epoch = held.epoch AND t.owner = %(worker)s;
 
 -- Their histories: in log order, what is under way last.

@@ -266,6 +266,11 @@ FROM {schema}.zart_step_attempts a WHERE a.run_id = %(run_id)s ORDER BY a.id;
 -- name: notes
 SELECT {time:h.at}, h.what, h.author, h.note FROM {schema}.zart_history h WHERE h.execution_id = %(id)s ORDER BY h.id;
 
+-- The runs of an execution that are kept, in their order.
+-- name: runs
+SELECT r.run_id::text FROM {schema}.zart_execution_runs r WHERE r.execution_id = %(id)s
+ORDER BY r.ended_at NULLS LAST;
+
 -- name: count_by_status
 SELECT v.status, count(*) FROM {schema}.zart_v_executions v GROUP BY v.status;
 
@@ -278,9 +283,9 @@ WITH waiting AS (
             AND w.expires_at > clock_timestamp())
     GROUP BY t.lane
 )
-SELECT coalesce(t.step_function, e.name), sum(w.tasks)::bigint
+SELECT coalesce(t.step_function, e.name || coalesce(' version ' || e.version, '')), sum(w.tasks)::bigint
 FROM waiting w JOIN {schema}.zart_tasks t ON t.id = w.example JOIN {schema}.zart_executions e ON e.id = t.execution_id
-GROUP BY coalesce(t.step_function, e.name);
+GROUP BY 1;
 
 -- name: count_workers
 SELECT count(DISTINCT w.worker_id) FROM {schema}.zart_workers w WHERE w.expires_at > clock_timestamp();

@@ -404,6 +404,87 @@ SELECT e.parent_run = %(run_id)s::uuid AND e.parent_path = %(path)s::text AND e.
     AND e.parent_occurrence = %(occurrence)s::int
 FROM {schema}.zart_executions e WHERE e.id = %(id)s::text;
 
+-- Executions that begin anew, and nothing else. The row in zart_tasks stays what it is, the execution's mutex, so what
+-- is offered or asked for meanwhile is for the next run. The run that ends is kept, the one before it is forgotten: its
+-- records, its attempts, what was noted of it, and the events that were consumed until its end. Beside the holder only
+-- those touch rows of these runs who do what they have given away: such a run stays until all of that has ended.
+-- name: begin_anew
+WITH fence AS MATERIALIZED (
+    SELECT 1 AS stands FROM {schema}.zart_workers w
+    WHERE w.worker_id = %(worker)s::bigint AND w.writer = %(writer)s::smallint
+    FOR KEY SHARE
+), held AS MATERIALIZED (
+    SELECT t.id, t.owner, t.epoch, t.run_id, t.started_at
+    FROM fence, {schema}.zart_tasks t
+    WHERE t.id = ANY (%(task_ids)s::bigint[])
+    ORDER BY t.id
+    FOR NO KEY UPDATE OF t
+), mine AS MATERIALIZED (
+    SELECT c.*, h.started_at AS claimed_at, {schema}.zart_uuid7() AS next_run
+    FROM held h JOIN unnest(%(task_ids)s::bigint[], %(task_executions)s::text[], %(task_runs)s::uuid[],
+        %(epochs)s::int[], %(task_tokens)s::bigint[], %(task_results)s::json[])
+        AS c(task_id, execution_id, run_id, epoch, token, payload)
+        ON c.task_id = h.id
+    WHERE h.owner = %(worker)s::bigint AND h.run_id = c.run_id AND h.epoch = c.epoch
+), kept AS (
+    UPDATE {schema}.zart_tasks t SET
+        run_id = m.next_run, state = 'ready', owner = NULL, batch = NULL, wake_at = NULL, wake_at_done = NULL,
+        not_before = NULL, waiting_for = NULL, attempt = 1, floor = 0, recoveries = 0, accept_arguments = false,
+        due_at = {schema}.zart_now(), started_at = {schema}.zart_now(), token = m.token
+    FROM mine m
+    WHERE t.id = m.task_id
+    RETURNING m.token
+), begun AS (
+    UPDATE {schema}.zart_executions e SET run_id = m.next_run, failure = NULL
+    FROM mine m
+    WHERE e.id = m.execution_id AND (SELECT count(*) FROM kept) > 0
+    RETURNING e.id
+), outdated AS MATERIALIZED (
+    SELECT r.run_id, r.execution_id, r.ended_at
+    FROM mine m JOIN {schema}.zart_execution_runs r ON r.execution_id = m.execution_id
+    WHERE r.ended_at IS NOT NULL AND (SELECT count(*) FROM begun) > 0
+        AND NOT EXISTS (
+            SELECT FROM {schema}.zart_steps s
+            WHERE s.run_id = r.run_id AND s.task_id IS NOT NULL AND s.state IN ('running', 'waiting'))
+), forgotten AS (
+    DELETE FROM {schema}.zart_execution_runs r USING outdated o WHERE r.run_id = o.run_id RETURNING 1
+), archived AS (
+    INSERT INTO {schema}.zart_execution_runs AS r (run_id, execution_id, payload, started_at, ended_at)
+    SELECT m.run_id, m.execution_id, NULL::json, coalesce(m.claimed_at, {schema}.zart_now()), {schema}.zart_now()
+    FROM mine m WHERE (SELECT count(*) FROM forgotten) >= 0
+    UNION ALL
+    SELECT m.next_run, m.execution_id, m.payload, {schema}.zart_now(), NULL
+    FROM mine m
+    ON CONFLICT (run_id) DO UPDATE SET ended_at = excluded.ended_at
+    RETURNING 1
+), swept AS (
+    UPDATE {schema}.zart_steps s SET state = 'cancelled', finished_at = {schema}.zart_now()
+    FROM mine m
+    WHERE s.run_id = m.run_id AND s.state IN ('running', 'waiting') AND s.task_id IS NULL
+        AND (SELECT count(*) FROM archived) >= 0
+    RETURNING 1
+), without_records AS (
+    DELETE FROM {schema}.zart_steps s USING outdated o
+    WHERE s.run_id = o.run_id AND (SELECT count(*) FROM archived) >= 0
+    RETURNING 1
+), without_attempts AS (
+    DELETE FROM {schema}.zart_step_attempts a USING outdated o WHERE a.run_id = o.run_id
+), without_events AS (
+    DELETE FROM {schema}.zart_events v USING outdated o
+    WHERE v.execution_id = o.execution_id AND v.consumed_at <= o.ended_at
+        AND (SELECT count(*) FROM without_records) >= 0
+), without_notes AS (
+    DELETE FROM {schema}.zart_history h USING outdated o WHERE h.execution_id = o.execution_id AND h.run_id = o.run_id
+), noted AS (
+    INSERT INTO {schema}.zart_history (execution_id, run_id, what, note)
+    SELECT m.execution_id, m.run_id, n.what, n.note
+    FROM unnest(%(note_tokens)s::bigint[], %(note_whats)s::text[], %(note_texts)s::text[]) WITH ORDINALITY
+        AS n(token, what, note, place) JOIN mine m ON m.token = n.token
+    ORDER BY n.place
+)
+SELECT EXISTS (SELECT FROM fence), {schema}.zart_now(), NULL::bigint[], (SELECT array_agg(token) FROM kept),
+    NULL::text[], (SELECT count(*) FROM kept);
+
 -- name: read_back
 -- The tokens among these writes that stand in the database, for those that the statement before did not return.
 SELECT s.token
