@@ -577,6 +577,25 @@ async def test_a_writer_makes_hardly_any_multixacts(dsn):
         assert await next_multixact(bench) - before < batches / 10
 
 
+async def test_batches_beside_a_big_record_make_no_multixacts(dsn):
+    """A big record is under way, with its fence row locked: what the other connection commits locks another one."""
+    async with Bench(dsn) as bench, await psycopg.AsyncConnection.connect(dsn) as stranger:
+        big, small = await bench.hold([1, 2])
+        await stranger.execute(
+            "INSERT INTO zart_steps (run_id, path, name, occurrence, kind, state)"
+            " VALUES (%s, '', 'big', 1, 'step', 'running')",
+            (big.run_id,),
+        )
+        under_way = bench.write(big, "big", result=b'"%s"' % (b"x" * 70_000))
+        await bench.blocked(1)
+        before = await next_multixact(bench)
+        for n in range(100):
+            assert await bench.write(small, f"step-{n}") is None
+        assert await next_multixact(bench) - before < 10
+        await stranger.rollback()
+        assert await under_way is None
+
+
 async def next_multixact(bench: Bench) -> int:
     await bench.database.execute("CHECKPOINT")
     return int(await bench.value("SELECT next_multixact_id FROM pg_control_checkpoint()"))

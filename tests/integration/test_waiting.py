@@ -528,7 +528,8 @@ async def except_exception() -> Any:
     try:
         return await waited("a")
     except Exception as error:
-        return f"swallowed {error!r}"
+        log.append(f"swallowed {error!r}")
+        return "swallowed"
 
 
 class Resource:
@@ -553,6 +554,7 @@ async def async_with() -> Any:
 async def suppressed() -> Any:
     with contextlib.suppress(Exception):
         return await waited("a")
+    log.append("suppressed")
     return "suppressed"
 
 

@@ -237,7 +237,7 @@ JOURNAL_MUTATIONS = (
         name="one-fence-row-for-all",
         breaks="Each writing connection has a fence row of its own: to share one would cost a multixact a batch.",
         edits=(Edit(file=SENDING, old='"writer": writer}', new='"writer": 1}'),),
-        tests=(f"{_WRITES}test_a_writer_makes_hardly_any_multixacts",),
+        tests=(f"{_WRITES}test_batches_beside_a_big_record_make_no_multixacts",),
     ),
     Mutation(
         name="locked-in-any-order",

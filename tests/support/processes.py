@@ -29,6 +29,8 @@ QUICK = {
     "shutdown_timeout": "2s",
     "poll_interval": "100ms",
 }
+_STARTS_WITHIN = 60.0
+"""Seconds: a machine that does much else takes its time to import everything."""
 
 
 def _is_inherited(variable: str) -> bool:
@@ -85,6 +87,10 @@ class WorkerProcess:
             await until(said, f"{text!r} in the log of worker process {self.pid}", within=within)
         except AssertionError as error:
             raise AssertionError(f"{error}; it holds\n{self.log}") from None
+
+    async def until_running(self) -> None:
+        """Until it has registered and looks for work."""
+        await self.until_logged(r"worker \d+ runs", within=_STARTS_WITHIN)
 
     async def until_ended(self, *, within: float = 15) -> int:
         """Until it has ended; its exit code."""
@@ -149,13 +155,13 @@ class Crew:
     ) -> WorkerProcess:
         """A worker that has registered and looks for work; see `begin`."""
         worker = self.begin(app, environment=environment, **options)
-        await worker.until_logged(r"worker \d+ runs")
+        await worker.until_running()
         return worker
 
     async def pair(self, app: str, **options: str) -> tuple[WorkerProcess, WorkerProcess]:
         """Two of them, started side by side."""
         first, second = self.begin(app, **options), self.begin(app, **options)
-        await asyncio.gather(*(worker.until_logged(r"worker \d+ runs") for worker in (first, second)))
+        await asyncio.gather(*(worker.until_running() for worker in (first, second)))
         return first, second
 
     # ------------------------------------------------------------ what steps do
