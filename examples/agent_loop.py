@@ -2,6 +2,7 @@
 
 Run it with `make example-agent_loop`. The model and the tools are stubs. Each call of one is a step: a crash repeats
 neither a call that is paid for nor a tool that had its effect, and tools that are asked for together run together.
+After every second turn it begins anew with what was said so far: an agent that talks for weeks has a short history.
 """
 
 import asyncio
@@ -15,11 +16,18 @@ from examples.stage import stage
 from zart import durable, step
 
 MOST_TURNS = 10
+TURNS_IN_A_RUN = 2
 
 
 class Message(msgspec.Struct):
     role: Literal["user", "model", "tool"]
     text: str
+
+
+class Conversation(msgspec.Struct):
+    messages: list[Message]
+    turns: int = 0
+    """So many there were in earlier runs."""
 
 
 class ToolCall(msgspec.Struct):
@@ -47,16 +55,19 @@ async def use(call: ToolCall) -> str:
 
 
 @durable("agent")
-async def agent(question: str) -> str:
-    messages = [Message("user", question)]
-    for _ in range(MOST_TURNS):
+async def agent(talk: Conversation) -> str:
+    messages = talk.messages
+    for _ in range(TURNS_IN_A_RUN):
         reply = await think(messages)
         if reply.answer is not None:
             return reply.answer
         said = await asyncio.gather(*(use(call) for call in reply.calls))
         messages += [Message("model", f"{call.tool}: {call.about}") for call in reply.calls]
         messages += [Message("tool", text) for text in said]
-    raise zart.NonRetryable(f"no answer after {MOST_TURNS} turns")
+    turns = talk.turns + TURNS_IN_A_RUN
+    if turns >= MOST_TURNS:
+        raise zart.NonRetryable(f"no answer after {turns} turns")
+    zart.continue_as_new(Conversation(messages, turns))  # noqa: RET503 (it does not return)
 
 
 registry = zart.Registry(agent)
@@ -85,7 +96,9 @@ async def main() -> None:
         question = "How many people live in Bamberg and Erlangen together?"
         print(question)
         world.break_once("adder")
-        print(await client.start_and_wait(agent, question, id="question-1", timeout="30s"))
+        asked = Conversation([Message("user", question)])
+        print(await client.start_and_wait(agent, asked, id="question-1", timeout="30s"))
+        print(f"{len((await client.history('question-1')).runs)} runs")
 
 
 if __name__ == "__main__":

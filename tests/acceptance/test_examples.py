@@ -132,6 +132,7 @@ How many people live in Bamberg and Erlangen together?
   adder     80000 + 120000
   model     reads 7 messages
 200000 people
+2 runs
 """,
 }
 

@@ -1026,3 +1026,20 @@ async def test_what_was_given_away_has_ended_before_it_is_undone(
     assert effects.count("short") == effects.count("long") == 2
     assert effects.count("-long") == effects.count("-short") == 1
     assert len(set(keys)) == 4
+
+
+@durable("goes-on-anew")
+async def goes_on_anew(rounds: int) -> str:
+    async with zart.saga() as saga:
+        saga.add(undo, f"round-{rounds}")
+        await do(f"round-{rounds}")
+        if rounds > 1:
+            zart.continue_as_new(rounds - 1)
+    return "over"
+
+
+async def test_a_body_that_begins_anew_in_a_saga_has_not_failed(dsn: str) -> None:
+    """`continue_as_new` leaves the block like a return: nothing is undone, in this run and in the next ones."""
+    async with working(dsn, goes_on_anew) as client:
+        assert await client.start_and_wait(goes_on_anew, 3, id="x") == "over"
+    assert effects == ["round-3", "round-2", "round-1"]
