@@ -65,9 +65,9 @@ async def agent(talk: Conversation) -> str:
         messages += [Message("model", f"{call.tool}: {call.about}") for call in reply.calls]
         messages += [Message("tool", text) for text in said]
     turns = talk.turns + TURNS_IN_A_RUN
-    if turns >= MOST_TURNS:
-        raise zart.NonRetryable(f"no answer after {turns} turns")
-    zart.continue_as_new(Conversation(messages, turns))  # noqa: RET503 (it does not return)
+    if turns < MOST_TURNS:
+        zart.continue_as_new(Conversation(messages, turns))
+    raise zart.NonRetryable(f"no answer after {turns} turns")
 
 
 registry = zart.Registry(agent)
