@@ -463,7 +463,7 @@ async def hands_on(number: int) -> int:
 @durable("grandchild")
 async def grandchild(number: int) -> int:
     await zart.wait_for_event("go")
-    effects.append(f"child {number}")
+    await note(f"child {number}")
     return number
 
 
