@@ -114,6 +114,8 @@ class Steps:
                 record: Record = await branch.parked(activation.submit(failed))
                 branch.heard(record)
                 return branch.value_of(record, spec)
+            if activation.closed:  # the ending is the last thing that it has written
+                raise Suspended
             failed_attempt = FailedAttempt(
                 key, attempt, activation.claim.attempt, failure, step.started_at, finished, until
             )
