@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import time
 from collections import Counter
 from pathlib import Path
 
@@ -18,15 +17,14 @@ DEAD, ALIVE = 100, 200
 
 @pytest.mark.slow
 def test_the_demo_proves_it() -> None:
-    """`make demo` ends with 0 within half a minute, and shows the kill, the timeline and the proof."""
-    began = time.monotonic()
+    """`make demo` ends with 0 within a minute, and shows the kill, the timeline and the proof."""
     ran = subprocess.run(
         [sys.executable, "-m", "examples.demo"],
         cwd=ROOT,
         env=os.environ | {"NO_COLOR": "1", "COLUMNS": "110"},
         capture_output=True,
         text=True,
-        timeout=55,
+        timeout=60,
         check=False,
     )
     assert ran.returncode == 0, ran.stdout + ran.stderr
@@ -34,7 +32,6 @@ def test_the_demo_proves_it() -> None:
     assert "each called exactly once in all" in ran.stdout
     for step in SERVICE_OF_STEP:
         assert step in ran.stdout
-    assert time.monotonic() - began < 30
 
 
 DIED = Call(pid=DEAD, user="ann", step="provision")

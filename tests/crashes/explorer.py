@@ -22,7 +22,7 @@ import signal
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ import psycopg
 
 import zart
 from tests.crashes.effects import Effect, effects
-from tests.crashes.faults import Fault, Faults, parse
+from tests.crashes.faults import STANDING, Fault, Faults, parse
 from tests.crashes.nursery import Life, Nursery
 from tests.crashes.workflow import Workflow
 from zart._engine.reaper import reap
@@ -212,8 +212,7 @@ class _Course:
                 if life.exit_code is not None:
                     self._check_exit(life, faults)
                     return
-                kind = [kinds[line] for line in _lines(self.trace_files[-1]) if line in kinds][-1]
-                if kind == "freeze":
+                if why_it_stands(kinds, _lines(self.trace_files[-1])) == "freeze":
                     self._frozen.append(life)
                     self._frozen_at[life.pid] = len(self._effects())
                     return
@@ -492,6 +491,14 @@ class _Course:
     async def _query(self, statement: str, *parameters: Any) -> list[tuple[Any, ...]]:
         cursor = await self._database.execute(statement.encode(), parameters or None)
         return await cursor.fetchall() if cursor.description else []
+
+
+def why_it_stands(kinds: Mapping[str, str], trace: Sequence[str]) -> str:
+    """The kind of the fault that has stopped a process, by the kinds of its plan and the points that it reached.
+
+    Another thread may have reached the point of a cut just after it.
+    """
+    return [kinds[line] for line in trace if kinds.get(line) in STANDING][-1]
 
 
 def _lines(path: Path) -> list[str]:

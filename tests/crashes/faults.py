@@ -25,6 +25,8 @@ KINDS = {
     "cut": "all of its database connections break; a statement that was sent may be committed",
     "news": "what comes from outside comes exactly now, while the process stands still",
 }
+STANDING = ("freeze", "news")
+"""Those for which the process stands still."""
 
 
 class Fault(NamedTuple):

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.crashes.corpus import WORKFLOWS
-from tests.crashes.explorer import Run, plan
+from tests.crashes.explorer import Run, plan, why_it_stands
 from tests.crashes.exploring import Exploration, command, exploration
 from tests.crashes.faults import parse, told
 from tests.crashes.workflow import Ended
@@ -89,6 +89,13 @@ def test_a_fault_is_written_as_it_is_read() -> None:
     for wrong in ("kill", "kill@nowhere#1", "burn@claim.read#1", "kill@claim.read#x"):
         with pytest.raises(ValueError, match="KIND@POINT#NUMBER"):
             parse(wrong)
+
+
+def test_a_cut_in_another_thread_is_not_why_a_worker_stands() -> None:
+    """The heartbeat may reach its point when the process is being frozen: nobody has to wait for news then."""
+    kinds = {"lease.begin#2": "cut", "journal.finish.sent#1": "freeze"}
+    trace = ["claim.begin#1", "journal.finish.sent#1", "lease.begin#2"]
+    assert why_it_stands(kinds, trace) == "freeze"
 
 
 def test_a_worker_that_reached_nothing_is_no_place_for_a_fault() -> None:

@@ -9,7 +9,7 @@ import pytest
 import zart
 from tests.support.replaying import CuttingHost, Replayed, replayed
 from zart import durable, step
-from zart._engine.entries import Blocked, Cancelled, Completed, Failed
+from zart._engine.entries import Blocked, Cancelled, Completed, Failed, Released
 
 effects: list[str] = []
 
@@ -517,6 +517,41 @@ async def test_a_body_that_waits_for_its_lease_is_unwound_at_any_moment(asked: i
         result = await replayed(body, host=GivenBack(cut=lambda _commit: False, suspend=True))
     assert (result.result, result.activations) == ("A", 2)
     assert effects == ["a"]
+
+
+@pytest.mark.parametrize("activation", [1, 2], ids=["first", "second"])
+@pytest.mark.parametrize("body", CORPUS, ids=lambda body: body.name)
+async def test_a_body_is_unwound_at_any_turn_of_the_loop(body: Any, activation: int) -> None:
+    """Its execution is given back at one turn of the loop after the other: none of its tasks is left hanging, to be
+    finalised who knows when, with calls in its `finally` that belong to no execution then."""
+
+    class GivenBack(CuttingHost):
+        activations = 0
+
+        async def run(self, held: Any) -> Any:
+            self.activations += 1
+            if self.activations != activation:
+                return await super().run(held)
+
+            async def give_back() -> None:
+                for _ in range(turn):
+                    await asyncio.sleep(0)
+                held.release()
+
+            giving_back = asyncio.create_task(give_back())
+            ending = await super().run(held)
+            self.was_given_back = isinstance(ending, Released)
+            await giving_back
+            return ending
+
+    for turn in range(1000):  # noqa: B007 (it is looked at above)
+        host = GivenBack(cut=lambda commit: commit < activation, suspend=False)
+        host.was_given_back = False
+        async with asyncio.timeout(5):
+            await replayed(body, events=EVENTS, host=host)
+        if not host.was_given_back:
+            break
+    assert turn > 1
 
 
 async def test_a_record_that_is_committed_when_its_call_is_cancelled() -> None:

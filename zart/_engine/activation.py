@@ -228,6 +228,8 @@ class Activation:
         self._first_write = claim.recoveries > 0
         self._suspect = claim.recoveries > 1
         self._refusals = 0
+        self._unwinding: set[asyncio.Task[Any]] = set()
+        """Tasks that have heard of the end, or will by themselves."""
 
     # ------------------------------------------------------------ life
 
@@ -928,17 +930,16 @@ class Activation:
         self.alarms.close()
         if self._patience is not None:
             self._patience.cancel()
-        held_up = [
-            (task, parking.waits_for(task))
-            for task in self.tasks
-            if parking.is_blocked(task) and not parking.is_parked(task, self.tasks)
-        ]
+        current = asyncio.current_task(self.loop)
+        # The one whose call has closed this gets an exception of that call.
+        unwinding = {task for task in self.tasks if task is current or parking.is_parked(task, self.tasks)}
         for future in [parking.recognised(task, self.tasks) for task in self.tasks]:
             if future is not None and not future.done():
                 future.set_exception(Suspended())
                 future.exception()  # a gather's children may never ask for it
-        if held_up or self.steps.tasks:
-            self.loop.call_soon(self._unwind, held_up, RESTING_TURNS, context=self.host.base_context)
+        if not unwinding.issuperset(self.tasks):
+            self._unwinding |= unwinding
+            self.loop.call_soon(self._unwind, RESTING_TURNS, context=self.host.base_context)
 
     async def refuse_call(self, key: Key) -> NoReturn:
         """A durable call of a body that is being unwound.
@@ -957,25 +958,32 @@ class Activation:
                 _log.error(told, self.claim.execution_id, _REFUSALS, key)
                 ctypes.pythonapi.Py_IncRef(ctypes.py_object(asyncio.current_task()))
             await self.future()
-        raise Suspended
+        raise self.suspend(asyncio.current_task())
 
-    def _unwind(
-        self, held_up: "list[tuple[asyncio.Task[Any], asyncio.Future[Any] | None]]", turns: int
-    ) -> None:
+    def suspend(self, task: "asyncio.Task[Any] | None") -> Suspended:
+        """What a durable call of this task raises after the end: the task unwinds by itself from there."""
+        if task is not None:
+            self._unwinding.add(task)
+        return Suspended()
+
+    def _unwind(self, turns: int) -> None:
         """What is held up by something that is not ours is cancelled; its durable calls make a suspension of that.
 
-        A task that unwinds already is left alone: its cleanup may take its time. One that is in a step has not begun
-        to, although the step may have gone on a little meanwhile.
+        A task that unwinds already is left alone: its cleanup may take its time. One that was about to run at the end
+        goes on to what it waits for next, which may be what nobody will give it any more.
         """
+        unwinding = self._unwinding
+        unwinding.update(task for task in self.tasks if parking.is_parked(task, self.tasks))
         if turns:
-            self.loop.call_soon(self._unwind, held_up, turns - 1, context=self.host.base_context)
+            self.loop.call_soon(self._unwind, turns - 1, context=self.host.base_context)
             return
-        for task, future in held_up:
-            if parking.waits_for(task) is future and task not in self.steps.tasks:
-                task.cancel()
-        for task in self.steps.tasks:
-            if not task.cancelling():
-                task.cancel()
+        for task in self.tasks.keys() - unwinding | self.steps.tasks:
+            if parking.is_blocked(task):
+                unwinding.add(task)
+                if not task.cancelling() or task not in self.steps.tasks:
+                    task.cancel()
+        if not unwinding.issuperset(self.tasks):
+            self.loop.call_soon(self._unwind, RESTING_TURNS, context=self.host.base_context)
 
 
 def _damaged(entry: StoredEntry) -> PayloadError:

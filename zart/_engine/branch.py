@@ -156,12 +156,18 @@ class Branch:
         return record
 
     async def parked(self, future: "asyncio.Future[Any]") -> Any:
-        """Wait for what the engine will deliver; a cancellation by the engine's unwinding is a suspension."""
+        """Wait for what the engine will deliver; a cancellation by the engine's unwinding is a suspension.
+
+        What was closed between the last thing that this call waited for and this one delivers nothing any more.
+        """
+        activation = self.activation
+        if activation.closed and not future.done():
+            raise activation.suspend(asyncio.current_task())
         try:
             return await future
         except asyncio.CancelledError:
-            if self.activation.closed:
-                raise Suspended from None
+            if activation.closed:
+                raise activation.suspend(asyncio.current_task()) from None
             raise
 
     def heard(self, record: Record) -> None:

@@ -142,6 +142,8 @@ class Steps:
                 branch.heard(record)
                 sagas.note(within, key, record)
                 return branch.value_of(record, spec)
+            if activation.closed:  # the ending is the last thing that it has written
+                raise Suspended
             activation.write(so_far(state="waiting", until=until, failed_attempt=failed_attempt))
             reach("step.waiting")
             attempt += 1
