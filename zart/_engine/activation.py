@@ -90,6 +90,16 @@ _REFUSALS = 100
 """How many durable calls of an unwinding body raise `Suspended` before it is held where it is."""
 
 
+class _WhenLive(NamedTuple):
+    """What is to be done once the log is at its end."""
+
+    key: Key | None
+    digest: bytes | None
+    used: int
+    gives: bool
+    act: Callable[[], None]
+
+
 class Registered(NamedTuple):
     """A step that a worker has registered."""
 
@@ -217,7 +227,7 @@ class Activation:
         self._turns: dict[Key, Callable[[Record], None]] = {}
         self._late: deque[StoredEntry] = deque()
         self._gate: list[tuple[Key, bytes | None, DurableFuture]] = []
-        self._when_live: list[tuple[Key | None, bytes | None, Callable[[], None]]] = []
+        self._when_live: list[_WhenLive] = []
         self._outcome: Completed | Failed | Cancelled | None = None
         self._activity: int = 0
         self._settling = False
@@ -308,9 +318,12 @@ class Activation:
         here = place.get()
         return here if isinstance(here, Branch) and here.activation is self else None
 
-    def _end_at_last(self) -> None:
-        if self._outcome is not None and not self.delegated.unfinished:
-            self.end(self._outcome)
+    def _end_at_last(self) -> bool:
+        """End with the outcome that has waited, if nothing is left to wait for; whether it did."""
+        if self._outcome is None or self.delegated.unfinished:
+            return False
+        self.end(self._outcome)
+        return True
 
     def end(self, ending: Ending) -> None:
         """Write the ending, and unwind what is left of the body.
@@ -351,7 +364,7 @@ class Activation:
     def _ended(self, change: Change, error: Exception | None) -> None:
         if isinstance(error, SerializationError):
             self.ending = self.refused(error)
-            retry = msgspec.structs.replace(change, ending=self.ending, token=0)
+            retry = msgspec.structs.replace(change, ending=self.ending, token=0, done=self._ended)
             self.host.end(retry)
             return
         if error is not None:
@@ -516,7 +529,7 @@ class Activation:
     def compare(self, record: StoredEntry, call: StepCall | None) -> None:
         """The arguments of a call are not the recorded ones."""
         policy = call.spec.check_args if call is not None else "block"
-        told = f"step {record.key} was recorded with other arguments ({record.arguments or 'not kept'})"
+        told = f"{record.key.kind} {record.key} was recorded with other arguments ({record.arguments or 'not kept'})"
         if policy == "warn" or self.claim.accept_arguments:
             self.notes.append(("warning", told))
             return
@@ -527,8 +540,10 @@ class Activation:
             record.key,
         )
 
-    def refuse_contradiction(self, key: Key, digest: bytes | None) -> None:
-        record = self.log.contradiction(key, digest)
+    def refuse_contradiction(
+        self, key: Key, digest: bytes | None, used: int | None = None, *, gives: bool = False
+    ) -> None:
+        record = self.log.contradiction(key, digest, used, gives=gives)
         if record is not None:
             self.contradict(
                 f"the code asks for {key.kind} {key}, where {record.key.kind} {record.key} is recorded as number "
@@ -754,14 +769,26 @@ class Activation:
 
         self.when_live(None, None, arm)
 
-    def when_live(self, key: Key | None, digest: bytes | None, act: Callable[[], None]) -> None:
-        """Do something once the log is at its end: now, if it is. `key`: a call that has no record."""
+    def when_live(
+        self,
+        key: Key | None,
+        digest: bytes | None,
+        act: Callable[[], None],
+        *,
+        gives: bool = False,
+    ) -> None:
+        """Do something once the log is at its end: now, if it is.
+
+        `key` is a call that has no record and goes on by itself, so its branch may use more of the log until then;
+        `gives`: it gives work away.
+        """
         if self.replaying:
-            self._when_live.append((key, digest, act))
+            used = self.log.used(key.path) if key is not None else 0
+            self._when_live.append(_WhenLive(key, digest, used, gives, act))
             self.stir()
             return
         if key is not None:
-            self.refuse_contradiction(key, digest)
+            self.refuse_contradiction(key, digest, gives=gives)
         self.busy()
         act()
 
@@ -879,9 +906,9 @@ class Activation:
             for key, digest, future in gate:
                 if not future.done():
                     self.refuse_contradiction(key, digest)
-            for asked, digest, _act in when_live:
-                if asked is not None:
-                    self.refuse_contradiction(asked, digest)
+            for later in when_live:
+                if later.key is not None:
+                    self.refuse_contradiction(later.key, later.digest, later.used, gives=later.gives)
         except Suspended:
             return
         self.replaying = False
@@ -891,14 +918,16 @@ class Activation:
         for _key, _digest, future in gate:
             if not future.done():
                 future.set_result(None)
-        for _asked, _digest, act in when_live:
-            act()
+        for later in when_live:
+            later.act()
         self.waits.match_all()
         self.delegated.go_live()
         self.cancels.go_live()
         self.stir()
 
     def _consider_parking(self) -> None:
+        if self._end_at_last():
+            return
         if self._all_parked():
             due = self.alarms.due
             if self.host.suspends(self, due):

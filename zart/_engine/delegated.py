@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from zart._engine.waits import Wait
 
 _PREVIEW = 500
+_CANCELLED = "its handle was cancelled"
 
 
 class Pending:
@@ -86,6 +87,9 @@ class Pending:
     @property
     def name(self) -> str:
         return self.key.name
+
+    def belongs_to(self, delegated: "Delegated") -> bool:
+        return self._delegated is delegated
 
     @property
     def over(self) -> bool:
@@ -166,11 +170,13 @@ class Delegated:
         self._joins: set[Join] = set()
         self._places = 0
         self._unsure = 0
+        self._starting: dict[Key, Order | None] = {}
+        """Children that may not be there yet, and what they are to be told then."""
         for entry in activation.claim.entries:
             if entry.has_arrived:
                 self._arrived[entry.key] = entry
             elif entry.given_away and entry.state not in FINAL:
-                self._open[entry.key] = False
+                self._open[entry.key] = entry.child is not None and entry.child[1]
 
     def __str__(self) -> str:
         waited = [
@@ -188,7 +194,7 @@ class Delegated:
     @property
     def unfinished(self) -> bool:
         """Whether anything is under way that the execution must not end before."""
-        return not all(self._open.values())
+        return self._unsure > 0 or not all(self._open.values())
 
     @property
     def wake_at_done(self) -> int | None:
@@ -225,13 +231,15 @@ class Delegated:
         They are written from the last to the first, so that nobody can end before the one that it lets go is there.
         """
         keys = [branch.key(call.name, "step") for call in calls]
+        for key in keys:
+            self.activation.log.ask(key)  # all of them, before the last one looks for a contradiction
         width = len(calls) if limit is None else limit
         begun = [
             self._schedule(
                 branch,
                 call,
                 keys[place],
-                held_back=place >= width,
+                held_back=place >= width and self._is_new(keys[place - width]),
                 then=Then(*keys[place + width][:3]) if place + width < len(keys) else None,
             )
             for place, call in enumerate(calls)
@@ -239,6 +247,10 @@ class Delegated:
         pendings = [begin() for begin in reversed(begun)]
         pendings.reverse()
         return pendings
+
+    def _is_new(self, key: Key) -> bool:
+        """Whether a call is given away only now: one that was recorded before does not know whom to let go."""
+        return key not in self.activation.log.by_key
 
     def _schedule(
         self, branch: "Branch", call: StepCall, key: Key, *, held_back: bool = False, then: Then | None = None
@@ -276,7 +288,7 @@ class Delegated:
         payload, decoded = spec.payload.store(call.args[0], what) if call.args else (None, None)
         digest = payload_digest(decoded)
         work = ChildWork(
-            id=call.id or child_id(claim.execution_id, claim.run_id, key[:3], claim.attempt),
+            id=self._child_id(call, key),
             name=spec.name,
             version=spec.version,
             queue=spec.queue,
@@ -309,6 +321,13 @@ class Delegated:
             self._open[key] = True
         return pending
 
+    def _child_id(self, call: ChildCall, key: Key) -> str:
+        """The id that it has already, or gets."""
+        stored = self.activation.log.by_key.get(key)
+        if stored is not None and stored.child is not None:
+            return stored.child[0]
+        return call.id or child_id(self.claim.execution_id, self.claim.run_id, key[:3], self.claim.attempt)
+
     async def attach(self, branch: "Branch", key: Key) -> Record:
         """The record of what was given away, for a call that is no handle's."""
         pending = Pending(self, key, lambda record: record)
@@ -339,7 +358,7 @@ class Delegated:
             activation.on_turn(record, pending.deliver)
         elif record is None:
             self._open[key] = isinstance(entry.work, ChildWork) and entry.work.detached
-            activation.when_live(key, entry.digest, functools.partial(self._give, entry))
+            activation.when_live(key, entry.digest, functools.partial(self._give, entry), gives=True)
         elif key in self._arrived and not activation.replaying:
             self._number(key)
         return pending
@@ -348,6 +367,7 @@ class Delegated:
         entry.giver = self.claim
         if isinstance(entry.work, ChildWork) and entry.work.named:
             self._unsure += 1
+            self._starting[entry.key] = None
             self.activation.host.start_child(entry, self._named)
         else:
             self.activation.write(entry, self._given)
@@ -355,6 +375,9 @@ class Delegated:
 
     def _named(self, entry: Entry, error: Exception | None) -> None:
         self._unsure -= 1
+        told = self._starting.pop(entry.key, None)
+        if error is None and told is not None:
+            self.activation.order((told,))
         self._given(entry, error)
         self.activation.stir()
 
@@ -424,6 +447,12 @@ class Delegated:
     async def join(self, branch: "Branch", pendings: Sequence[Pending], *, every: bool) -> None:
         """Wait until one of some handles is over, or every one."""
         for pending in pendings:
+            if not pending.belongs_to(self):
+                raise UsageError(
+                    f"execution {self.claim.execution_id!r}: the handle of {pending.key} belongs to another body; give "
+                    "its value to this one instead"
+                )
+        for pending in pendings:
             await branch.check_call(pending.key)
             break
         over = [pending for pending in pendings if pending.over]
@@ -459,7 +488,6 @@ class Delegated:
         if record is None:
             under_way = not pending.over
             now = self.activation.host.now()
-            author = f"execution {self.claim.execution_id}"
             entry = Entry(
                 run_id=self.claim.run_id,
                 key=key,
@@ -468,18 +496,45 @@ class Delegated:
                 result=b"true" if under_way else b"false",
                 started_at=now,
                 finished_at=now,
-                orders=(Order(pending.key, "its handle was cancelled", author),) if under_way else (),
+                orders=(
+                    self._now_or_later([Order(pending.key, _CANCELLED, self._author)]) if under_way else ()
+                ),
             )
             record = await branch.parked(self.activation.submit(entry))
             branch.heard(record)
+        elif record.result == "true" and not pending.over:
+            # Told before, unless it was not there yet: then whoever wanted to tell it is no more.
+            self.activation.when_live(None, None, lambda: self._tell_again(pending.key))
         return record.result in ("true", b"true")
+
+    def _tell_again(self, key: Key) -> None:
+        if key in self._open:
+            self.activation.order(self._now_or_later([Order(key, _CANCELLED, self._author)]))
+
+    @property
+    def _author(self) -> str:
+        return f"execution {self.claim.execution_id}"
 
     def orders(self, request: CancelRequest | None) -> tuple[Order, ...]:
         """The execution is to end: so is everything that it has given away and that does not stand for itself."""
         told = f"execution {self.claim.execution_id!r}, which started it, is to end"
         reason = told if request is None or not request.reason else f"{told}: {request.reason}"
         author = None if request is None else request.author
-        return tuple(Order(key, reason, author) for key, detached in self._open.items() if not detached)
+        # At a replay: what the body gives away after its cancel, to clean up, is there already and is not meant.
+        replaying = self.activation.replaying
+        meant = [
+            key
+            for key, detached in self._open.items()
+            if not detached and (not replaying or key in self._asked)
+        ]
+        return self._now_or_later([Order(key, reason, author) for key in sorted(meant, reverse=True)])
+
+    def _now_or_later(self, orders: Sequence[Order]) -> tuple[Order, ...]:
+        """Those that can be given now; the others are kept until their child is there."""
+        for order in orders:
+            if order.key in self._starting:
+                self._starting[order.key] = order
+        return tuple(order for order in orders if order.key not in self._starting)
 
 
 def _by_end(entry: StoredEntry) -> tuple[dt.datetime, Key]:

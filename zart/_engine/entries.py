@@ -49,6 +49,8 @@ class StoredEntry(msgspec.Struct, frozen=True, kw_only=True):
     until: dt.datetime | None = None
     given_away: bool = False
     """A task of its own does it: a scheduled step or a child. What came of it is there before it has a number."""
+    child: tuple[str, bool] | None = None
+    """Of a child: its id, and whether it is detached."""
 
     @property
     def has_arrived(self) -> bool:
@@ -123,6 +125,9 @@ class StepWork(msgspec.Struct, frozen=True, kw_only=True):
     held_back: bool = False
     """Another one must end before it begins."""
 
+    def stored(self) -> bytes:
+        return self.input
+
 
 class ChildWork(msgspec.Struct, frozen=True, kw_only=True):
     """A child execution."""
@@ -140,6 +145,10 @@ class ChildWork(msgspec.Struct, frozen=True, kw_only=True):
     detached: bool
     named: bool
     """Its parent has chosen the id: somebody else may have it."""
+
+    def stored(self) -> bytes:
+        """What a replay needs to know of it, whichever attempt of the body has started it."""
+        return msgspec.json.encode([self.id, self.detached])
 
 
 Work = StepWork | ChildWork

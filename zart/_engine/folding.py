@@ -108,11 +108,19 @@ def fold(records: Sequence[Record]) -> Folded:
             continue
         if record.task_id in changes:
             refused.append(record)
-        elif record.run_id in written and touches_entries(record.ending):
+        elif record.run_id in written and touches_entries(record.ending) and _meets(record, entries):
             later.append(record)
         else:
             changes[record.task_id] = record
     return Folded(Batch(entries, list(changes.values()), earlier), refused, later)
+
+
+def _meets(change: Change, entries: Sequence[Entry]) -> bool:
+    """Whether an ending changes a row that one of these entries writes: of a scheduled step, only its own."""
+    ending = change.ending
+    if not isinstance(ending, StepEnded):
+        return True
+    return any(entry.key == ending.key and entry.run_id == change.run_id for entry in entries)
 
 
 def touches_entries(ending: Ending) -> bool:
@@ -349,7 +357,12 @@ def task_columns(batch: Batch) -> dict[str, Array]:
         "not_befores": times([row.not_before for row in rows]),
         "begun": times([row.begun for row in rows]),
         "task_is_step": bools([row.ending.startswith("step-") for row in rows]),
-        "parent_ids": int8s(sorted({c.parent_task for c in batch.changes if c.parent_task is not None})),
+        "parent_ids": int8s(
+            sorted(
+                {c.parent_task for c in batch.changes if c.parent_task is not None}
+                | {entry.task_id for entry in batch.entries if entry.work is not None}
+            )
+        ),
     }
 
 
@@ -467,9 +480,8 @@ def _work_columns(entries: Sequence[Entry]) -> dict[str, Array]:
             children.append((entry.token, _giver(entry), entry.work))
     return {
         "given_away": bools([entry.work is not None for entry in entries]),
-        "inputs": jsons(
-            [entry.work.input if isinstance(entry.work, StepWork) else None for entry in entries]
-        ),
+        "givers": int8s([entry.task_id for entry in entries]),
+        "inputs": jsons([None if entry.work is None else entry.work.stored() for entry in entries]),
         "work_tokens": int8s([token for token, _, _ in steps]),
         "work_executions": texts([giver.execution_id for _, giver, _ in steps]),
         "work_lanes": int8s([work.lane for _, _, work in steps]),

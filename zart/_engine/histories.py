@@ -320,6 +320,7 @@ def _add_steps(pending: dict[int, Pending], rows: list[TupleRow]) -> None:
             end,
             until,
             given_away,
+            child,
         ) = row
         append(
             StoredEntry(
@@ -335,6 +336,7 @@ def _add_steps(pending: dict[int, Pending], rows: list[TupleRow]) -> None:
                 finished_at=end,
                 until=until,
                 given_away=given_away,
+                child=None if child is None else msgspec.json.decode(child, type=tuple[str, bool]),
             )
         )
 

@@ -29,6 +29,7 @@ class Log:
     __slots__ = (
         "_asked",
         "_floor",
+        "_given",
         "_last_used",
         "_position",
         "_records",
@@ -64,6 +65,10 @@ class Log:
         self._asked: set[Key] = set()
         self._last_used: dict[str, int] = {}
         self._unused: dict[Key, StoredEntry] | None = None
+        self._given = {
+            entry.key: entry for entry in self.by_key.values() if entry.given_away and entry.seq is None
+        }
+        """What was given away, has no number, and was not asked for."""
         self.last_seq = max([floor, *(entry.seq or 0 for entry in numbered)])
 
     def begin_after(self, seq: int, path: str) -> None:
@@ -77,6 +82,8 @@ class Log:
     def ask(self, key: Key) -> StoredEntry | None:
         """What is recorded of a call that the body makes now; it counts as asked for from here on."""
         self._asked.add(key)
+        if self._given:
+            self._given.pop(key, None)
         if self._unused:
             self._unused.pop(key, None)
         return self.by_key.get(key)
@@ -113,8 +120,17 @@ class Log:
         """The calls that were recorded and that nobody has asked for."""
         return [record for record in self._records if _is_call(record.key) and record.key not in self._asked]
 
-    def contradiction(self, key: Key, digest: bytes | None) -> StoredEntry | None:
+    def used(self, path: str) -> int:
+        """The last number that a branch has used so far."""
+        return self._last_used.get(path, 0)
+
+    def contradiction(
+        self, key: Key, digest: bytes | None, used: int | None = None, *, gives: bool = False
+    ) -> StoredEntry | None:
         """The record that makes a call without a record a contradiction, if there is one.
+
+        `used` is the last number that its branch had used at the call, if it has gone on since; `gives`: the call gives
+        work away.
 
         It is a record of the same branch, later than the last one that the branch has used, that was never asked for
         (renamed, inserted before, or moved); or one of the same name and arguments in another branch (the branches
@@ -122,9 +138,14 @@ class Log:
         """
         if self._unused is None:
             self._unused = {record.key: record for record in self.unused() if (record.seq or 0) > self._floor}
+        if gives and not self._floor:
+            # Given away, and not asked for: it would be given away a second time under another name.
+            for record in self._given.values():
+                if record.key.path == key.path:
+                    return record
         if not self._unused:
             return None
-        used = self._last_used.get(key.path, 0)
+        used = self.used(key.path) if used is None else used
         for record in self._unused.values():
             if record.key.path == key.path and (record.seq or 0) > used:
                 return record

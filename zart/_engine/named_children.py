@@ -104,12 +104,13 @@ class NamedChildren:
             "detached": work.detached,
             "arguments": entry.arguments,
             "token": 0,
+            "input": work.stored().decode(),
         }
         reach("child.begin")
         ((stands, made),) = await direct.rows(self._statements["start_child"], parameters)
         reach("child.committed")
         if not stands:
-            return Lost("this worker was taken for dead, and its executions went on elsewhere")
+            return Lost(f"execution {giver.execution_id!r}, which starts it, has ended or goes on elsewhere")
         if made:
             return None
         rows = await direct.rows(self._statements["find_child"], call)

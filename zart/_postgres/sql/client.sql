@@ -167,7 +167,8 @@ WITH task AS MATERIALIZED (
 ), swept AS (
     UPDATE {schema}.zart_steps s SET state = 'cancelled', finished_at = {schema}.zart_now()
     FROM ended x
-    WHERE s.run_id = x.run_id AND s.state IN ('running', 'waiting') AND (SELECT count(*) FROM closed) >= 0
+    WHERE s.run_id = x.run_id AND s.state IN ('running', 'waiting') AND s.kind <> 'child'
+        AND (SELECT count(*) FROM closed) >= 0
 ), answered AS (
     UPDATE {schema}.zart_steps s SET state = 'cancelled', failure = c.failure, finished_at = {schema}.zart_now()
     FROM closed c
@@ -178,10 +179,11 @@ WITH task AS MATERIALIZED (
     INSERT INTO {schema}.zart_wakeups (task_id, kind, reason, author)
     SELECT x.parent_task, 'done', NULL, NULL FROM ended x WHERE x.parent_task IS NOT NULL
     UNION ALL
-    SELECT s.task_id, 'cancel', %(reason)s, %(author)s
+    SELECT * FROM (SELECT s.task_id, 'cancel', %(reason)s::text, %(author)s::text
     FROM (SELECT run_id FROM ended UNION ALL SELECT run_id FROM told) x
         JOIN {schema}.zart_steps s ON s.run_id = x.run_id JOIN {schema}.zart_tasks t ON t.id = s.task_id
     WHERE s.state IN ('running', 'waiting') AND NOT t.detached
+    ORDER BY s.path DESC, s.name DESC, s.occurrence DESC) below
 ), noted AS (
     INSERT INTO {schema}.zart_history (execution_id, run_id, what, author, note)
     SELECT x.execution_id, x.run_id, %(what)s, %(author)s, %(reason)s FROM ended x

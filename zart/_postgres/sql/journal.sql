@@ -175,10 +175,11 @@ WITH fence AS MATERIALIZED (
         AND (SELECT count(*) FROM finished) >= 0
     RETURNING v.id, v.payload
 ), swept AS (
-    -- What the body left under way has ended with it. No entry of these runs is in the same batch.
+    -- What the body left under way has ended with it; a detached child has not. No entry of these runs is in the same
+    -- batch.
     UPDATE {schema}.zart_steps s SET state = 'cancelled', finished_at = {schema}.zart_now()
     FROM mine m
-    WHERE s.run_id = m.run_id AND s.state IN ('running', 'waiting')
+    WHERE s.run_id = m.run_id AND s.state IN ('running', 'waiting') AND s.kind <> 'child'
         AND m.ends AND m.step_name IS NULL AND (SELECT count(*) FROM finished) >= 0
     RETURNING 1
 ), answered AS (
@@ -227,11 +228,14 @@ WITH fence AS MATERIALIZED (
         %(kinds)s::text[], %(seqs)s::int[], %(states)s::text[], %(digests)s::bytea[], %(arguments)s::text[],
         %(results)s::json[], %(failures)s::json[], %(attempts)s::int[], %(started)s::timestamptz[],
         %(finished)s::timestamptz[], %(untils)s::timestamptz[], %(tokens)s::bigint[], %(step_events)s::bigint[],
-        %(inputs)s::json[], %(given_away)s::bool[])
+        %(inputs)s::json[], %(given_away)s::bool[], %(givers)s::bigint[])
         AS u(run_id, path, name, occurrence, kind, seq, state, digest, arguments, result, failure, attempts,
-            started_at, finished_at, until, token, event_id, input, given_away)
+            started_at, finished_at, until, token, event_id, input, given_away, giver)
         LEFT JOIN consumed v ON v.id = u.event_id
     WHERE (u.event_id IS NULL OR v.id IS NOT NULL) AND (SELECT count(*) FROM held) >= 0
+        -- Nobody gives work away for an execution that has been ended by force.
+        AND (NOT u.given_away OR u.giver IN (
+            SELECT h.id FROM held h WHERE h.owner = %(worker)s::bigint AND h.run_id = u.run_id))
         AND (SELECT count(*) FROM finished) >= 0 AND u.run_id NOT IN (SELECT r.run_id FROM refused r)
     ORDER BY u.run_id, u.path, u.name, u.occurrence, u.kind
     ON CONFLICT (run_id, path, name, occurrence, kind) DO UPDATE SET
@@ -357,7 +361,8 @@ WITH fence AS MATERIALIZED (
 ), swept AS (
     UPDATE {schema}.zart_steps s SET state = 'cancelled', finished_at = {schema}.zart_now()
     FROM mine m
-    WHERE s.run_id = m.run_id AND s.state IN ('running', 'waiting') AND (SELECT count(*) FROM finished) >= 0
+    WHERE s.run_id = m.run_id AND s.state IN ('running', 'waiting') AND s.kind <> 'child'
+        AND (SELECT count(*) FROM finished) >= 0
     RETURNING 1
 )
 SELECT EXISTS (SELECT FROM fence), {schema}.zart_now(), NULL::bigint[], (SELECT array_agg(token) FROM gone),
@@ -369,11 +374,13 @@ SELECT EXISTS (SELECT FROM fence), {schema}.zart_now(), NULL::bigint[], (SELECT 
 
 -- name: start_child
 -- A child whose id its parent has chosen. Somebody else may have the same id in a transaction that stays open, so it is
--- not a part of a batch: it is sent alone, gives way after `gives_way`, and is sent again. Says whether the fence stood,
--- and whether the id was free.
+-- not a part of a batch: it is sent alone, gives way after `gives_way`, and is sent again. Says whether the fence stood
+-- and its parent goes on under this worker, and whether the id was free.
 WITH fence AS MATERIALIZED (
     SELECT 1 AS stands, set_config('lock_timeout', %(gives_way)s::text, true) FROM {schema}.zart_workers w
     WHERE w.worker_id = %(worker)s::bigint AND w.writer = 0
+        AND EXISTS (SELECT FROM {schema}.zart_tasks t WHERE t.id = %(parent_task)s::bigint
+            AND t.owner = %(worker)s::bigint AND t.run_id = %(run_id)s::uuid)
     FOR KEY SHARE
 ), made AS (
     INSERT INTO {schema}.zart_executions AS e (id, name, version, queue, priority, run_id, payload, digest, parent_id,
@@ -391,9 +398,9 @@ WITH fence AS MATERIALIZED (
         {schema}.zart_now(), %(time_limit)s::text::interval, %(parent_task)s::bigint, %(detached)s::bool
     FROM made m
 ), call AS (
-    INSERT INTO {schema}.zart_steps (run_id, path, name, occurrence, kind, state, digest, arguments, token, task_id)
+    INSERT INTO {schema}.zart_steps (run_id, path, name, occurrence, kind, state, digest, arguments, token, task_id, input)
     SELECT %(run_id)s::uuid, %(path)s::text, %(call)s::text, %(occurrence)s::int, 'child', 'waiting', %(digest)s::bytea,
-        %(arguments)s::text, %(token)s::bigint, m.task_id
+        %(arguments)s::text, %(token)s::bigint, m.task_id, %(input)s::text::json
     FROM made m
 )
 SELECT EXISTS (SELECT FROM fence), EXISTS (SELECT FROM made);
@@ -402,6 +409,8 @@ SELECT EXISTS (SELECT FROM fence), EXISTS (SELECT FROM made);
 -- Whether an execution of this id is the child of this very call.
 SELECT e.parent_run = %(run_id)s::uuid AND e.parent_path = %(path)s::text AND e.parent_name = %(call)s::text
     AND e.parent_occurrence = %(occurrence)s::int
+    AND EXISTS (SELECT FROM {schema}.zart_steps s WHERE s.run_id = %(run_id)s::uuid AND s.path = %(path)s::text
+        AND s.name = %(call)s::text AND s.occurrence = %(occurrence)s::int AND s.kind = 'child' AND s.task_id = e.task_id)
 FROM {schema}.zart_executions e WHERE e.id = %(id)s::text;
 
 -- Executions that begin anew, and nothing else. The row in zart_tasks stays what it is, the execution's mutex, so what

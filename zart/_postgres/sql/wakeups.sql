@@ -66,7 +66,7 @@ WITH taken AS MATERIALIZED (
 ), swept AS (
     UPDATE {schema}.zart_steps s SET state = 'cancelled', finished_at = {schema}.zart_now()
     FROM ended x
-    WHERE s.run_id = x.run_id AND x.step_name IS NULL AND s.state IN ('running', 'waiting')
+    WHERE s.run_id = x.run_id AND x.step_name IS NULL AND s.state IN ('running', 'waiting') AND s.kind <> 'child'
         AND (SELECT count(*) FROM closed) >= 0
 ), answered AS (
     -- What a scheduled step or a child came to, in the journal of whoever gave it away.
@@ -81,18 +81,23 @@ WITH taken AS MATERIALIZED (
     WHERE s.run_id = a.run_id AND s.path = a.path AND s.name = a.name AND s.occurrence = a.occurrence
         AND s.kind = a.kind AND s.state IN ('running', 'waiting')
     RETURNING s.run_id, s.input -> 'then' AS successor
-), let_go AS (
-    UPDATE {schema}.zart_tasks t SET state = 'ready'
+), successor AS MATERIALIZED (
+    -- Of a limited map. Whoever has the row of one locked is about to end it.
+    SELECT t.id
     FROM answered a JOIN {schema}.zart_steps n ON n.run_id = a.run_id AND n.path = a.successor ->> 0
         AND n.name = a.successor ->> 1 AND n.occurrence = (a.successor ->> 2)::int AND n.kind = 'step'
-    WHERE t.id = n.task_id AND t.state = 'waiting' AND t.started_at IS NULL
-        AND t.id NOT IN (SELECT n.id FROM news n)
+        JOIN {schema}.zart_tasks t ON t.id = n.task_id
+    WHERE t.state = 'waiting' AND t.started_at IS NULL AND t.id NOT IN (SELECT n.id FROM news n)
+    ORDER BY t.id
+    FOR UPDATE OF t SKIP LOCKED
+), let_go AS (
+    UPDATE {schema}.zart_tasks t SET state = 'ready' FROM successor c WHERE t.id = c.id
 ), passed_on AS (
     -- To the one above, and to those below. It is applied by a later look, in the order in which everybody locks.
     INSERT INTO {schema}.zart_wakeups (task_id, kind, reason, author)
     SELECT x.parent_task, 'done', NULL, NULL FROM ended x WHERE x.parent_task IS NOT NULL
     UNION ALL
-    SELECT s.task_id, 'cancel', x.reason, x.author
+    SELECT * FROM (SELECT s.task_id, 'cancel', x.reason, x.author
     FROM (
         SELECT x.run_id, x.reason, x.author FROM ended x WHERE x.step_name IS NULL
         UNION ALL
@@ -100,6 +105,7 @@ WITH taken AS MATERIALIZED (
         SELECT t.run_id, t.reason, t.author FROM told t WHERE t.cancels_others
     ) x JOIN {schema}.zart_steps s ON s.run_id = x.run_id JOIN {schema}.zart_tasks t ON t.id = s.task_id
     WHERE s.state IN ('running', 'waiting') AND NOT t.detached
+    ORDER BY s.path DESC, s.name DESC, s.occurrence DESC) below
 ), noted AS (
     INSERT INTO {schema}.zart_history (execution_id, run_id, what, author, note)
     SELECT x.execution_id, x.run_id,
