@@ -320,6 +320,8 @@ def _add_steps(pending: dict[int, Pending], rows: list[TupleRow]) -> None:
             end,
             until,
             given_away,
+            progress,
+            data,
         ) = row
         append(
             StoredEntry(
@@ -335,13 +337,15 @@ def _add_steps(pending: dict[int, Pending], rows: list[TupleRow]) -> None:
                 finished_at=end,
                 until=until,
                 given_away=given_away,
+                progress=progress,
+                data=data,
             )
         )
 
 
 def _scheduled(pending: dict[int, Pending], row: TupleRow) -> tuple[int, str | None]:
     """A row of `load_scheduled` to the one entry of its claim; returns the task and its input."""
-    task, given, state, digest, attempts, started, until = row
+    task, given, state, digest, attempts, started, until, progress = row
     held = pending[task]
     assert held.step is not None  # noqa: S101 (only scheduled steps are asked for there)
     held.entries.append(
@@ -353,6 +357,7 @@ def _scheduled(pending: dict[int, Pending], row: TupleRow) -> tuple[int, str | N
             attempts=attempts,
             started_at=started,
             until=until,
+            progress=progress,
         )
     )
     return task, given
