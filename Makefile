@@ -13,7 +13,7 @@ MODES := suspending twice unparked unprepared pgbouncer
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint type ci build migrate bench-quick fan-out test-pg15 explore test-versions test-modes $(MODES:%=test-%) mutations chaos chaos-short model fuzz clean
+.PHONY: help demo test lint type ci build migrate bench-quick fan-out test-pg15 explore test-versions test-modes $(MODES:%=test-%) mutations chaos chaos-short bank model fuzz clean
 
 help: ## Show what can be made
 	@grep -hE '^[a-z][a-z0-9%-]*:.*## ' $(MAKEFILE_LIST) | sed -e 's/^example-%/example-NAME/' \
@@ -99,6 +99,9 @@ chaos: $(VENV)/installed-dev ## Try to break it for twenty minutes: real process
 
 chaos-short: $(VENV)/installed-dev ## The same for three minutes
 	$(BIN)/python -m tests.chaos --minutes 3 $(CHAOS_ARGS)
+
+bank: $(VENV)/installed-dev ## Move money 5,000 times while workers are killed and the database crashes (BANK_ARGS=--seed 7)
+	$(BIN)/python -m tests.bank $(BANK_ARGS)
 
 # Twelve times the examples of the suite, new ones each time; FUZZ_SEED repeats those of an earlier run.
 FUZZ_FACTOR ?= 12

@@ -14,6 +14,8 @@ from zart.retry import Retry
 
 CheckArgs = Literal["block", "warn", "off"]
 TimeoutScope = Literal["attempt", "total"]
+Transaction = bool | Literal["own"]
+"""Whether a step's record is part of a transaction: of the worker's own, or of one of the step's."""
 
 
 class StepSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -27,6 +29,8 @@ class StepSpec(msgspec.Struct, frozen=True, kw_only=True):
     timeout: dt.timedelta | None
     timeout_scope: TimeoutScope
     check_args: CheckArgs
+    at_most_once: bool = False
+    transaction: Transaction = False
     result: Codec
     arguments: Arguments
     parameters: Parameters

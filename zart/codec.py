@@ -21,6 +21,7 @@ The tests for trouble look at the bytes first, since that costs some nanoseconds
 # Trees of anything are walked here: what isinstance finds in them has members of unknown types.
 # pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false, reportUnknownMemberType=false
 
+import functools
 import math
 import re
 import types
@@ -69,6 +70,8 @@ _UNICODE_ESCAPE = re.compile(rb"(?<!\\)(?:\\\\)*\\u(0000|[dD][89a-fA-F])")
 _TEXT = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"')
 _NO_BRACKET: Final = bytes(set(range(256)) - set(b"[]{}"))
 _AT = re.compile(r" - at `(?P<path>.*)`\Z", re.DOTALL)
+
+_PLAIN: Final = frozenset((type(None), bool, int, float, str, list, dict, tuple))
 
 _to_json = msgspec.json.Encoder(enc_hook=encode_custom).encode
 
@@ -324,3 +327,9 @@ def _walk(root: msgspec.inspect.Type) -> Iterator[tuple[Any, bool]]:
         members = [getattr(info, name, None) for name in ("type", "item_type", "key_type", "value_type")]
         members += [member for name in ("types", "item_types") for member in getattr(info, name, ())]
         waiting.extend((member, is_field) for member in members if isinstance(member, msgspec.inspect.Type))
+
+
+@functools.cache
+def codec_of(kind: Any) -> Codec:
+    """How a value without an annotation is stored: by its own type where that has a form of its own."""
+    return Codec(ANY if kind in _PLAIN else kind, allow_sets=True)

@@ -8,6 +8,7 @@
     ├── StepFailed                         a step failed for good and its class could not be rebuilt
     ├── StepTimeout (TimeoutError)         a step did not finish within its time limit
     │   └── StepStuck                      a plain def did not return after its total time limit
+    ├── StepInterrupted                    an at-most-once step was started and not heard of again
     ├── EventTimeout (TimeoutError)        no event arrived in time
     ├── ExecutionNotFound (LookupError)    no execution has this id
     ├── ExecutionConflict                  the id exists with another function or other input
@@ -129,6 +130,16 @@ class StepTimeout(ZartError, TimeoutError):  # noqa: N818
 
 class StepStuck(StepTimeout):
     """A plain `def` step did not return by its total time limit. Its thread still runs."""
+
+
+class StepInterrupted(ZartError):  # noqa: N818
+    """A step with `at_most_once` was started and not heard of again: it may have happened. `step` is its name."""
+
+    step: str | None = None
+
+    def __init__(self, *args: object, step: str | None = None) -> None:
+        super().__init__(*args)
+        self.step = step
 
 
 class EventTimeout(ZartError, TimeoutError):  # noqa: N818

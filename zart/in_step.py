@@ -9,14 +9,55 @@ from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, NoReturn, TypeVar
 
-from zart.calls import ChildCall, StepCall
-from zart.codec import Codec
+import psycopg
+
+from zart.calls import ChildCall, StepCall, Transaction
+from zart.codec import Codec, codec_of
 from zart.context import Place, Undos
 from zart.errors import UsageError
 from zart.handles import Pending
 from zart.state import Context, StepContext
 
 T = TypeVar("T")
+
+
+class Inside:
+    """What the code of one attempt has to do with the engine, beside what it returns."""
+
+    __slots__ = (
+        "connection",
+        "data",
+        "on_progress",
+        "progress",
+        "scheduled",
+        "schema",
+        "sync_connection",
+        "transaction",
+    )
+
+    def __init__(
+        self,
+        *,
+        transaction: Transaction = False,
+        progress: bytes | None = None,
+        on_progress: Callable[[], None] | None = None,
+        scheduled: bool = False,
+    ) -> None:
+        self.transaction: Transaction = transaction
+        self.scheduled: bool = scheduled
+        """It runs apart from the body that has scheduled it."""
+        self.connection: psycopg.AsyncConnection[Any] | None = None
+        """On which its transaction is open, in an `async def`."""
+        self.sync_connection: psycopg.Connection[Any] | None = None
+        """The same in a plain `def`."""
+        self.schema: str = "public"
+        """Where the tables are that `connection` leads to."""
+        self.data: bytes | None = None
+        """What it has set with `set_data`: a part of its record."""
+        self.progress: bytes | None = progress
+        """What was told last, by this attempt or an earlier one."""
+        self.on_progress: Callable[[], None] | None = on_progress
+        """Called with each progress, on whatever thread."""
 
 
 class InStep:
@@ -26,9 +67,12 @@ class InStep:
     belongs to the attempt, of `step_context`, a function since few steps want to know it.
     """
 
-    __slots__ = ("_outer", "_step_context")
+    __slots__ = ("_outer", "_step_context", "inside")
 
-    def __init__(self, outer: Place, step_context: Callable[[], StepContext]) -> None:
+    def __init__(
+        self, outer: Place, step_context: Callable[[], StepContext], inside: Inside | None = None
+    ) -> None:
+        self.inside: Inside = Inside() if inside is None else inside
         self._outer = outer
         self._step_context = step_context
 
@@ -102,8 +146,18 @@ class InStep:
     def data(self, codec: Codec, default: Any, /) -> Any:
         self._refuse("zart.data", "read it in the body, and give it to the step as an argument")
 
-    def set_data(self, value: object, /) -> None:
-        self._refuse("zart.set_data", "return the value from the step, and set it in the body")
+    def set_data(self, value: Any, /) -> None:
+        if self.inside.transaction is not True:
+            self._refuse(
+                "zart.set_data",
+                "return the value from the step, and set it in the body; a step with transaction=True may set it",
+            )
+        if self.inside.scheduled:
+            self._refuse(
+                "zart.set_data",
+                "a scheduled step runs apart from the body: return the value, and set it there",
+            )
+        self.inside.data, _ = codec_of(value.__class__).store(value, "the data of the execution")
 
     def now(self) -> dt.datetime:
         return dt.datetime.now(dt.UTC)
@@ -134,6 +188,43 @@ class InStep:
 
     def resource(self, type: type[T], /) -> T:
         return self._outer.resource(type)
+
+    def connection(self) -> psycopg.AsyncConnection[Any]:
+        if self.inside.connection is None:
+            self._refuse_connection(
+                "zart.connection()", "zart.sync.connection()", self.inside.sync_connection
+            )
+        return self.inside.connection
+
+    def sync_connection(self) -> psycopg.Connection[Any]:
+        if self.inside.sync_connection is None:
+            self._refuse_connection("zart.sync.connection()", "zart.connection()", self.inside.connection)
+        return self.inside.sync_connection
+
+    def progress(self, value: Any, /) -> None:
+        self.inside.progress, _ = codec_of(value.__class__).store(
+            value, f"the progress of step {self._step_context().step_name!r}"
+        )
+        if self.inside.on_progress is not None:
+            self.inside.on_progress()
+
+    def last_progress(self, codec: Codec, /) -> Any:
+        told = self.inside.progress
+        if told is None:
+            return None
+        return codec.load(told, f"the progress of step {self._step_context().step_name!r}")
+
+    def _refuse_connection(self, called: str, other: str, has_other: object) -> NoReturn:
+        if has_other is not None:
+            kind = "a plain def" if called == "zart.connection()" else "an async def"
+            told = f"it is {kind}: use {other}"
+        elif self.inside.transaction is True:
+            told = "there is no database here: give zart.testing.run a replacement, steps={...}"
+        elif self.inside.transaction == "own":
+            told = 'with transaction="own" the transaction is one of your own; with transaction=True it is Zart\'s'
+        else:
+            told = "only a step with transaction=True has a transaction of Zart's: write @step(..., transaction=True)"
+        raise UsageError(f"{called} is called in {self._here()}: {told}")
 
     def _here(self) -> str:
         known = self._step_context()

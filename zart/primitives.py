@@ -16,6 +16,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any, Final, Generic, Literal, NoReturn, ParamSpec, Protocol, TypeVar, cast, overload
 
 import msgspec
+import psycopg
 from typing_extensions import TypeForm
 
 from zart.annotations import codec_for, result_codec, where
@@ -383,7 +384,10 @@ def data(type: Any, /, *, default: Any = None) -> Any:
 
 
 def set_data(value: object, /) -> None:
-    """Set the execution's data, which begins empty with each run of the body. Only in a durable body.
+    """Set the execution's data, which begins empty with each run of the body.
+
+    Only in a durable body, and in a step with `transaction=True`: there it is a part of the step's record, and the body
+    has it when it has the step's result.
 
     Raises SerializationError when the value cannot be stored.
     """
@@ -458,6 +462,48 @@ def step_context() -> StepContext:
     return StepContext(
         execution_id="", step_name="", step_attempt=1, idempotency_key=str(_uuid.uuid4()), token=""
     )
+
+
+def connection() -> psycopg.AsyncConnection[Any]:
+    """The connection of a step with `transaction=True`, in an `async def`; in a plain `def`: `zart.sync.connection`.
+
+    What the step writes on it is committed together with the step's record, or not at all: the step neither commits nor
+    rolls back. Blocks of `async with connection.transaction()` are savepoints. Raises UsageError anywhere else.
+    """
+    here = place.get()
+    if here is None:
+        _refuse("zart.connection()", "a step with transaction=True, while a worker runs it")
+    return here.connection()
+
+
+def sync_connection() -> psycopg.Connection[Any]:
+    """The connection of a plain `def` step with `transaction=True`: what `zart.sync.connection` is."""
+    here = place.get()
+    if here is None:
+        _refuse("zart.sync.connection()", "a plain def step with transaction=True, while a worker runs it")
+    return here.sync_connection()
+
+
+def progress(value: object, /) -> None:
+    """Tell how far a step is: shown by `zart show`, and kept for its next attempt, wherever that runs.
+
+    It is written at once the first time, then about once a second; the last one of an attempt is never lost, unless the
+    process is. Outside of any execution nothing happens. Raises UsageError in a body, and SerializationError when the
+    value cannot be stored.
+    """
+    here = place.get()
+    if here is not None:
+        here.progress(value)
+
+
+def last_progress(type: TypeForm[T], /) -> T | None:
+    """What this step has told of its progress last, in this attempt or an earlier one; None when it has told nothing.
+
+    Raises UsageError in a body, and PayloadError when what was told does not fit the type.
+    """
+    codec = codec_for(type, "zart.last_progress", allow_sets=True)
+    here = place.get()
+    return None if here is None else cast("T | None", here.last_progress(codec))
 
 
 def resource(type: type[T], /) -> T:

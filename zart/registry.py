@@ -149,5 +149,6 @@ def _named_in(values: Iterable[object]) -> list[Durable[..., Any] | Step[..., An
     return [
         cast("Durable[..., Any] | Step[..., Any]", value)
         for value in list(values)
-        if isinstance(value, (Durable, Step))
+        # Not isinstance: a lazy object, such as Django's settings, would be asked for its class, and load itself.
+        if issubclass(type(value), (Durable, Step))
     ]

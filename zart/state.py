@@ -165,6 +165,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     failure: Failure | None
     child_id: str | None = None
     """Of a child: its execution id."""
+    progress: str | None = None
+    """What a step has told with `zart.progress` last, as JSON."""
 
 
 @final

@@ -21,7 +21,7 @@ from zart.annotations import (
     signature_of,
     where,
 )
-from zart.calls import CheckArgs, StepCall, StepSpec, TimeoutScope
+from zart.calls import CheckArgs, StepCall, StepSpec, TimeoutScope, Transaction
 from zart.codec import Codec
 from zart.context import place
 from zart.coroutine_function import CODE, CoroutineFunction
@@ -89,6 +89,8 @@ class _Definition:
                 timeout=options.timeout,
                 timeout_scope=options.timeout_scope,
                 check_args=options.check_args,
+                at_most_once=options.at_most_once,
+                transaction=options.transaction,
                 result=function.result,
                 arguments=function.arguments,
                 parameters=function.parameters,
@@ -169,6 +171,8 @@ class Step(CoroutineFunction, Generic[P, R_co]):
             timeout_scope=options.timeout_scope if timeout_scope is _KEEP else timeout_scope,
             check_args=options.check_args,
             raises=options.raises,
+            at_most_once=options.at_most_once,
+            transaction=options.transaction,
         )
         return self._changed(_definition=_Definition(self._function, changed))
 
@@ -295,6 +299,8 @@ def step(
     retry: str | Retry | None = None,
     timeout: Duration | None = None,
     timeout_scope: TimeoutScope = "attempt",
+    at_most_once: bool = False,
+    transaction: Transaction = False,
     check_args: CheckArgs = "block",
     raises: tuple[type[Exception], ...] = (),
 ) -> _StepDecorator:
@@ -303,10 +309,16 @@ def step(
     `name` identifies its records, so it must stay as it is while executions are under way; 1 to 200 bytes,
     and it may take values from the call: "charge-{order.id}". `retry` says how failures are tried again, such
     as "exponential(3, 2s)" (three retries; default: none). `timeout` limits each attempt, or with
-    `timeout_scope="total"` all of them with the delays between (default: no limit). When a replayed call has
-    other arguments than the recorded one, `check_args` blocks the execution, warns, or is off. `raises` names
-    the classes of exceptions that a body wants to catch again on replay; those of the function's own module
-    and builtins are known.
+    `timeout_scope="total"` all of them with the delays between (default: no limit).
+
+    `at_most_once` records that the step was started before it runs: one that is interrupted is never run again
+    but raises `StepInterrupted` in the body. With `transaction=True` what the step writes on `zart.connection()`
+    is committed together with its record: exactly once in this database. With `transaction="own"` the step does
+    that itself, on a connection of its own, by `SELECT zart_record_step(token, result)`.
+
+    When a replayed call has other arguments than the recorded one, `check_args` blocks the execution, warns, or is
+    off. `raises` names the classes of exceptions that a body wants to catch again on replay; those of the function's
+    own module and builtins are known.
 
     Works on an `async def`, on a plain `def`, which runs in a thread, and on the spot on any callable: `await
     step("create")(crm.create)(email)`. Raises UsageError, with the function's name and place, for what cannot
@@ -323,6 +335,8 @@ def step(
         "retry": retry,
         "timeout": timeout,
         "timeout_scope": timeout_scope,
+        "at_most_once": at_most_once,
+        "transaction": transaction,
         "check_args": check_args,
         "raises": raises,
     }

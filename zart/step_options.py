@@ -5,7 +5,7 @@ from typing import Any, cast, get_args
 
 import msgspec
 
-from zart.calls import CheckArgs, TimeoutScope
+from zart.calls import CheckArgs, TimeoutScope, Transaction
 from zart.durations import Duration, parse_duration
 from zart.errors import UsageError
 from zart.retry import Retry
@@ -19,6 +19,8 @@ class StepOptions(msgspec.Struct, frozen=True, kw_only=True):
     timeout_scope: TimeoutScope
     check_args: CheckArgs
     raises: tuple[type[Exception], ...]
+    at_most_once: bool
+    transaction: Transaction
 
 
 def read_options(
@@ -29,6 +31,8 @@ def read_options(
     timeout_scope: TimeoutScope,
     check_args: CheckArgs,
     raises: tuple[type[Exception], ...],
+    at_most_once: bool = False,
+    transaction: Transaction = False,
 ) -> StepOptions:
     """Check options; `what` is how errors call the step. Raises UsageError, beginning with it."""
     _check_choice(what, "timeout_scope", timeout_scope, get_args(TimeoutScope))
@@ -39,6 +43,18 @@ def read_options(
     ):
         raise UsageError(
             f"{what}: raises is {raises!r}, but it must be a tuple of Exception classes: (OSError,)"
+        )
+    _check_choice(what, "at_most_once", at_most_once, (True, False))
+    _check_choice(what, "transaction", transaction, (True, False, "own"))
+    if at_most_once and retry is not None and _read_retry(retry, what).retries:
+        raise UsageError(
+            f"{what}: at_most_once and retry= contradict each other: a step that is tried again may run twice. Catch "
+            "its failure in the body, find out what has happened, and go on from there"
+        )
+    if at_most_once and transaction:
+        raise UsageError(
+            f"{what}: at_most_once and transaction= contradict each other: a step in a transaction happens exactly "
+            "once in this database, and an attempt that came to nothing is made again. Choose one"
         )
     limit = None
     if timeout is not None:
@@ -51,6 +67,8 @@ def read_options(
         timeout_scope=timeout_scope,
         check_args=check_args,
         raises=raises,
+        at_most_once=at_most_once,
+        transaction=transaction,
     )
 
 
@@ -65,7 +83,7 @@ def _read_retry(retry: object, what: str) -> Retry:
         raise UsageError(f"{what}: {error}") from None
 
 
-def _check_choice(what: str, option: str, value: object, choices: tuple[str, ...]) -> None:
+def _check_choice(what: str, option: str, value: object, choices: tuple[object, ...]) -> None:
     if value not in choices:
         known = ", ".join(repr(choice) for choice in choices)
         raise UsageError(f"{what}: {option} is {value!r}, but it must be one of {known}")

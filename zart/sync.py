@@ -33,9 +33,19 @@ from zart.durable import Durable
 from zart.durations import Duration
 from zart.portal import Portal, refuse_on_loop
 from zart.primitives import Event
+from zart.primitives import sync_connection as connection
 from zart.state import Execution
 
-__all__ = ["Client", "Cursor", "ExecutionHandle", "HasCursor", "migrate", "offer_event", "start"]
+__all__ = [
+    "Client",
+    "Cursor",
+    "ExecutionHandle",
+    "HasCursor",
+    "connection",
+    "migrate",
+    "offer_event",
+    "start",
+]
 
 D = TypeVar("D")
 R = TypeVar("R")

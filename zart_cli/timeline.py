@@ -37,6 +37,7 @@ _MARKS: Final = {
 }
 _KINDS: Final = {"wait": "event"}
 _LONGEST_NAME: Final = 40
+_LONGEST_PROGRESS: Final = 80
 _TIME: Final = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?:\.\d+)?)Z")
 _NOTE: Final = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?:\.\d+)?)Z (.*)", re.DOTALL)
 
@@ -177,6 +178,11 @@ def _remark(record: Record, now: dt.datetime) -> str:
         until = clock(record.until, now)
         left = f" (in {short_duration(record.until - now)})" if record.until > now else ""
         told.append(f"until {until}{left}" if record.kind in _WAITS else f"next attempt {until}{left}")
+    if record.progress is not None:
+        progress = record.progress
+        told.append(
+            f"progress {progress if len(progress) <= _LONGEST_PROGRESS else progress[:_LONGEST_PROGRESS] + '…'}"
+        )
     if record.failure is not None:
         told.append(describe(record.failure))
     return ", ".join(told)

@@ -49,7 +49,7 @@ async def test_the_sql_reference_shows_the_functions_as_they_are(dsn: str) -> No
         found[1]: " ".join(found[2].split())
         for found in re.finditer(r"^(zart_\w+)\((.*?)\) RETURNS", text, re.MULTILINE | re.DOTALL)
     }
-    assert set(shown) == {"zart_start", "zart_offer_event", "zart_cancel"}
+    assert set(shown) == {"zart_start", "zart_offer_event", "zart_cancel", "zart_record_step"}
     long_names = {"integer": "int", "timestamp with time zone": "timestamptz"}
     async with await psycopg.AsyncConnection.connect(dsn) as connection:
         for function, arguments in shown.items():

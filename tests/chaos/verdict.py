@@ -40,7 +40,8 @@ _TAKEOVERS = "SELECT execution_id, note FROM zart_history WHERE what = 'takeover
 _LEFT = {
     "zart_tasks": "SELECT execution_id || ' ' || state || coalesce(' of ' || owner, '') FROM zart_tasks",
     "zart_wakeups": "SELECT kind || ' for task ' || task_id FROM zart_wakeups",
-    "the journal, unfinished": "SELECT run_id || ' ' || name FROM zart_steps WHERE state IN ('running', 'waiting')",
+    "the journal, unfinished": "SELECT run_id || ' ' || name FROM zart_steps"
+    " WHERE state IN ('started', 'running', 'waiting')",
 }
 
 _ACCOUNT = {

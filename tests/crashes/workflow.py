@@ -126,6 +126,8 @@ class Workflow:
     """
     maybe: frozenset[str] = frozenset()
     """Effects that a fault, or something from outside that comes at another time, may prevent."""
+    at_most_once: frozenset[str] = frozenset()
+    """Effects that no fault may make happen again."""
     varies: bool = False
     """Which calls are recorded depends on when a fault comes; the outcome does not."""
     slow: bool = False
@@ -253,6 +255,9 @@ class Workflow:
         unknown = counts.keys() - self.effects
         if unknown:
             yield f"nobody expects the effects {sorted(unknown)}"
+        for effect in self.at_most_once:
+            if counts[effect] > 1:
+                yield f"effect {effect!r} has happened {counts[effect]} times, and may happen once"
         for chain in self.chains:
             for effect in chain:
                 if counts[effect] < 1 and effect not in self.maybe and not prevented:

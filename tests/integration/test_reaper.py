@@ -109,7 +109,7 @@ async def test_a_reaper_of_one_statement_would_leave_them_to_the_dead(dsn):
 
 
 async def test_a_worker_is_reaped_whole_or_not_at_all(dsn, direct_dsn, caplog):
-    """A client that was stopped inside a transaction holds one of three rows: nothing is freed, nobody waits, and
+    """A client that was stopped inside a transaction holds one of four rows: nothing is freed, nobody waits, and
     the log names the session. When it is gone, so is the worker.
     """
     async with Floor(dsn) as floor:
@@ -124,7 +124,7 @@ async def test_a_worker_is_reaped_whole_or_not_at_all(dsn, direct_dsn, caplog):
             async with asyncio.timeout(5):
                 assert await reap(floor.database, "public") == []
             assert await floor.rows("SELECT worker_id, writer FROM zart_workers ORDER BY writer") == [
-                (stuck.id, writer) for writer in range(3)
+                (stuck.id, writer) for writer in range(4)
             ]
             assert f"session {client.info.backend_pid} (stuck client, idle in transaction" in caplog.text
         assert await reap(floor.database, "public") == ["a"]
@@ -139,7 +139,7 @@ async def test_a_heartbeat_that_comes_in_time_is_seen(dsn):
         with psycopg.connect(dsn, autocommit=True) as heart:
             assert heart.execute(statement, {"worker": hand.id, "lease": HOUR}).fetchall()
         await reap(floor.database, "public")
-        assert await floor.value("SELECT count(*) FROM zart_workers") == 3
+        assert await floor.value("SELECT count(*) FROM zart_workers") == 4
 
 
 async def test_what_is_blocked_stays_blocked(dsn):

@@ -6,8 +6,9 @@ ACTIVATION = "zart/_engine/activation.py"
 BRANCH = "zart/_engine/branch.py"
 ENDINGS = "zart/_engine/endings.py"
 LOG = "zart/_engine/log.py"
+ATTEMPTS = "zart/_engine/step_attempts.py"
+CALLS = "zart/_engine/step_calls.py"
 PATCHES = "zart/_engine/patches.py"
-STEPS = "zart/_engine/steps.py"
 WAITS = "zart/_engine/waits.py"
 
 _KEPT = "tests/integration/test_kept_bodies.py::"
@@ -80,7 +81,7 @@ BODIES = (
     Mutation(
         name="first-value-not-decoded",
         breaks="What a body gets on the first run is what it gets on replay.",
-        edits=(Edit(file=STEPS, old="return decoded, result, None", new="return value, result, None"),),
+        edits=(Edit(file=ATTEMPTS, old="return decoded, result, None", new="return value, result, None"),),
         tests=(f"{_SAME}test_a_result_is_decoded_the_first_time_too",),
     ),
     Mutation(
@@ -217,8 +218,10 @@ BODIES = (
         breaks="A worker that takes over waits for the remainder of a retry's delay, and counts on.",
         edits=(
             Edit(
-                file=STEPS,
-                old='activation.write(so_far(state="waiting", until=until, failed_attempt=failed_attempt))',
+                file=CALLS,
+                old="self._branch.activation.write(\n"
+                '            self._so_far(state="waiting", until=self._until, failed_attempt=failed_attempt)\n'
+                "        )",
                 new="pass",
             ),
         ),
@@ -229,7 +232,7 @@ BODIES = (
         breaks="`exponential(3, …)` means three retries after the first attempt.",
         edits=(
             Edit(
-                file=STEPS,
+                file=CALLS,
                 old="if attempt > spec.retry.retries or",
                 new="if attempt >= spec.retry.retries or",
             ),
@@ -241,7 +244,7 @@ BODIES = (
         breaks="No attempt is made after the last retry.",
         edits=(
             Edit(
-                file=STEPS,
+                file=CALLS,
                 old="if attempt > spec.retry.retries or",
                 new="if attempt > spec.retry.retries + 1 or",
             ),
@@ -251,7 +254,7 @@ BODIES = (
     Mutation(
         name="suspended-beside-a-thread",
         breaks="The next attempt of a plain function waits for the thread of the last one.",
-        edits=(Edit(file=STEPS, old="await self._stay_with(step.thread, until)", new="pass"),),
+        edits=(Edit(file=CALLS, old="await stay_with(branch, self._thread, self._until)", new="pass"),),
         tests=(f"{_FAILING}test_a_plain_function_that_ignores_its_limit",),
     ),
     Mutation(

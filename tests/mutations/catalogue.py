@@ -3,11 +3,12 @@
 from tests.mutations.bodies import BODIES
 from tests.mutations.clients import CLIENTS
 from tests.mutations.composition import COMPOSITION
+from tests.mutations.inside import INSIDE
 from tests.mutations.journal import JOURNAL_MUTATIONS
 from tests.mutations.leases import LEASES
 from tests.mutations.undoing import UNDOING
 
-MUTATIONS = (*LEASES, *JOURNAL_MUTATIONS, *BODIES, *CLIENTS, *COMPOSITION, *UNDOING)
+MUTATIONS = (*LEASES, *JOURNAL_MUTATIONS, *BODIES, *CLIENTS, *COMPOSITION, *UNDOING, *INSIDE)
 
 SURVIVORS: dict[str, str] = {}
 """By name: why no test can tell them from the original."""

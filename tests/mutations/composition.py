@@ -18,8 +18,8 @@ COMPOSITION = (
             Edit(
                 file=JOURNAL,
                 under="record_and_end",
-                old="WHERE s.state IN ('running', 'waiting') AND excluded.task_id IS NULL\n",
-                new="WHERE s.state IN ('running', 'waiting')\n",
+                old="WHERE s.state IN ('started', 'running', 'waiting') AND excluded.task_id IS NULL\n",
+                new="WHERE s.state IN ('started', 'running', 'waiting')\n",
             ),
         ),
         tests=(f"{_GIVING}test_the_same_work_is_given_away_once",),

@@ -15,8 +15,9 @@ _CONFLICT = """
         seq = excluded.seq, state = excluded.state, digest = coalesce(excluded.digest, s.digest),
         arguments = coalesce(excluded.arguments, s.arguments), result = excluded.result, failure = excluded.failure,
         attempts = excluded.attempts, started_at = coalesce(excluded.started_at, s.started_at),
-        finished_at = excluded.finished_at, until = excluded.until, token = excluded.token
-    WHERE s.state IN ('running', 'waiting') AND excluded.task_id IS NULL
+        finished_at = excluded.finished_at, until = excluded.until,
+        progress = coalesce(excluded.progress, s.progress), token = excluded.token
+    WHERE s.state IN ('started', 'running', 'waiting') AND excluded.task_id IS NULL
         AND ((s.token >> 24) IS DISTINCT FROM (excluded.token >> 24) OR s.token < excluded.token)"""
 _EACH = ("record", "record_one", "record_and_end")
 
@@ -95,8 +96,8 @@ JOURNAL_MUTATIONS = (
             Edit(
                 file=JOURNAL,
                 under=statement,
-                old="WHERE s.state IN ('running', 'waiting') AND excluded.task_id IS NULL\n        AND ((s.token",
-                new="WHERE excluded.task_id IS NULL\n        AND ((s.token",
+                old="WHERE s.state IN ('started', 'running', 'waiting') AND excluded.task_id IS NULL\n",
+                new="WHERE excluded.task_id IS NULL\n",
             )
             for statement in _EACH
         ),

@@ -225,7 +225,9 @@ LEASES = (
     Mutation(
         name="stale-lease-starts-steps",
         breaks="A worker that does not know whether its lease still stands starts no step.",
-        edits=(Edit(file="zart/_engine/steps.py", old="if not host.fresh:", new="if False:"),),
+        edits=(
+            Edit(file="zart/_engine/step_calls.py", old="if not activation.host.fresh:", new="if False:"),
+        ),
         tests=("tests/unit/test_replay.py::test_no_attempt_begins_while_the_lease_is_in_doubt",),
     ),
     Mutation(

@@ -3,7 +3,8 @@
 from tests.mutations.mutation import Edit, Mutation
 
 SAGAS = "zart/_engine/sagas.py"
-STEPS = "zart/_engine/steps.py"
+ATTEMPTS = "zart/_engine/step_attempts.py"
+CALLS = "zart/_engine/step_calls.py"
 ENDINGS = "zart/_engine/endings.py"
 
 _TESTS = "tests/integration/test_sagas.py::"
@@ -131,17 +132,13 @@ UNDOING = (
     Mutation(
         name="undone-acts-keep-their-key",
         breaks="An act that was undone is done afresh under another idempotency key.",
-        edits=(Edit(file=STEPS, old="    if step.marks:\n", new="    if False:\n"),),
+        edits=(Edit(file=ATTEMPTS, old="    if step.marks:\n", new="    if False:\n"),),
         tests=(f"{_TESTS}test_what_was_undone_is_done_afresh_when_the_body_is_run_again",),
     ),
     Mutation(
         name="failed-undos-are-failures",
         breaks="An undo that fails for good blocks the execution, and is tried again after a resume.",
-        edits=(
-            Edit(
-                file=STEPS, old="                if undoes is not None:\n", new="                if False:\n"
-            ),
-        ),
+        edits=(Edit(file=CALLS, old="        if self._undoes is not None:\n", new="        if False:\n"),),
         tests=(f"{_TESTS}test_an_undo_that_fails_for_good_blocks",),
     ),
     Mutation(

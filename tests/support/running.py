@@ -128,9 +128,18 @@ async def stir(dsn: str) -> None:
     await query(dsn, "SELECT pg_notify('zart_work_' || substr(md5('public'), 1, 12), '')")
 
 
+BURY = """
+    WITH rows AS MATERIALIZED (
+        SELECT worker_id, writer FROM zart_workers ORDER BY worker_id, writer FOR UPDATE
+    )
+    DELETE FROM zart_workers w USING rows WHERE w.worker_id = rows.worker_id AND w.writer = rows.writer
+"""
+"""Deletes the rows of all workers, in the order in which a heartbeat locks them."""
+
+
 async def bury_workers(dsn: str) -> None:
     """Take every worker for dead, as the reaper does: their fences go, and others take their work over."""
-    await query(dsn, "DELETE FROM zart_workers")
+    await query(dsn, BURY)
 
 
 @asynccontextmanager

@@ -63,6 +63,22 @@ def render(order: Order) -> bytes:
     return order.id.encode()
 
 
+@step("transfer", transaction=True)
+async def transfer(amount: int) -> int:
+    assert_type(zart.connection(), psycopg.AsyncConnection[Any])
+    assert_type(zart.last_progress(int), int | None)
+    assert_type(zart.progress(amount), None)
+    return amount
+
+
+@step("by-an-orm", transaction="own")
+async def by_an_orm(amount: int) -> None: ...
+
+
+@step("once", at_most_once=True)
+def once() -> None: ...
+
+
 @step("nothing", retry=None, timeout=None)
 async def nothing() -> None: ...
 
@@ -356,6 +372,8 @@ def errors(error: Exception) -> None:
     match error:
         case zart.StepFailed() | zart.ExecutionFailed() | zart.ExecutionTimeout() | zart.ExecutionBlocked():
             assert_type(error.failure, zart.Failure)
+        case zart.StepInterrupted():
+            assert_type(error, zart.StepInterrupted)
         case zart.StepTimeout() | zart.StepStuck() | zart.EventTimeout() | zart.ResultTimeout():
             is_one(error, TimeoutError)
         case zart.PayloadError():

@@ -21,6 +21,7 @@ EXAMPLES: list[BaseException] = [
     errors.StepFailed(FAILURE),
     errors.StepTimeout("text", step="a", limit=dt.timedelta(seconds=3)),
     errors.StepStuck("text", step="a"),
+    errors.StepInterrupted("text", step="a"),
     errors.EventTimeout("text", event="paid", limit=dt.timedelta(hours=1)),
     errors.ExecutionNotFound("text", execution_id="order-1"),
     errors.ExecutionConflict("text", execution_id="order-1"),

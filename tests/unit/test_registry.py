@@ -158,3 +158,21 @@ def test_what_was_not_decorated_is_refused():
         Registry().include(sell)
     with pytest.raises(UsageError, match="asynccontextmanager"):
         Registry(lifespan=lifespan())
+
+
+def test_a_lazy_object_in_the_module_is_left_alone():
+    """Looking for steps among a module's names does not make it load itself, as Django's settings would."""
+
+    class Lazy:
+        @property
+        def __class__(self):
+            raise AssertionError("it was asked for its class")
+
+    @durable("beside-lazy")
+    async def beside_lazy() -> None: ...
+
+    beside_lazy.fn.__globals__["a_lazy_object"] = Lazy()
+    try:
+        Registry(beside_lazy).freeze()
+    finally:
+        del beside_lazy.fn.__globals__["a_lazy_object"]

@@ -187,3 +187,54 @@ async def test_a_saga_that_cannot_be_undone() -> None:
         PermissionError, match=r"no access; undone: nothing; not undone: give-back \(failed\)"
     ):
         _ = outcome.result
+
+
+@step("transfer", transaction=True)
+async def transfer(cents: int) -> int:
+    await zart.connection().execute("UPDATE accounts SET cents = cents - %s", (cents,))
+    return cents
+
+
+@step("keep", transaction=True)
+async def keep(value: int) -> int:
+    zart.set_data(value)
+    return value
+
+
+@step("by-itself", transaction="own")
+async def by_itself(cents: int) -> int:
+    return cents
+
+
+@step("once", at_most_once=True)
+def once() -> str:
+    return "once"
+
+
+@durable("inside")
+async def inside(cents: int) -> list[object]:
+    return [await transfer(cents), await keep(3), zart.data(int), await by_itself(cents), await once()]
+
+
+async def test_steps_with_transactions_and_at_most_once():
+    """There is no database: what uses a connection has a replacement, and the rest runs as it is."""
+    outcome = await zart.testing.run(inside, 5, steps={"transfer": 7})
+    assert outcome.result == [7, 3, 3, 5, "once"]
+    assert outcome.steps == ["transfer", "keep", "by-itself", "once"]
+    without = await zart.testing.run(inside, 5)
+    assert isinstance(without.error, zart.UsageError)
+    assert "give zart.testing.run a replacement" in str(without.error)
+
+
+async def test_an_interrupted_step_is_a_replacement():
+    """What the body does about it can be tried."""
+
+    @durable("asks")
+    async def asks() -> str:
+        try:
+            return await once()
+        except zart.StepInterrupted as interrupted:
+            return str(interrupted)
+
+    outcome = await zart.testing.run(asks, steps={"once": zart.StepInterrupted("cut off")})
+    assert outcome.result == "cut off"

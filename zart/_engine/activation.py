@@ -65,12 +65,14 @@ from zart._engine.entries import (
 from zart._engine.entries import Suspended as SuspendedEnding
 from zart._engine.lineage import library_of
 from zart._engine.log import Log
+from zart._engine.outgoing import Outgoing
 from zart._engine.parking import DurableFuture
 from zart._engine.patches import Patches
 from zart._engine.points import reach
 from zart._engine.sagas import Sagas
 from zart._engine.steps import Steps
 from zart._engine.timers import BodyTimer
+from zart._engine.transactions import Connected, Transaction
 from zart._engine.waits import Wait, Waits
 from zart.calls import DurableSpec, StepCall, StepSpec
 from zart.context import place
@@ -119,6 +121,11 @@ class Host(Protocol):
     @property
     def fresh(self) -> bool:
         """Whether the lease stands for certain; when not, no attempt of a step begins."""
+        ...
+
+    @property
+    def transactions(self) -> Connected | None:
+        """Where steps have their transactions; None where there is no database."""
         ...
 
     @property
@@ -219,11 +226,12 @@ class Activation:
         """The number of the last entry that the body has heard of."""
         self.cancels = endings.Cancels(self)
         self.phase = endings.Phase(self)
-        self._seq = self.log.last_seq
+        self._outgoing = Outgoing(host, self.log.last_seq)
         self._inflight = 0
         self._in_doubt = 0
         self._orders: tuple[Order, ...] = ()
         self._outbox: deque[tuple[Record, Callable[[Record], None]]] = deque()
+        self._apart: set[asyncio.Task[None]] = set()
         self._turns: dict[Key, Callable[[Record], None]] = {}
         self._late: deque[StoredEntry] = deque()
         self._gate: list[tuple[Key, bytes | None, DurableFuture]] = []
@@ -345,7 +353,7 @@ class Activation:
             self.waits.save()
         change = self._change(ending, self._ended)
         self._close()
-        self.host.end(change)
+        self._outgoing.end(change)
 
     def _change(self, ending: Ending, done: Callable[[Change, Exception | None], None]) -> Change:
         claim = self.claim
@@ -577,12 +585,7 @@ class Activation:
     @property
     def last_seq(self) -> int:
         """The number of the last entry, written or on its way."""
-        return self._seq
-
-    def next_seq(self) -> int:
-        """The number of the entry that is written now."""
-        self._seq += 1
-        return self._seq
+        return self._outgoing.last_seq
 
     # ------------------------------------------------------------ writing
 
@@ -593,9 +596,37 @@ class Activation:
 
     def put(self, entry: Entry, done: Callable[[Entry, Exception | None], None] | None = None) -> None:
         """The same, and what waits to be written with the next entry goes on waiting."""
-        entry.done = done or self._written
+        self._prepare(entry, done)
+        self._outgoing.write(entry)
+
+    def put_numbered(self, entry: Entry) -> None:
+        """The same for one that has a number, although the body does not observe it."""
+        self._prepare(entry, None)
+        self._outgoing.submit(entry)
+
+    def _prepare(self, entry: Entry, done: Callable[[Entry, Exception | None], None] | None) -> None:
+        told = done or self._written
+
+        def acknowledged(entry: Entry, error: Exception | None) -> None:
+            self._outgoing.acknowledged()
+            told(entry, error)
+
+        entry.done = acknowledged
         self._mark(entry)
-        self.host.write(entry)
+
+    def note(self, entry: Entry) -> DurableFuture:
+        """Write an entry that the body does not observe; the future is done when it is committed."""
+        future = self.future()
+        if self.closed:
+            future.cancel()
+            return future
+        self.patches.save()
+        entry.done = self._noted
+        entry.deliver = future
+        self._inflight += 1
+        self._mark(entry)
+        self._outgoing.write(entry)
+        return future
 
     def submit(
         self,
@@ -610,14 +641,13 @@ class Activation:
             future.cancel()
             return future
         self.patches.save()
-        entry.seq = self.next_seq()
-        entry.done = self._committed
+        entry.done = self._acknowledged
         entry.deliver = (future, deliver)
         self._inflight += 1
         if self.waits.unsaved:
             self.waits.save()
         self._mark(entry)
-        self.host.write(entry)
+        self._outgoing.submit(entry)
         return future
 
     def order(self, orders: tuple[Order, ...]) -> None:
@@ -632,20 +662,57 @@ class Activation:
         """Write an entry with a number that is only there to be found by later activations; harmless twice."""
         if key in self.log.by_key:
             return
-        self._seq += 1
         now = self.host.now()
-        self.write(
+        self.patches.save()
+        self.put_numbered(
             Entry(
                 run_id=self.claim.run_id,
                 key=key,
                 state="completed",
                 done=None,
-                seq=self._seq,
                 result=b"null",
                 started_at=now,
                 finished_at=now,
             )
         )
+
+    def submit_apart(self, entry: Entry, transaction: Transaction) -> DurableFuture:
+        """The same for the record of a step in its transaction, which commits it. What that fails of, the future gets.
+
+        Whoever waits for it may be cancelled meanwhile: it is committed all the same.
+        """
+        future = self.future()
+        if self.closed:
+            transaction.abandon()
+            future.cancel()
+            return future
+        self.patches.save()
+        entry.deliver = (future, None)
+        self._inflight += 1
+        if self.waits.unsaved:
+            self.waits.save()
+        self._mark(entry)
+        committing = self._commit_apart(entry, transaction)
+        task = asyncio.Task(committing, loop=self.loop, context=self.host.base_context.copy())
+        self._apart.add(task)
+        task.add_done_callback(self._apart.discard)
+        return future
+
+    async def _commit_apart(self, entry: Entry, transaction: Transaction) -> None:
+        async def commit(entry: Entry) -> None:
+            if self.closed:
+                transaction.abandon()
+                raise Lost(f"{entry.key}: the execution was given back before its turn came")
+            await transaction.commit(entry)
+
+        error: Exception | None = None
+        try:
+            await self._outgoing.apart(entry, commit)
+        except Exception as failure:  # noqa: BLE001 (the step fails of it, or is run again)
+            error = failure
+        finally:
+            transaction.abandon()
+        self._committed(entry, error)
 
     def _mark(self, entry: Entry) -> None:
         entry.task_id = self.claim.task_id
@@ -653,7 +720,7 @@ class Activation:
             entry.orders += self._take_orders()
         self._suspect = False
         # That a step runs is no progress: one that ends its process only after a while would never be found out.
-        if self._first_write and entry.state != "running":
+        if self._first_write and entry.state not in ("running", "started"):
             self._first_write = False
             entry.clears_recoveries = True
 
@@ -663,6 +730,23 @@ class Activation:
         elif error is not None:
             told = "execution %s: what is under way at %s is not shown: %s"
             _log.warning(told, self.claim.execution_id, entry.key, error)
+
+    def _noted(self, entry: Entry, error: Exception | None) -> None:
+        self._outgoing.acknowledged()
+        self._inflight -= 1
+        future: DurableFuture = entry.deliver
+        if isinstance(error, Lost):
+            self.release()
+        elif future.done():
+            pass
+        elif error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(None)
+
+    def _acknowledged(self, entry: Entry, error: Exception | None) -> None:
+        self._outgoing.acknowledged()
+        self._committed(entry, error)
 
     def _committed(self, entry: Entry, error: Exception | None) -> None:
         self._inflight -= 1

@@ -7,7 +7,6 @@ durable calls: each asks the log first, and only what has no record runs.
 
 import asyncio
 import datetime as dt
-import functools
 import hashlib
 import inspect
 import math
@@ -19,6 +18,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import anyio
+import psycopg
 
 from zart._engine import sagas
 from zart._engine.delegated import Pending
@@ -26,7 +26,7 @@ from zart._engine.entries import Key, Kind, Record, StoredEntry
 from zart._engine.sagas import Undos
 from zart.annotations import Parameters
 from zart.calls import ChildCall, StepCall, StepSpec
-from zart.codec import ANY, Codec
+from zart.codec import Codec, codec_of
 from zart.digest import Arguments
 from zart.durations import format_duration
 from zart.errors import EventTimeout, PayloadError, Suspended, UsageError
@@ -40,13 +40,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-@functools.cache
-def _codec_of(kind: type[Any]) -> Codec:
-    """How a value without an annotation is stored: by its own type where that has a form of its own."""
-    return Codec(ANY if kind in _PLAIN else kind, allow_sets=True)
-
-
-_PLAIN = frozenset((type(None), bool, int, float, str, list, dict, tuple))
 _NO_ARGUMENTS = Arguments(inspect.Signature())
 _NO_PARAMETERS = Parameters(lambda: None, inspect.Signature(), "a capture")
 _ZART_ONLY = KnownExceptions()
@@ -171,6 +164,8 @@ class Branch:
             raise
 
     def heard(self, record: Record) -> None:
+        if record.data is not None:  # set by a step in its transaction
+            self.activation.data = record.data.encode() if isinstance(record.data, str) else record.data
         if record.finished_at is not None:
             self.heard_at = record.finished_at
 
@@ -203,10 +198,13 @@ class Branch:
 
     def value_of(self, record: Record, spec: StepSpec) -> Any:
         """What a recorded step returned; raises what it raised."""
-        return self.outcome_of(record, spec.result, spec.known)
+        # One that runs at most once is never tried afresh: whatever becomes of the body, it does not run again.
+        return self.outcome_of(record, spec.result, spec.known, afresh=not spec.at_most_once)
 
-    def outcome_of(self, record: Record, result: Codec, known: KnownExceptions) -> Any:
-        """What a recorded call returned; raises what it raised."""
+    def outcome_of(
+        self, record: Record, result: Codec, known: KnownExceptions, *, afresh: bool = True
+    ) -> Any:
+        """What a recorded call returned; raises what it raised. `afresh`: for which it may be made once more."""
         what = f"{record.key.kind} {record.key}"
         try:
             if record.state == "completed":
@@ -216,7 +214,7 @@ class Branch:
             # The step's annotation has changed, or somebody has edited the row: not the body's failure.
             self.activation.block(misfit, "misfit")
             raise Suspended from None
-        raise self.activation.raised(error, record)
+        raise self.activation.raised(error, record) if afresh else error
 
     # ------------------------------------------------------------ what is given away
 
@@ -389,7 +387,7 @@ class Branch:
         return default if stored is None else codec.load(stored, "the data of the execution")
 
     def set_data(self, value: Any, /) -> None:
-        self.activation.data, _ = _codec_of(value.__class__).store(value, "the data of the execution")
+        self.activation.data, _ = codec_of(value.__class__).store(value, "the data of the execution")
 
     def now(self) -> dt.datetime:
         return self.heard_at
@@ -435,6 +433,24 @@ class Branch:
         raise UsageError(
             f"execution {self.activation.claim.execution_id!r}: zart.step_context() is for code in a step; "
             "in a body use zart.context()"
+        )
+
+    def connection(self) -> "psycopg.AsyncConnection[Any]":
+        self._refuse_for_steps("zart.connection()", "in a step with transaction=True")
+
+    def sync_connection(self) -> "psycopg.Connection[Any]":
+        self._refuse_for_steps("zart.sync.connection()", "in a plain def step with transaction=True")
+
+    def progress(self, value: object, /) -> None:  # noqa: ARG002
+        self._refuse_for_steps("zart.progress", "in a step; what a body has done is recorded anyway")
+
+    def last_progress(self, codec: Codec, /) -> Any:  # noqa: ARG002
+        self._refuse_for_steps("zart.last_progress", "in the step that told it")
+
+    def _refuse_for_steps(self, called: str, where: str) -> NoReturn:
+        raise UsageError(
+            f"execution {self.activation.claim.execution_id!r}: {called} is called in its body, which is replayed: "
+            f"call it {where}"
         )
 
     def resource(self, type: type[T], /) -> T:

@@ -13,7 +13,7 @@ from uuid import UUID
 import msgspec
 
 Kind = Literal["step", "capture", "wait", "timer", "cancel", "child"]
-EntryState = Literal["running", "waiting", "completed", "failed", "cancelled"]
+EntryState = Literal["started", "running", "waiting", "completed", "failed", "cancelled"]
 FINAL: frozenset[str] = frozenset(("completed", "failed", "cancelled"))
 
 
@@ -47,6 +47,10 @@ class StoredEntry(msgspec.Struct, frozen=True, kw_only=True):
     started_at: dt.datetime | None = None
     finished_at: dt.datetime | None = None
     until: dt.datetime | None = None
+    progress: str | None = None
+    """What the step has told of itself last."""
+    data: str | None = None
+    """What the step has set with `set_data` in its own transaction."""
     given_away: bool = False
     """A task of its own does it: a scheduled step or a child. What came of it is there before it has a number."""
     child: tuple[str, bool] | None = None
@@ -196,6 +200,9 @@ class Entry(msgspec.Struct, kw_only=True, eq=False):
     started_at: dt.datetime | None = None
     finished_at: dt.datetime | None = None
     until: dt.datetime | None = None
+    progress: bytes | None = None
+    data: bytes | None = None
+    """Of a step in a transaction; the journal's own statements do not write it."""
     task_id: int = 0
     """The execution's task: needed with `event_id` and `clears_recoveries`."""
     event_id: int | None = None

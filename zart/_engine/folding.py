@@ -239,10 +239,12 @@ def entry_columns(batch: Batch) -> dict[str, Array]:
     digests = [entry.digest for entry in entries]
     arguments = [entry.arguments for entry in entries]
     started = [entry.started_at for entry in entries]
+    progresses = [entry.progress for entry in entries]
     if batch.earlier:
         digests = [_told(entry, batch.earlier, entry.digest, "digest") for entry in entries]
         arguments = [_told(entry, batch.earlier, entry.arguments, "arguments") for entry in entries]
         started = [_told(entry, batch.earlier, entry.started_at, "started_at") for entry in entries]
+        progresses = [_told(entry, batch.earlier, entry.progress, "progress") for entry in entries]
     return {
         **key_columns(entries),
         "seqs": int4s([entry.seq for entry in entries]),
@@ -255,6 +257,7 @@ def entry_columns(batch: Batch) -> dict[str, Array]:
         "started": times(started),
         "finished": times([entry.finished_at for entry in entries]),
         "untils": times([entry.until for entry in entries]),
+        "progresses": jsons(progresses),
     }
 
 
@@ -277,6 +280,7 @@ def entry_values(entry: Entry) -> dict[str, Any]:
         "started": entry.started_at,
         "finished": entry.finished_at,
         "until": entry.until,
+        "progress": None if entry.progress is None else entry.progress.decode(),
         "token": entry.token,
     }
 
@@ -542,7 +546,7 @@ def _order_columns(batch: Batch) -> dict[str, Array]:
 def size(record: Record) -> int:
     """The bytes of a record that are a user's; the rest is small."""
     if isinstance(record, Entry):
-        told = len(record.result or b"") + len(record.failure or b"")
+        told = len(record.result or b"") + len(record.failure or b"") + len(record.progress or b"")
         if isinstance(record.work, StepWork):
             told += len(record.work.input)
         elif isinstance(record.work, ChildWork):

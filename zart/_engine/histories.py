@@ -321,6 +321,8 @@ def _add_steps(pending: dict[int, Pending], rows: list[TupleRow]) -> None:
             until,
             given_away,
             child,
+            progress,
+            data,
         ) = row
         append(
             StoredEntry(
@@ -337,13 +339,15 @@ def _add_steps(pending: dict[int, Pending], rows: list[TupleRow]) -> None:
                 until=until,
                 given_away=given_away,
                 child=None if child is None else msgspec.json.decode(child, type=tuple[str, bool]),
+                progress=progress,
+                data=data,
             )
         )
 
 
 def _scheduled(pending: dict[int, Pending], row: TupleRow) -> tuple[int, str | None]:
     """A row of `load_scheduled` to the one entry of its claim; returns the task and its input."""
-    task, given, state, digest, attempts, started, until = row
+    task, given, state, digest, attempts, started, until, progress = row
     held = pending[task]
     assert held.step is not None  # noqa: S101 (only scheduled steps are asked for there)
     held.entries.append(
@@ -355,6 +359,7 @@ def _scheduled(pending: dict[int, Pending], row: TupleRow) -> tuple[int, str | N
             attempts=attempts,
             started_at=started,
             until=until,
+            progress=progress,
         )
     )
     return task, given

@@ -28,6 +28,7 @@ from zart._engine.lanes import lane_of, step_lane
 from zart._engine.named_children import NamedChildren
 from zart._engine.points import reach
 from zart._engine.scheduled import ScheduledStep
+from zart._engine.transactions import Connected
 from zart._engine.writer import Journal
 from zart.calls import DurableSpec, StepCall
 from zart.errors import UsageError, ZartError
@@ -40,6 +41,7 @@ STAYS_FOR: Final = dt.timedelta(milliseconds=500)
 """A body whose wait is over within this time stays in memory."""
 _LAST_WORDS_WITHIN: Final = 2.0
 """Seconds for the last records at a shutdown, at least."""
+_LOOKS_EVERY: Final = 0.02
 _UNWINDS_WITHIN: Final = 1.0
 """Seconds for the cleanup of bodies and steps that were given back."""
 
@@ -77,8 +79,11 @@ class Holding:
         *,
         fresh: Callable[[], bool],
         on_free: Callable[[], None],
+        transactions: Connected | None = None,
     ) -> None:
         self._shared = shared
+        self.transactions = transactions
+        """Where steps have their transactions."""
         self._fresh = fresh
         self._clock = clock
         self._journal = journal
@@ -221,7 +226,9 @@ class Holding:
                     shown,
                 )
             for activation in list(self._held.values()):
-                activation.release()
+                if activation.steps.may_be_interrupted:
+                    activation.release()
+            await self._last_steps()
         try:
             async with asyncio.timeout(max(limit, _LAST_WORDS_WITHIN)):
                 await self._journal.drain()
@@ -237,6 +244,18 @@ class Holding:
         self._expected.clear()
         for dormant in list(self._dormant.values()):
             dormant.forget()
+
+    async def _last_steps(self) -> None:
+        """Steps that run at most once are waited for, however long they take: nobody could run them again."""
+        left = [held.claim.execution_id for held in self._held.values() if not held.closed]
+        if left:
+            _log.warning(
+                "%d executions are in a step that runs at most once, and this worker waits for it: %s",
+                len(left),
+                ", ".join(left[:5]) + (", …" if len(left) > 5 else ""),
+            )
+        while any(not held.closed for held in self._held.values()):  # noqa: ASYNC110 (it ends in several places)
+            await asyncio.sleep(_LOOKS_EVERY)
 
     def _block(self, claim: Claim) -> None:
         error = _crash_loop(f"execution {claim.execution_id!r}", claim)
@@ -336,8 +355,8 @@ class Holding:
         if change is not None and isinstance(change.ending, SuspendedEnding):
             self._say_what_for(change.execution_id, change.ending)
 
-    def holds_back(self, activation: Activation, /) -> bool:  # noqa: ARG002
-        return self.stopping or self._shared.always_suspend
+    def holds_back(self, activation: Activation, /) -> bool:
+        return activation.steps.may_be_interrupted and (self.stopping or self._shared.always_suspend)
 
     def rests(self, activation: Activation, /) -> None:
         task = activation.claim.task_id

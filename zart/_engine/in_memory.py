@@ -163,6 +163,7 @@ class Memory:
     max_inflight_steps = 256
     fresh = True
     resources: tuple[object, ...] = ()
+    transactions = None
 
     def __init__(self, world: World) -> None:
         self.world = world
@@ -264,6 +265,8 @@ class Memory:
                 started_at=entry.started_at,
                 finished_at=entry.finished_at,
                 until=entry.until,
+                progress=entry.progress.decode() if entry.progress is not None else None,
+                data=entry.data.decode() if entry.data is not None else None,
                 given_away=entry.work is not None,
             )
         if entry.event_id is not None:

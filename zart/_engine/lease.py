@@ -88,11 +88,14 @@ class Lease:
         *,
         lanes: Sequence[int],
         orphan_timeout: dt.timedelta,
-        writers: int = 3,
+        writers: int = 4,
         host: str | None = None,
         pid: int | None = None,
     ) -> "Lease":
-        """A new worker id with `writers` fence rows (0 is the claimer's), valid for `orphan_timeout`."""
+        """A new worker id with `writers` fence rows, valid for `orphan_timeout`.
+
+        0 is the claimer's, 3 that of steps in transactions.
+        """
         statements = load("workers", schema)
         sequence = sql.Identifier(schema, "zart_worker_ids").as_string(None)
         connection = await connect()

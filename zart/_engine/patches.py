@@ -77,5 +77,4 @@ class Patches:
             return
         unsaved, self._unsaved = self._unsaved, []
         for entry in unsaved:
-            entry.seq = self._activation.next_seq()
-            self._activation.put(entry)
+            self._activation.put_numbered(entry)

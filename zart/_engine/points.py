@@ -55,6 +55,19 @@ POINTS: Final[Mapping[str, str]] = {
     "step.failed": "the attempt has failed; nothing of that is recorded",
     "step.waiting": "the failed attempt is with the journal; the next one waits for its time",
     "step.shown": "that the step runs for long is with the journal",
+    "step.progressed": "what the step has told of its progress is with the journal",
+    "step.started": "that a step is started that runs at most once is recorded; it has not run",
+    # A step in a transaction
+    "transaction.opened": "the transaction is open; the function has not run",
+    "transaction.record.begin": "the function has done its writes; its record is about to be written",
+    "transaction.record.sent": "the record and the COMMIT are sent; whether they are committed nobody knows",
+    "transaction.record.answered": "both are committed; nobody was told",
+    "transaction.seal.begin": "the answer was lost: the call's row is about to be sealed",
+    "transaction.seal.answered": "the lost record stands, or never will; nobody was told which",
+    # A step in a transaction of its own
+    "own.ending": "the function has returned or raised, or is about to run again: what has it recorded?",
+    "own.ended": "that is known, and its attempts so far can record nothing more",
+    "own.recorded": "it has recorded its result, which the journal does not have",
     # Waiting
     "wait.armed": "the body waits for a time or an event, in memory alone",
     "wait.over": "an event or the time has ended a wait; nothing of that is recorded",

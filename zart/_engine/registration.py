@@ -25,6 +25,7 @@ from zart._engine.lease import Lease
 from zart._engine.named_children import NamedChildren
 from zart._engine.points import reach
 from zart._engine.reaper import reap
+from zart._engine.transactions import Transactions
 from zart._engine.writer import Journal
 from zart._postgres import connections
 from zart._postgres.listener import Listener, work_channel
@@ -82,6 +83,15 @@ class Registration:
             on_fenced=self._on_fenced,
             on_schema_error=self._on_schema_error,
         )
+        transactions = Transactions(
+            self._connect,
+            self._dial_for_steps,
+            self._schema,
+            lease.worker_id,
+            idle_limit=self._config.orphan_timeout,
+            draw_token=journal.draw_token,
+            on_fenced=self._on_fenced,
+        )
         claimer = Claimer(self._connect, self._schema, lease.worker_id, lanes)
         named_children = NamedChildren(self._connect, self._schema, lease.worker_id)
         holding = Holding(
@@ -91,6 +101,7 @@ class Registration:
             named_children,
             fresh=lambda: lease.fresh,
             on_free=lambda: claiming.freed(),  # noqa: PLW0108 (it comes below)
+            transactions=transactions,
         )
         claiming = Claiming(
             claimer,
@@ -154,6 +165,7 @@ class Registration:
             for task in (*duties, stopping, over):
                 await _cancel(task)
             await named_children.close()
+            await transactions.close()
             await journal.close()
             await asyncio.wait([writing])  # not cancelled: it still closes its connections
             await claimer.close()
@@ -273,6 +285,13 @@ class Registration:
     async def _connect_directly(self) -> connections.Connection:
         address = connections.direct_address(self._address)
         return await connections.connect(address, application_name="zart listener", prepared=False)
+
+    def _dial_for_steps(self) -> psycopg.Connection[Any]:
+        prepared = connections.wants_prepared() or False  # what stands between cannot be asked for here
+        arguments = connections.connection_arguments(
+            self._address, application_name="zart worker", prepared=prepared
+        )
+        return psycopg.Connection.connect(self._address, **arguments)
 
     def _dial(self) -> psycopg.Connection[Any]:
         address = connections.direct_address(self._address)

@@ -82,7 +82,12 @@ class Journal:
     def write(self, entry: Entry) -> None:
         """Hands over an entry; its `done` is called after the commit."""
         told = len(entry.result) if entry.result is not None else 0
-        if entry.failure is not None or entry.failed_attempt is not None or entry.work is not None:
+        if (
+            entry.failure is not None
+            or entry.failed_attempt is not None
+            or entry.work is not None
+            or entry.progress is not None
+        ):
             told = size(entry)
         self._accept(entry, told)
 
@@ -136,11 +141,16 @@ class Journal:
         if self._stopped is not None:
             asyncio.get_running_loop().call_soon(self._settle, record, Lost(self._stopped))
             return
+        record.token = self.draw_token()
+        self._route(record, told)
+
+    def draw_token(self) -> int:
+        """The token of the next write of this registration, whoever sends it."""
         token = self._token + 1
         if token & ((1 << _COUNTER_BITS) - 1) <= 1:
             token = (secrets.randbits(_PREFIX_BITS) << _COUNTER_BITS) + 2
-        self._token = record.token = token
-        self._route(record, told)
+        self._token = token
+        return token
 
     def _route(self, record: Record, told: int) -> None:
         waiting = self._diverted.get(record.run_id) if self._diverted else None

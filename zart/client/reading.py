@@ -30,7 +30,21 @@ def read_execution(row: Row) -> Execution:
 
 def read_record(row: Row) -> Record:
     """A row of `records`."""
-    path, name, occurrence, kind, state, attempts, started, finished, until, failure, child, born = row
+    (
+        path,
+        name,
+        occurrence,
+        kind,
+        state,
+        attempts,
+        started,
+        finished,
+        until,
+        failure,
+        child,
+        born,
+        progress,
+    ) = row
     return Record(
         key=_key(path, name, occurrence),
         kind=kind,
@@ -42,6 +56,7 @@ def read_record(row: Row) -> Record:
         until=until,
         failure=_failure(failure),
         child_id=child,
+        progress=progress,
     )
 
 

@@ -21,8 +21,10 @@ from zart.client.starting import (
     read_target,
     vanished,
 )
+from zart.context import place
 from zart.durable import Durable
 from zart.errors import UsageError
+from zart.in_step import InStep
 from zart.primitives import Event
 
 D = TypeVar("D")
@@ -62,12 +64,13 @@ async def start(
 ) -> str:
     """Start an execution in the transaction of `connection`, and return its id.
 
-    It exists once the transaction has committed, and never if it is rolled back. Idempotent by `id` like
-    `Client.start`. Raises UsageError without a connection or in the body of a durable function,
+    In a step with `transaction=True` the step's own transaction is meant unless another one is given. The execution
+    exists once the transaction has committed, and never if it is rolled back. Idempotent by `id` like `Client.start`.
+    Raises UsageError without a connection or in the body of a durable function,
     ExecutionConflict when the id stands for something else, SerializationError for input that does not fit.
     """
     refuse_in_body("zart.start")
-    given = _require(connection, "zart.start", "client.start(...)")
+    given, schema = _require(connection, schema, "zart.start", "client.start(...)")
     wanted = make_start(read_target(fn), data, id=getattr(fn, "id", None) if id is None else id)
     await start_within(given, schema, wanted, "raise")
     return wanted.id
@@ -107,12 +110,14 @@ async def offer_event(
 ) -> bool:
     """Offer an event in the transaction of `connection`; it arrives once that has committed.
 
+    In a step with `transaction=True` the step's own transaction is meant unless another one is given.
+
     Returns whether it was added: an event of the same `dedup` key was there before otherwise. Raises
     UsageError without a connection or in the body of a durable function, ExecutionNotFound and
     ExecutionFinished.
     """
     refuse_in_body("zart.offer_event")
-    given = _require(connection, "zart.offer_event", "client.offer_event(...)")
+    given, schema = _require(connection, schema, "zart.offer_event", "client.offer_event(...)")
     return await offer_within(given, schema, make_offer(execution_id, event, payload, dedup))
 
 
@@ -134,10 +139,14 @@ async def offer_within(connection: Connection, schema: str, offer: Offer) -> boo
     return read_answer(offer, rows[0]) is Answer.ADDED
 
 
-def _require(connection: Connection | None, called: str, instead: str) -> Connection:
+def _require(connection: Connection | None, schema: str, called: str, instead: str) -> tuple[Connection, str]:
+    """The connection, and the schema of Zart's tables there. A step's own transaction is one, too."""
     if connection is None:
+        here = place.get()
+        if isinstance(here, InStep) and here.inside.transaction is True:
+            return here.connection(), here.inside.schema
         raise UsageError(
             f"{called} is part of a transaction of yours: give it connection=. Without one use a Client: "
             f"{instead}"
         )
-    return connection
+    return connection, schema

@@ -101,14 +101,14 @@ WHERE t.epoch = held.epoch AND t.owner = %(worker)s;
 -- name: load_steps
 SELECT held.task, s.path, s.name, s.occurrence, s.kind, s.seq, s.state, s.digest, s.arguments, s.result::text,
     s.failure::text, s.attempts, {time:s.started_at}, {time:s.finished_at}, {time:s.until}, s.task_id IS NOT NULL,
-    CASE WHEN s.kind = 'child' THEN s.input::text END
+    CASE WHEN s.kind = 'child' THEN s.input::text END, s.progress::text, s.data::text
 FROM unnest(%(tasks)s::bigint[], %(runs)s::uuid[]) AS held (task, run)
     CROSS JOIN LATERAL (SELECT * FROM {schema}.zart_steps s WHERE s.run_id = held.run OFFSET 0) s
 ORDER BY held.task, s.seq NULLS LAST;
 
 -- The rows of scheduled steps, with their inputs.
 -- name: load_scheduled
-SELECT held.task, s.input::text, s.state, s.digest, s.attempts, {time:s.started_at}, {time:s.until}
+SELECT held.task, s.input::text, s.state, s.digest, s.attempts, {time:s.started_at}, {time:s.until}, s.progress::text
 FROM unnest(%(tasks)s::bigint[], %(epochs)s::int[]) AS held (task, epoch)
     CROSS JOIN LATERAL (SELECT * FROM {schema}.zart_tasks t WHERE t.id = held.task OFFSET 0) t
     CROSS JOIN LATERAL (
@@ -138,7 +138,7 @@ ORDER BY s.finished_at, s.path, s.name, s.occurrence;
 -- name: load_page
 SELECT %(task)s::bigint, s.path, s.name, s.occurrence, s.kind, s.seq, s.state, s.digest, s.arguments, s.result::text,
     s.failure::text, s.attempts, {time:s.started_at}, {time:s.finished_at}, {time:s.until}, s.task_id IS NOT NULL,
-    CASE WHEN s.kind = 'child' THEN s.input::text END
+    CASE WHEN s.kind = 'child' THEN s.input::text END, s.progress::text, s.data::text
 FROM {schema}.zart_steps s
 WHERE s.run_id = %(run)s
     AND (s.path, s.name, s.occurrence, s.kind) > (%(path)s::text, %(name)s::text, %(occurrence)s::int, %(kind)s::text)

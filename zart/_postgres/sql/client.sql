@@ -167,13 +167,13 @@ WITH task AS MATERIALIZED (
 ), swept AS (
     UPDATE {schema}.zart_steps s SET state = 'cancelled', finished_at = {schema}.zart_now()
     FROM ended x
-    WHERE s.run_id = x.run_id AND s.state IN ('running', 'waiting') AND s.kind <> 'child'
+    WHERE s.run_id = x.run_id AND s.state IN ('started', 'running', 'waiting') AND s.kind <> 'child'
         AND (SELECT count(*) FROM closed) >= 0
 ), answered AS (
     UPDATE {schema}.zart_steps s SET state = 'cancelled', failure = c.failure, finished_at = {schema}.zart_now()
     FROM closed c
     WHERE s.run_id = c.parent_run AND s.path = c.parent_path AND s.name = c.parent_name
-        AND s.occurrence = c.parent_occurrence AND s.kind = 'child' AND s.state IN ('running', 'waiting')
+        AND s.occurrence = c.parent_occurrence AND s.kind = 'child' AND s.state IN ('started', 'running', 'waiting')
 ), passed_on AS (
     -- The parent's row comes before this one in the order of locks, so a worker tells it; and those below, too.
     INSERT INTO {schema}.zart_wakeups (task_id, kind, reason, author)
@@ -182,7 +182,7 @@ WITH task AS MATERIALIZED (
     SELECT * FROM (SELECT s.task_id, 'cancel', %(reason)s::text, %(author)s::text
     FROM (SELECT run_id FROM ended UNION ALL SELECT run_id FROM told) x
         JOIN {schema}.zart_steps s ON s.run_id = x.run_id JOIN {schema}.zart_tasks t ON t.id = s.task_id
-    WHERE s.state IN ('running', 'waiting') AND NOT t.detached
+    WHERE s.state IN ('started', 'running', 'waiting') AND NOT t.detached
     ORDER BY s.path DESC, s.name DESC, s.occurrence DESC) below
 ), noted AS (
     INSERT INTO {schema}.zart_history (execution_id, run_id, what, author, note)
@@ -253,7 +253,7 @@ LIMIT %(limit)s;
 -- The journal of a run: what was delivered in its order, then what is under way.
 -- name: records
 SELECT s.path, s.name, s.occurrence, s.kind, s.state, s.attempts, {time:s.started_at}, {time:s.finished_at},
-    {time:s.until}, s.failure::text, c.id, {time:c.created_at}
+    {time:s.until}, s.failure::text, c.id, {time:c.created_at}, s.progress::text
 FROM {schema}.zart_steps s LEFT JOIN {schema}.zart_executions c ON s.kind = 'child' AND c.parent_id = %(id)s
     AND c.parent_run = s.run_id AND c.parent_path = s.path AND c.parent_name = s.name
     AND c.parent_occurrence = s.occurrence

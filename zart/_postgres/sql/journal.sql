@@ -17,22 +17,25 @@ WITH fence AS MATERIALIZED (
     FOR KEY SHARE
 ), written AS (
     INSERT INTO {schema}.zart_steps AS s (run_id, path, name, occurrence, kind, seq, state, digest, arguments, result,
-        failure, attempts, started_at, finished_at, until, token)
+        failure, attempts, started_at, finished_at, until, progress, token)
     SELECT u.run_id, u.path, u.name, u.occurrence, u.kind, u.seq, u.state, u.digest, u.arguments, u.result,
-        u.failure, u.attempts, u.started_at, u.finished_at, u.until, u.token
+        u.failure, u.attempts, u.started_at, u.finished_at, u.until, u.progress,
+        u.token
     FROM fence, unnest(%(run_ids)s::uuid[], %(paths)s::text[], %(names)s::text[], %(occurrences)s::int[],
         %(kinds)s::text[], %(seqs)s::int[], %(states)s::text[], %(digests)s::bytea[], %(arguments)s::text[],
         %(results)s::json[], %(failures)s::json[], %(attempts)s::int[], %(started)s::timestamptz[],
-        %(finished)s::timestamptz[], %(untils)s::timestamptz[], %(tokens)s::bigint[])
+        %(finished)s::timestamptz[], %(untils)s::timestamptz[], %(progresses)s::json[],
+        %(tokens)s::bigint[])
         AS u(run_id, path, name, occurrence, kind, seq, state, digest, arguments, result, failure, attempts,
-            started_at, finished_at, until, token)
+            started_at, finished_at, until, progress, token)
     ORDER BY u.run_id, u.path, u.name, u.occurrence, u.kind
     ON CONFLICT (run_id, path, name, occurrence, kind) DO UPDATE SET
         seq = excluded.seq, state = excluded.state, digest = coalesce(excluded.digest, s.digest),
         arguments = coalesce(excluded.arguments, s.arguments), result = excluded.result, failure = excluded.failure,
         attempts = excluded.attempts, started_at = coalesce(excluded.started_at, s.started_at),
-        finished_at = excluded.finished_at, until = excluded.until, token = excluded.token
-    WHERE s.state IN ('running', 'waiting') AND excluded.task_id IS NULL
+        finished_at = excluded.finished_at, until = excluded.until,
+        progress = coalesce(excluded.progress, s.progress), token = excluded.token
+    WHERE s.state IN ('started', 'running', 'waiting') AND excluded.task_id IS NULL
         AND ((s.token >> 24) IS DISTINCT FROM (excluded.token >> 24) OR s.token < excluded.token)
     RETURNING s.token
 )
@@ -47,18 +50,19 @@ WITH fence AS MATERIALIZED (
     FOR KEY SHARE
 ), written AS (
     INSERT INTO {schema}.zart_steps AS s (run_id, path, name, occurrence, kind, seq, state, digest, arguments, result,
-        failure, attempts, started_at, finished_at, until, token)
+        failure, attempts, started_at, finished_at, until, progress, token)
     SELECT %(run_id)s::uuid, %(path)s::text, %(name)s::text, %(occurrence)s::int, %(kind)s::text, %(seq)s::int,
         %(state)s::text, %(digest)s::bytea, %(arguments)s::text, %(result)s::json, %(failure)s::json,
         %(attempts)s::int, %(started)s::timestamptz, %(finished)s::timestamptz, %(until)s::timestamptz,
-        %(token)s::bigint
+        %(progress)s::json, %(token)s::bigint
     FROM fence
     ON CONFLICT (run_id, path, name, occurrence, kind) DO UPDATE SET
         seq = excluded.seq, state = excluded.state, digest = coalesce(excluded.digest, s.digest),
         arguments = coalesce(excluded.arguments, s.arguments), result = excluded.result, failure = excluded.failure,
         attempts = excluded.attempts, started_at = coalesce(excluded.started_at, s.started_at),
-        finished_at = excluded.finished_at, until = excluded.until, token = excluded.token
-    WHERE s.state IN ('running', 'waiting') AND excluded.task_id IS NULL
+        finished_at = excluded.finished_at, until = excluded.until,
+        progress = coalesce(excluded.progress, s.progress), token = excluded.token
+    WHERE s.state IN ('started', 'running', 'waiting') AND excluded.task_id IS NULL
         AND ((s.token >> 24) IS DISTINCT FROM (excluded.token >> 24) OR s.token < excluded.token)
     RETURNING s.token
 )
@@ -179,7 +183,7 @@ WITH fence AS MATERIALIZED (
     -- batch.
     UPDATE {schema}.zart_steps s SET state = 'cancelled', finished_at = {schema}.zart_now()
     FROM mine m
-    WHERE s.run_id = m.run_id AND s.state IN ('running', 'waiting') AND s.kind <> 'child'
+    WHERE s.run_id = m.run_id AND s.state IN ('started', 'running', 'waiting') AND s.kind <> 'child'
         AND m.ends AND m.step_name IS NULL AND (SELECT count(*) FROM finished) >= 0
     RETURNING 1
 ), answered AS (
@@ -189,7 +193,7 @@ WITH fence AS MATERIALIZED (
         started_at = coalesce(s.started_at, m.begun), finished_at = {schema}.zart_now(), until = NULL, token = m.token
     FROM mine m
     WHERE m.step_name IS NOT NULL AND m.ends AND s.run_id = m.run_id AND s.path = m.step_path AND s.name = m.step_name
-        AND s.occurrence = m.step_occurrence AND s.kind = 'step' AND s.state IN ('running', 'waiting')
+        AND s.occurrence = m.step_occurrence AND s.kind = 'step' AND s.state IN ('started', 'running', 'waiting')
         AND (SELECT count(*) FROM finished) >= 0
     RETURNING s.run_id, s.input -> 'then' AS successor
 ), let_go AS (
@@ -206,7 +210,7 @@ WITH fence AS MATERIALIZED (
         state = f.status, result = f.result, failure = f.failure, finished_at = {schema}.zart_now()
     FROM finished f
     WHERE f.ends AND s.run_id = f.parent_run AND s.path = f.parent_path AND s.name = f.parent_name
-        AND s.occurrence = f.parent_occurrence AND s.kind = 'child' AND s.state IN ('running', 'waiting')
+        AND s.occurrence = f.parent_occurrence AND s.kind = 'child' AND s.state IN ('started', 'running', 'waiting')
     RETURNING 1
 ), numbered AS (
     -- What has arrived is delivered next: the row is there, and gets its place in the log.
@@ -220,17 +224,18 @@ WITH fence AS MATERIALIZED (
     RETURNING s.token
 ), written AS (
     INSERT INTO {schema}.zart_steps AS s (run_id, path, name, occurrence, kind, seq, state, digest, arguments, result,
-        failure, attempts, started_at, finished_at, until, token, input, task_id)
+        failure, attempts, started_at, finished_at, until, progress, token, input, task_id)
     SELECT u.run_id, u.path, u.name, u.occurrence, u.kind, u.seq, u.state, u.digest, u.arguments,
-        coalesce(u.result, v.payload), u.failure, u.attempts, u.started_at, u.finished_at, u.until, u.token, u.input,
+        coalesce(u.result, v.payload), u.failure, u.attempts, u.started_at, u.finished_at, u.until, u.progress,
+        u.token, u.input,
         CASE WHEN u.given_away THEN nextval($zart${schema}.zart_task_ids$zart$) END
     FROM fence, unnest(%(run_ids)s::uuid[], %(paths)s::text[], %(names)s::text[], %(occurrences)s::int[],
         %(kinds)s::text[], %(seqs)s::int[], %(states)s::text[], %(digests)s::bytea[], %(arguments)s::text[],
         %(results)s::json[], %(failures)s::json[], %(attempts)s::int[], %(started)s::timestamptz[],
-        %(finished)s::timestamptz[], %(untils)s::timestamptz[], %(tokens)s::bigint[], %(step_events)s::bigint[],
-        %(inputs)s::json[], %(given_away)s::bool[], %(givers)s::bigint[])
+        %(finished)s::timestamptz[], %(untils)s::timestamptz[], %(progresses)s::json[], %(tokens)s::bigint[],
+        %(step_events)s::bigint[], %(inputs)s::json[], %(given_away)s::bool[], %(givers)s::bigint[])
         AS u(run_id, path, name, occurrence, kind, seq, state, digest, arguments, result, failure, attempts,
-            started_at, finished_at, until, token, event_id, input, given_away, giver)
+            started_at, finished_at, until, progress, token, event_id, input, given_away, giver)
         LEFT JOIN consumed v ON v.id = u.event_id
     WHERE (u.event_id IS NULL OR v.id IS NOT NULL) AND (SELECT count(*) FROM held) >= 0
         -- Nobody gives work away for an execution that has been ended by force.
@@ -242,8 +247,9 @@ WITH fence AS MATERIALIZED (
         seq = excluded.seq, state = excluded.state, digest = coalesce(excluded.digest, s.digest),
         arguments = coalesce(excluded.arguments, s.arguments), result = excluded.result, failure = excluded.failure,
         attempts = excluded.attempts, started_at = coalesce(excluded.started_at, s.started_at),
-        finished_at = excluded.finished_at, until = excluded.until, token = excluded.token
-    WHERE s.state IN ('running', 'waiting') AND excluded.task_id IS NULL
+        finished_at = excluded.finished_at, until = excluded.until,
+        progress = coalesce(excluded.progress, s.progress), token = excluded.token
+    WHERE s.state IN ('started', 'running', 'waiting') AND excluded.task_id IS NULL
         AND ((s.token >> 24) IS DISTINCT FROM (excluded.token >> 24) OR s.token < excluded.token)
     RETURNING s.token, s.run_id, s.path, s.name, s.occurrence, s.kind, s.task_id
 ), given_steps AS (
@@ -285,7 +291,7 @@ WITH fence AS MATERIALIZED (
         CROSS JOIN LATERAL (
             SELECT s.task_id FROM {schema}.zart_steps s
             WHERE s.run_id = o.run_id AND s.path = o.path AND s.name = o.name AND s.occurrence = o.occurrence
-                AND s.kind = o.kind AND s.state IN ('running', 'waiting')
+                AND s.kind = o.kind AND s.state IN ('started', 'running', 'waiting')
             UNION
             SELECT n.task_id FROM written n
             WHERE n.run_id = o.run_id AND n.path = o.path AND n.name = o.name AND n.occurrence = o.occurrence
@@ -361,7 +367,7 @@ WITH fence AS MATERIALIZED (
 ), swept AS (
     UPDATE {schema}.zart_steps s SET state = 'cancelled', finished_at = {schema}.zart_now()
     FROM mine m
-    WHERE s.run_id = m.run_id AND s.state IN ('running', 'waiting') AND s.kind <> 'child'
+    WHERE s.run_id = m.run_id AND s.state IN ('started', 'running', 'waiting') AND s.kind <> 'child'
         AND (SELECT count(*) FROM finished) >= 0
     RETURNING 1
 )
@@ -454,7 +460,7 @@ WITH fence AS MATERIALIZED (
     WHERE r.ended_at IS NOT NULL AND (SELECT count(*) FROM begun) > 0
         AND NOT EXISTS (
             SELECT FROM {schema}.zart_steps s
-            WHERE s.run_id = r.run_id AND s.task_id IS NOT NULL AND s.state IN ('running', 'waiting'))
+            WHERE s.run_id = r.run_id AND s.task_id IS NOT NULL AND s.state IN ('started', 'running', 'waiting'))
 ), forgotten AS (
     DELETE FROM {schema}.zart_execution_runs r USING outdated o WHERE r.run_id = o.run_id RETURNING 1
 ), archived AS (
@@ -469,7 +475,7 @@ WITH fence AS MATERIALIZED (
 ), swept AS (
     UPDATE {schema}.zart_steps s SET state = 'cancelled', finished_at = {schema}.zart_now()
     FROM mine m
-    WHERE s.run_id = m.run_id AND s.state IN ('running', 'waiting') AND s.task_id IS NULL
+    WHERE s.run_id = m.run_id AND s.state IN ('started', 'running', 'waiting') AND s.task_id IS NULL
         AND (SELECT count(*) FROM archived) >= 0
     RETURNING 1
 ), without_records AS (

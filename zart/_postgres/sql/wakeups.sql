@@ -66,7 +66,8 @@ WITH taken AS MATERIALIZED (
 ), swept AS (
     UPDATE {schema}.zart_steps s SET state = 'cancelled', finished_at = {schema}.zart_now()
     FROM ended x
-    WHERE s.run_id = x.run_id AND x.step_name IS NULL AND s.state IN ('running', 'waiting') AND s.kind <> 'child'
+    WHERE s.run_id = x.run_id AND x.step_name IS NULL AND s.state IN ('started', 'running', 'waiting')
+        AND s.kind <> 'child'
         AND (SELECT count(*) FROM closed) >= 0
 ), answered AS (
     -- What a scheduled step or a child came to, in the journal of whoever gave it away.
@@ -79,7 +80,7 @@ WITH taken AS MATERIALIZED (
         SELECT c.parent_run, c.parent_path, c.parent_name, c.parent_occurrence, 'child', c.failure FROM closed c
     ) a
     WHERE s.run_id = a.run_id AND s.path = a.path AND s.name = a.name AND s.occurrence = a.occurrence
-        AND s.kind = a.kind AND s.state IN ('running', 'waiting')
+        AND s.kind = a.kind AND s.state IN ('started', 'running', 'waiting')
     RETURNING s.run_id, s.input -> 'then' AS successor
 ), successor AS MATERIALIZED (
     -- Of a limited map. Whoever has the row of one locked is about to end it.
@@ -104,7 +105,7 @@ WITH taken AS MATERIALIZED (
         -- At once: what an execution has given away may hold the very slots that it would need to hear of its cancel.
         SELECT t.run_id, t.reason, t.author FROM told t WHERE t.cancels_others
     ) x JOIN {schema}.zart_steps s ON s.run_id = x.run_id JOIN {schema}.zart_tasks t ON t.id = s.task_id
-    WHERE s.state IN ('running', 'waiting') AND NOT t.detached
+    WHERE s.state IN ('started', 'running', 'waiting') AND NOT t.detached
     ORDER BY s.path DESC, s.name DESC, s.occurrence DESC) below
 ), noted AS (
     INSERT INTO {schema}.zart_history (execution_id, run_id, what, author, note)

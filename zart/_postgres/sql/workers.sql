@@ -3,7 +3,7 @@
 -- name: next_worker_id
 SELECT nextval(%(sequence)s::regclass);
 
--- One fence row for each writer connection.
+-- One fence row for each writer connection, and one (3) for all steps in transactions.
 -- name: register
 INSERT INTO {schema}.zart_workers (worker_id, writer, host, pid, lanes, expires_at)
 SELECT %(worker)s, writer, %(host)s, %(pid)s, %(lanes)s, clock_timestamp() + %(lease)s

@@ -1,0 +1,262 @@
+"""The connections on which steps have their transactions: one kind for an `async def`, one for a plain `def`.
+
+Both do the same: begin with a limit on idleness, commit with the record in one pipeline, roll back, ask. A connection
+is opened when it is first needed. psycopg's own `transaction()` is around the step, so a `commit()` or
+`rollback()` of the step's is refused, and its own blocks are savepoints.
+"""
+
+import threading
+from collections.abc import Awaitable, Callable, Generator, Mapping
+from contextlib import contextmanager
+from typing import Any, Protocol, TypeVar
+
+import anyio.to_thread
+import psycopg
+from anyio import CapacityLimiter
+from psycopg import sql
+from psycopg.pq import TransactionStatus
+from psycopg.rows import tuple_row
+
+Parameters = Mapping[str, Any]
+Row = tuple[Any, ...]
+T = TypeVar("T")
+
+
+class Line(Protocol):
+    """A connection, and the transaction that is open on it."""
+
+    record_failed: bool
+    """Whether it was the record that failed at a commit, and not the COMMIT."""
+    record_sent: bool
+    """Whether the record may have reached the server."""
+
+    @property
+    def status(self) -> TransactionStatus: ...
+    @property
+    def was_closed(self) -> bool:
+        """Whether the step has closed it."""
+        ...
+
+    async def begin(self, idle_milliseconds: int) -> None: ...
+    async def commit(self, record: bytes, parameters: Parameters, on_sent: Callable[[], None]) -> None:
+        """Write the record and commit, in one pipeline. Raises what either of them does."""
+        ...
+
+    async def roll_back(self) -> None: ...
+    async def rows(self, statement: bytes, parameters: Parameters) -> list[Row]: ...
+    def abandon(self) -> None:
+        """Break it off: what is not committed never will be, unless its COMMIT is on its way."""
+        ...
+
+
+def _begin_statement(idle_milliseconds: int) -> sql.Composed:
+    return sql.SQL("SET LOCAL idle_in_transaction_session_timeout = {}").format(
+        sql.Literal(idle_milliseconds)
+    )
+
+
+class AsyncLine:
+    """See `Line`."""
+
+    def __init__(self, connect: Callable[[], Awaitable[psycopg.AsyncConnection[Any]]]) -> None:
+        self._connect = connect
+        self._connection: psycopg.AsyncConnection[Any] | None = None
+        self._transaction: psycopg.AsyncTransaction | None = None
+        self._abandoned = False
+        self.record_failed = False
+        self.record_sent = False
+
+    @property
+    def connection(self) -> psycopg.AsyncConnection[Any]:
+        assert self._connection is not None  # noqa: S101 (it has begun)
+        return self._connection
+
+    @property
+    def status(self) -> TransactionStatus:
+        return (
+            TransactionStatus.UNKNOWN
+            if self._connection is None
+            else self._connection.info.transaction_status
+        )
+
+    @property
+    def was_closed(self) -> bool:
+        known = self._connection
+        return known is not None and known.closed and not known.broken and not self._abandoned
+
+    async def begin(self, idle_milliseconds: int) -> None:
+        connection = await self._open()
+        self.record_failed = self.record_sent = False
+        # Not connection.transaction(): what that opens in a pipeline stays in the pipeline to its end.
+        self._transaction = transaction = psycopg.AsyncTransaction(connection)
+        async with connection.pipeline():
+            await transaction.__aenter__()
+            await connection.execute("RESET ALL")  # what the step before has set for its session
+            await connection.execute(_begin_statement(idle_milliseconds))
+        connection.row_factory = tuple_row
+
+    async def commit(self, record: bytes, parameters: Parameters, on_sent: Callable[[], None]) -> None:
+        connection, transaction = self.connection, self._transaction
+        assert transaction is not None  # noqa: S101 (it has begun)
+        refused: psycopg.Error | None = None
+        try:
+            async with connection.pipeline() as pipeline:
+                cursor = await connection.execute(record, parameters)
+                self.record_sent = True
+                await transaction.__aexit__(None, None, None)
+                pipeline.command_queue.append(on_sent)  # when what is before it has been sent
+                try:
+                    await cursor.fetchone()
+                except psycopg.Error as error:
+                    refused = error
+                    self.record_failed = True
+        except psycopg.Error as error:  # of the COMMIT; or that it was passed over
+            refused = refused or error
+        if refused is not None:
+            if self.status is TransactionStatus.INERROR:
+                await connection.execute("ROLLBACK")
+            raise refused
+
+    async def roll_back(self) -> None:
+        transaction, self._transaction = self._transaction, None
+        if transaction is not None and not self.connection.closed:
+            await transaction.__aexit__(psycopg.Rollback, psycopg.Rollback(), None)
+
+    async def rows(self, statement: bytes, parameters: Parameters) -> list[Row]:
+        connection = await self._open()
+        cursor = await connection.execute(statement, parameters)
+        return await cursor.fetchall()
+
+    def abandon(self) -> None:
+        if self._connection is not None and not self._connection.closed:
+            self._abandoned = True
+            self._connection.pgconn.finish()
+
+    async def _open(self) -> psycopg.AsyncConnection[Any]:
+        if self._connection is None or self._connection.closed:
+            self._connection = await self._connect()
+            self._abandoned = False
+        return self._connection
+
+
+class SyncLine:
+    """See `Line`. Each of its doings has a thread, for a moment; the step's own thread has the connection between them.
+
+    A step that is cancelled leaves its thread running: then the connection is closed at the end of that thread.
+    """
+
+    def __init__(self, dial: Callable[[], psycopg.Connection[Any]]) -> None:
+        self._dial = dial
+        self._connection: psycopg.Connection[Any] | None = None
+        self._transaction: psycopg.Transaction | None = None
+        self._threads = CapacityLimiter(1)
+        self._lock = threading.Lock()
+        self._in_step = False
+        self._abandoned = False
+        self.record_failed = False
+        self.record_sent = False
+
+    @property
+    def connection(self) -> psycopg.Connection[Any]:
+        assert self._connection is not None  # noqa: S101 (it has begun)
+        return self._connection
+
+    @property
+    def status(self) -> TransactionStatus:
+        return (
+            TransactionStatus.UNKNOWN
+            if self._connection is None
+            else self._connection.info.transaction_status
+        )
+
+    @property
+    def was_closed(self) -> bool:
+        known = self._connection
+        return known is not None and known.closed and not known.broken and not self._abandoned
+
+    async def begin(self, idle_milliseconds: int) -> None:
+        def work() -> None:
+            connection = self._open()
+            self.record_failed = self.record_sent = False
+            self._transaction = transaction = psycopg.Transaction(connection)
+            with connection.pipeline():
+                transaction.__enter__()
+                connection.execute("RESET ALL")
+                connection.execute(_begin_statement(idle_milliseconds))
+            connection.row_factory = tuple_row
+
+        await self._run(work)
+
+    async def commit(self, record: bytes, parameters: Parameters, on_sent: Callable[[], None]) -> None:
+        def work() -> None:
+            connection, transaction = self.connection, self._transaction
+            assert transaction is not None  # noqa: S101 (it has begun)
+            refused: psycopg.Error | None = None
+            try:
+                with connection.pipeline() as pipeline:
+                    cursor = connection.execute(record, parameters)
+                    self.record_sent = True
+                    transaction.__exit__(None, None, None)
+                    pipeline.command_queue.append(on_sent)  # when what is before it has been sent
+                    try:
+                        cursor.fetchone()
+                    except psycopg.Error as error:
+                        refused = error
+                        self.record_failed = True
+            except psycopg.Error as error:  # of the COMMIT; or that it was passed over
+                refused = refused or error
+            if refused is not None:
+                if self.status is TransactionStatus.INERROR:
+                    connection.execute("ROLLBACK")
+                raise refused
+
+        await self._run(work)
+
+    async def roll_back(self) -> None:
+        transaction, self._transaction = self._transaction, None
+        if transaction is not None and not self.connection.closed:
+            await self._run(lambda: transaction.__exit__(psycopg.Rollback, psycopg.Rollback(), None))
+
+    async def rows(self, statement: bytes, parameters: Parameters) -> list[Row]:
+        return await self._run(lambda: self._open().execute(statement, parameters).fetchall())
+
+    @contextmanager
+    def in_step(self) -> Generator[None, None, None]:
+        """The step's thread has the connection for the length of this block."""
+        if not self._enter_step():
+            raise psycopg.OperationalError("the step was given up before its thread began")
+        try:
+            yield
+        finally:
+            self._leave_step()
+
+    def _enter_step(self) -> bool:
+        with self._lock:
+            self._in_step = not self._abandoned
+            return self._in_step
+
+    def _leave_step(self) -> None:
+        with self._lock:
+            self._in_step = False
+            if self._abandoned:
+                self._finish()
+
+    def abandon(self) -> None:
+        with self._lock:
+            if self._connection is not None and not self._connection.closed:
+                self._abandoned = True
+                if not self._in_step:
+                    self._finish()
+
+    def _finish(self) -> None:
+        if self._connection is not None:
+            self._connection.pgconn.finish()
+
+    def _open(self) -> psycopg.Connection[Any]:
+        if self._connection is None or self._connection.closed:
+            self._connection = self._dial()
+            self._abandoned = False
+        return self._connection
+
+    async def _run(self, work: Callable[[], T]) -> T:
+        return await anyio.to_thread.run_sync(work, limiter=self._threads, abandon_on_cancel=False)
