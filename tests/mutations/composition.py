@@ -139,7 +139,13 @@ COMPOSITION = (
     Mutation(
         name="limit-of-map-ignored",
         breaks="Of a limited map only so many run at once.",
-        edits=(Edit(file=DELEGATED, old="held_back=place >= width,", new="held_back=False,"),),
+        edits=(
+            Edit(
+                file=DELEGATED,
+                old="held_back=place >= width and self._is_new(keys[place - width]),",
+                new="held_back=False,",
+            ),
+        ),
         tests=(f"{_STEPS}test_a_map_keeps_its_limit_and_its_order",),
     ),
     Mutation(

@@ -186,7 +186,7 @@ JOURNAL_MUTATIONS = (
         edits=(
             Edit(
                 file=FOLDING,
-                old="elif record.run_id in written and touches_entries(record.ending):",
+                old="elif record.run_id in written and touches_entries(record.ending) and _meets(record, entries):",
                 new="elif False:",
             ),
         ),
