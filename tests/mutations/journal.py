@@ -4,6 +4,7 @@ from tests.mutations.mutation import Edit, Mutation
 
 JOURNAL = "zart/_postgres/sql/journal.sql"
 SENDING = "zart/_engine/sending.py"
+COLUMNS = "zart/_engine/columns.py"
 FOLDING = "zart/_engine/folding.py"
 
 _WRITES = "tests/integration/test_journal.py::"
@@ -160,14 +161,14 @@ JOURNAL_MUTATIONS = (
         breaks="A batch has one change for each row: PostgreSQL would drop all others silently.",
         edits=(
             Edit(
-                file=FOLDING,
+                file=COLUMNS,
                 old="    return list(rows.values())\n\n\ndef task_columns",
                 new="    resets = [row for row in rows.values() if row.ending == 'none']\n"
                 "    return [*resets, *(_ending_row(change, clears=False) for change in batch.changes)]\n\n\n"
                 "def task_columns",
             ),
             Edit(
-                file=FOLDING,
+                file=COLUMNS,
                 old="        rows[change.task_id] = _ending_row(change, clears=before is not None and before.clears)\n",
                 new="",
             ),

@@ -146,7 +146,7 @@ UNDOING = (
         breaks="A cancel whose undo fails does not end the execution.",
         edits=(
             Edit(
-                file="zart/_engine/folding.py",
+                file="zart/_engine/columns.py",
                 old='"undo-failed" if ending.failed_undo else "blocked"',
                 new='"blocked"',
             ),

@@ -22,7 +22,8 @@ from zart._engine.entries import (
     Released,
     Suspended,
 )
-from zart._engine.folding import all_columns, entry_columns, fold, is_plain, size, task_rows
+from zart._engine.columns import all_columns, entry_columns, task_rows
+from zart._engine.folding import fold, is_plain, size
 
 NOW = dt.datetime(2026, 3, 1, 12, tzinfo=dt.UTC)
 RUN, OTHER = uuid.UUID(int=1), uuid.UUID(int=2)

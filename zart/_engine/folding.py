@@ -1,5 +1,4 @@
-"""From what has gathered to what one statement may carry: one change for each row, and columns instead of
-records.
+"""From what has gathered to what one statement may carry: one change for each row.
 
 PostgreSQL applies only one change of a statement to a row, silently or with an error, so a batch is folded
 first:
@@ -11,9 +10,8 @@ first:
   when this one holds such entries.
 """
 
-import datetime as dt
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar, assert_never
+from typing import Any, NamedTuple, assert_never
 from uuid import UUID
 
 from zart._engine.entries import (
@@ -23,21 +21,16 @@ from zart._engine.entries import (
     Cancelled,
     Change,
     ChildWork,
-    Claim,
     Completed,
     ContinuedAsNew,
     Ending,
     Entry,
     Failed,
-    FailedAttempt,
-    Key,
-    Order,
     Released,
     StepEnded,
     StepWork,
     Suspended,
 )
-from zart._postgres.arrays import Array, bools, byteas, int4s, int8s, jsons, texts, times, uuids
 
 Record = Entry | Change
 
@@ -149,19 +142,6 @@ def _fold_entries(
     return list(kept.values())
 
 
-T = TypeVar("T")
-
-
-def _told(entry: Entry, earlier: Mapping[int, list[Entry]], value: T | None, field: str) -> T | None:
-    """A field that a later record of a key may leave out, since an earlier one has told it."""
-    if value is None:
-        for before in reversed(earlier.get(entry.token, ())):
-            told: T | None = getattr(before, field)
-            if told is not None:
-                return told
-    return value
-
-
 def is_plain(batch: Batch) -> bool:
     """Whether it concerns nothing but rows of the journal."""
     if batch.changes or batch.earlier:
@@ -187,360 +167,6 @@ def only_finishes(batch: Batch) -> bool:
 def only_begins_anew(batch: Batch) -> bool:
     """Whether it holds executions that begin anew and nothing else."""
     return not batch.entries and all(isinstance(change.ending, ContinuedAsNew) for change in batch.changes)
-
-
-def columns_to_begin_anew(batch: Batch) -> dict[str, Array]:
-    """The arrays of `begin_anew`."""
-    columns = task_columns(batch)
-    return {**{name: columns[name] for name in BEGINNING_ANEW}, **_note_columns(batch.changes)}
-
-
-BEGINNING_ANEW = ("task_ids", "task_executions", "task_runs", "epochs", "task_tokens", "task_results")
-"""The columns of tasks that `begin_anew` needs."""
-
-FINISHING = frozenset(
-    (
-        "task_ids",
-        "task_executions",
-        "task_runs",
-        "epochs",
-        "endings",
-        "task_tokens",
-        "task_results",
-        "task_failures",
-    )
-)
-"""The columns of tasks that a final ending needs."""
-
-
-def key_columns(entries: Sequence[Entry], changes: Sequence[Change] = ()) -> dict[str, Array]:
-    """The keys of entries, and of scheduled steps that have ended, with the tokens that their rows have then."""
-    rows = [(entry.run_id, entry.key, entry.token) for entry in entries]
-    rows += [
-        (change.run_id, change.ending.key, change.token)
-        for change in changes
-        if isinstance(change.ending, StepEnded)
-    ]
-    return {
-        "run_ids": uuids([run_id for run_id, _, _ in rows]),
-        "paths": texts([key[0] for _, key, _ in rows]),
-        "names": texts([key[1] for _, key, _ in rows]),
-        "occurrences": int4s([key[2] for _, key, _ in rows]),
-        "kinds": texts([key[3] for _, key, _ in rows]),
-        "tokens": int8s([token for _, _, token in rows]),
-    }
-
-
-def entry_columns(batch: Batch) -> dict[str, Array]:
-    """The arrays of `record`."""
-    entries = batch.entries
-    if any(entry.numbers for entry in entries):
-        entries = [entry for entry in entries if not entry.numbers]
-    digests = [entry.digest for entry in entries]
-    arguments = [entry.arguments for entry in entries]
-    started = [entry.started_at for entry in entries]
-    progresses = [entry.progress for entry in entries]
-    if batch.earlier:
-        digests = [_told(entry, batch.earlier, entry.digest, "digest") for entry in entries]
-        arguments = [_told(entry, batch.earlier, entry.arguments, "arguments") for entry in entries]
-        started = [_told(entry, batch.earlier, entry.started_at, "started_at") for entry in entries]
-        progresses = [_told(entry, batch.earlier, entry.progress, "progress") for entry in entries]
-    return {
-        **key_columns(entries),
-        "seqs": int4s([entry.seq for entry in entries]),
-        "states": texts([entry.state for entry in entries]),
-        "digests": byteas(digests),
-        "arguments": texts(arguments),
-        "results": jsons([entry.result for entry in entries]),
-        "failures": jsons([entry.failure for entry in entries]),
-        "attempts": int4s([entry.attempts for entry in entries]),
-        "started": times(started),
-        "finished": times([entry.finished_at for entry in entries]),
-        "untils": times([entry.until for entry in entries]),
-        "progresses": jsons(progresses),
-    }
-
-
-def entry_values(entry: Entry) -> dict[str, Any]:
-    """The parameters of `record_one`."""
-    key = entry.key
-    return {
-        "run_id": entry.run_id,
-        "path": key.path,
-        "name": key.name,
-        "occurrence": key.occurrence,
-        "kind": key.kind,
-        "seq": entry.seq,
-        "state": entry.state,
-        "digest": entry.digest,
-        "arguments": entry.arguments,
-        "result": None if entry.result is None else entry.result.decode(),
-        "failure": None if entry.failure is None else entry.failure.decode(),
-        "attempts": entry.attempts,
-        "started": entry.started_at,
-        "finished": entry.finished_at,
-        "until": entry.until,
-        "progress": None if entry.progress is None else entry.progress.decode(),
-        "token": entry.token,
-    }
-
-
-def all_columns(batch: Batch) -> dict[str, Array]:
-    """The arrays of `record_and_end`."""
-    written = [entry for entry in batch.entries if not entry.numbers]
-    events = [entry for entry in batch.entries if entry.event_id is not None]
-    return {
-        **entry_columns(batch),
-        "step_events": int8s([entry.event_id for entry in written]),
-        "event_ids": int8s([entry.event_id for entry in events]),
-        "event_tasks": int8s([entry.task_id for entry in events]),
-        "event_runs": uuids([entry.run_id for entry in events]),
-        **task_columns(batch),
-        **_attempt_columns(batch),
-        **_note_columns(batch.changes),
-        **_number_columns([entry for entry in batch.entries if entry.numbers]),
-        **_work_columns(written),
-        **_order_columns(batch),
-    }
-
-
-class TaskRow(NamedTuple):
-    """One row of the array of tasks."""
-
-    id: int
-    execution: str
-    run_id: UUID
-    epoch: int
-    ending: str
-    token: int | None
-    clears: bool
-    result: bytes | None = None
-    failure: bytes | None = None
-    seen: int | None = None
-    wake_at: dt.datetime | None = None
-    wake_at_done: int | None = None
-    waiting_for: str | None = None
-    attempt: int | None = None
-    floor: int | None = None
-    not_before: dt.datetime | None = None
-    begun: dt.datetime | None = None
-
-
-def task_rows(batch: Batch) -> list[TaskRow]:
-    """One row for each task that an ending or a reset touches, or that an event's consumption locks."""
-    rows: dict[int, TaskRow] = {}
-    for entry in batch.all_entries():
-        if entry.clears_recoveries or entry.event_id is not None:
-            before = rows.get(entry.task_id)
-            clears = entry.clears_recoveries or (before is not None and before.clears)
-            rows[entry.task_id] = TaskRow(entry.task_id, "", entry.run_id, 0, "none", None, clears)
-    for change in batch.changes:
-        before = rows.get(change.task_id)
-        rows[change.task_id] = _ending_row(change, clears=before is not None and before.clears)
-    return list(rows.values())
-
-
-def task_columns(batch: Batch) -> dict[str, Array]:
-    rows = task_rows(batch)
-    return {
-        "task_ids": int8s([row.id for row in rows]),
-        "task_executions": texts([row.execution for row in rows]),
-        "task_runs": uuids([row.run_id for row in rows]),
-        "epochs": int4s([row.epoch for row in rows]),
-        "endings": texts([row.ending for row in rows]),
-        "task_tokens": int8s([row.token for row in rows]),
-        "clears": bools([row.clears for row in rows]),
-        "task_results": jsons([row.result for row in rows]),
-        "task_failures": jsons([row.failure for row in rows]),
-        "seen": int4s([row.seen for row in rows]),
-        "wake_ats": times([row.wake_at for row in rows]),
-        "wake_at_dones": int4s([row.wake_at_done for row in rows]),
-        "waiting_for": texts([row.waiting_for for row in rows]),
-        "task_attempts": int4s([row.attempt for row in rows]),
-        "floors": int4s([row.floor for row in rows]),
-        "not_befores": times([row.not_before for row in rows]),
-        "begun": times([row.begun for row in rows]),
-        "task_is_step": bools([row.ending.startswith("step-") for row in rows]),
-        "parent_ids": int8s(
-            sorted(
-                {c.parent_task for c in batch.changes if c.parent_task is not None}
-                | {entry.task_id for entry in batch.entries if entry.work is not None}
-            )
-        ),
-    }
-
-
-def _ending_row(change: Change, *, clears: bool) -> TaskRow:
-    def row(ending: str, **rest: Any) -> TaskRow:
-        return TaskRow(
-            change.task_id,
-            change.execution_id,
-            change.run_id,
-            change.epoch,
-            ending,
-            change.token,
-            clears,
-            **rest,
-        )
-
-    ending = change.ending
-    match ending:
-        case Completed():
-            return row("completed", result=ending.result)
-        case Failed():
-            return row("failed", failure=ending.failure)
-        case Cancelled():
-            return row("cancelled", failure=ending.failure)
-        case Suspended():
-            return row(
-                "suspended",
-                seen=ending.seen,
-                wake_at=ending.wake_at,
-                wake_at_done=ending.wake_at_done,
-                waiting_for=ending.waiting_for,
-            )
-        case BodyRetry():
-            return row("body-retry", attempt=ending.attempt, floor=ending.floor, not_before=ending.not_before)
-        case ContinuedAsNew():
-            return row("continued", result=ending.payload)
-        case Blocked():
-            return row("undo-failed" if ending.failed_undo else "blocked", failure=ending.failure)
-        case Released():
-            return row("released")
-        case StepEnded():
-            return row(
-                f"step-{ending.state}",
-                result=ending.result,
-                failure=ending.failure,
-                attempt=ending.attempts,
-                begun=ending.started_at,
-            )
-        case _:
-            assert_never(ending)
-
-
-def _attempt_columns(batch: Batch) -> dict[str, Array]:
-    rows: list[tuple[int, UUID, FailedAttempt]] = []
-    for entry in batch.entries:
-        all_told = (*batch.earlier.get(entry.token, ()), entry) if batch.earlier else (entry,)
-        rows += [(entry.token, entry.run_id, told.failed_attempt) for told in all_told if told.failed_attempt]
-    for change in batch.changes:
-        if isinstance(change.ending, BodyRetry):
-            rows.extend((change.token, change.run_id, attempt) for attempt in change.ending.afresh)
-        elif isinstance(change.ending, Blocked) and change.ending.failed_undo is not None:
-            rows.append((change.token, change.run_id, change.ending.failed_undo))
-    keys = [attempt.key for _, _, attempt in rows]
-    return {
-        "attempt_tokens": int8s([token for token, _, _ in rows]),
-        "attempt_runs": uuids([run_id for _, run_id, _ in rows]),
-        "attempt_paths": texts([key.path for key in keys]),
-        "attempt_names": texts([key.name for key in keys]),
-        "attempt_occurrences": int4s([key.occurrence for key in keys]),
-        "attempt_kinds": texts([key.kind for key in keys]),
-        "attempt_numbers": int4s([attempt.attempt for _, _, attempt in rows]),
-        "attempt_bodies": int4s([attempt.body_attempt for _, _, attempt in rows]),
-        "attempt_failures": jsons([attempt.failure for _, _, attempt in rows]),
-        "attempt_started": times([attempt.started_at for _, _, attempt in rows]),
-        "attempt_finished": times([attempt.finished_at for _, _, attempt in rows]),
-        "attempt_next": times([attempt.next_at for _, _, attempt in rows]),
-    }
-
-
-def _note_columns(changes: Sequence[Change]) -> dict[str, Array]:
-    notes = [(change.token, what, note) for change in changes for what, note in change.notes]
-    notes += [
-        (change.token, "blocked", change.ending.what)
-        for change in changes
-        if isinstance(change.ending, Blocked)
-    ]
-    return {
-        "note_tokens": int8s([token for token, _, _ in notes]),
-        "note_whats": texts([what for _, what, _ in notes]),
-        "note_texts": texts([note for _, _, note in notes]),
-    }
-
-
-def _number_columns(entries: Sequence[Entry]) -> dict[str, Array]:
-    columns = key_columns(entries)
-    return {
-        "number_runs": columns["run_ids"],
-        "number_paths": columns["paths"],
-        "number_names": columns["names"],
-        "number_occurrences": columns["occurrences"],
-        "number_kinds": columns["kinds"],
-        "number_tokens": columns["tokens"],
-        "number_seqs": int4s([entry.seq for entry in entries]),
-    }
-
-
-def _work_columns(entries: Sequence[Entry]) -> dict[str, Array]:
-    """What is given away: the first two columns stand beside the entries, the others are of steps and children."""
-    steps: list[tuple[int, Claim, StepWork]] = []
-    children: list[tuple[int, Claim, ChildWork]] = []
-    for entry in entries:
-        if isinstance(entry.work, StepWork):
-            steps.append((entry.token, _giver(entry), entry.work))
-        elif isinstance(entry.work, ChildWork):
-            children.append((entry.token, _giver(entry), entry.work))
-    return {
-        "given_away": bools([entry.work is not None for entry in entries]),
-        "givers": int8s([entry.task_id for entry in entries]),
-        "inputs": jsons([None if entry.work is None else entry.work.stored() for entry in entries]),
-        "work_tokens": int8s([token for token, _, _ in steps]),
-        "work_executions": texts([giver.execution_id for _, giver, _ in steps]),
-        "work_lanes": int8s([work.lane for _, _, work in steps]),
-        "work_priorities": int4s([giver.priority for _, giver, _ in steps]),
-        "work_parents": int8s([giver.task_id for _, giver, _ in steps]),
-        "work_functions": texts([work.function for _, _, work in steps]),
-        "work_held_back": bools([work.held_back for _, _, work in steps]),
-        "child_tokens": int8s([token for token, _, _ in children]),
-        "child_ids": texts([work.id for _, _, work in children]),
-        "child_names": texts([work.name for _, _, work in children]),
-        "child_versions": texts([work.version for _, _, work in children]),
-        "child_queues": texts([work.queue for _, _, work in children]),
-        "child_priorities": int4s([work.priority for _, _, work in children]),
-        "child_lanes": int8s([work.lane for _, _, work in children]),
-        "child_runs": uuids([work.run_id for _, _, work in children]),
-        "child_payloads": jsons([work.payload for _, _, work in children]),
-        "child_digests": byteas([work.digest for _, _, work in children]),
-        "child_limits": texts([interval(work.time_limit) for _, _, work in children]),
-        "child_parents": int8s([giver.task_id for _, giver, _ in children]),
-        "child_parent_ids": texts([giver.execution_id for _, giver, _ in children]),
-        "child_detached": bools([work.detached for _, _, work in children]),
-    }
-
-
-def _giver(entry: Entry) -> Claim:
-    if entry.giver is None:
-        raise TypeError(f"nobody is said to give {entry.key} away")
-    return entry.giver
-
-
-def interval(length: dt.timedelta | None) -> str | None:
-    """A length of time as text that PostgreSQL reads."""
-    if length is None:
-        return None
-    return f"{length.days} days {length.seconds} seconds {length.microseconds} microseconds"
-
-
-def _order_columns(batch: Batch) -> dict[str, Array]:
-    rows: list[tuple[int, UUID, Order]] = []
-    for entry in batch.entries:
-        for told in (*batch.earlier.get(entry.token, ()), entry):
-            rows += [(entry.token, entry.run_id, order) for order in told.orders]
-    for change in batch.changes:
-        rows += [(change.token, change.run_id, order) for order in change.orders]
-    keys: list[Key] = [order.key for _, _, order in rows]
-    return {
-        "order_tokens": int8s([token for token, _, _ in rows]),
-        "order_runs": uuids([run_id for _, run_id, _ in rows]),
-        "order_paths": texts([key.path for key in keys]),
-        "order_names": texts([key.name for key in keys]),
-        "order_occurrences": int4s([key.occurrence for key in keys]),
-        "order_kinds": texts([key.kind for key in keys]),
-        "order_reasons": texts([order.reason for _, _, order in rows]),
-        "order_authors": texts([order.author for _, _, order in rows]),
-    }
 
 
 def size(record: Record) -> int:

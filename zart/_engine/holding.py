@@ -17,13 +17,14 @@ import anyio
 import msgspec
 
 from zart._engine import endings
-from zart._engine.activation import Activation, Registered
+from zart._engine.activation import Activation
 from zart._engine.alarms import Cancellable
 from zart._engine.claimer import News
 from zart._engine.clock import DatabaseClock
 from zart._engine.entries import Change, Claim, Entry, Key, Released
 from zart._engine.entries import Suspended as SuspendedEnding
 from zart._engine.histories import Kept
+from zart._engine.host import Registered
 from zart._engine.lanes import lane_of, step_lane
 from zart._engine.named_children import NamedChildren
 from zart._engine.points import reach

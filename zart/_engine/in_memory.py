@@ -15,7 +15,7 @@ import anyio
 import msgspec
 
 from zart._engine import parking
-from zart._engine.activation import Activation, Registered
+from zart._engine.activation import Activation
 from zart._engine.alarms import Cancellable
 from zart._engine.entries import (
     Blocked,
@@ -36,6 +36,7 @@ from zart._engine.entries import (
     StoredEvent,
     Work,
 )
+from zart._engine.host import Registered
 from zart._engine.lanes import lane_of
 from zart._engine.scheduled import ScheduledStep
 from zart.calls import DurableSpec, StepCall, StepSpec

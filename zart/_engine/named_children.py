@@ -13,8 +13,8 @@ from typing import Final
 
 import psycopg
 
+from zart._engine.columns import interval
 from zart._engine.entries import ChildWork, Entry, Lost
-from zart._engine.folding import interval
 from zart._engine.points import reach
 from zart._engine.sending import Connect
 from zart._postgres.direct import DirectLine, statements

@@ -12,9 +12,10 @@ from typing import Any
 
 import msgspec
 
-from zart._engine.activation import Activation, Host
+from zart._engine.activation import Activation
 from zart._engine.branch import Branch
 from zart._engine.entries import CancelRequest, Claim, Ending, Entry, Key, Record, StepEnded
+from zart._engine.host import Host
 from zart._engine.parking import DurableFuture
 from zart._engine.points import reach
 from zart.calls import DurableSpec, StepSpec

@@ -22,20 +22,22 @@ from typing import Any, NamedTuple
 import psycopg
 from psycopg import AsyncConnection
 
-from zart._engine.entries import Change, Entry, Lost, StepEnded
-from zart._engine.folding import (
+from zart._engine.columns import (
     FINISHING,
-    Batch,
-    Record,
     all_columns,
     columns_to_begin_anew,
     entry_columns,
     entry_values,
-    is_plain,
     key_columns,
+    task_columns,
+)
+from zart._engine.entries import Change, Entry, Lost, StepEnded
+from zart._engine.folding import (
+    Batch,
+    Record,
+    is_plain,
     only_begins_anew,
     only_finishes,
-    task_columns,
     touches_entries,
 )
 from zart._engine.points import reach
