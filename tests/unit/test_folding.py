@@ -7,6 +7,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
+from zart._engine.columns import all_columns, entry_columns, task_rows
 from zart._engine.entries import (
     FINAL,
     Blocked,
@@ -22,7 +23,6 @@ from zart._engine.entries import (
     Released,
     Suspended,
 )
-from zart._engine.columns import all_columns, entry_columns, task_rows
 from zart._engine.folding import fold, is_plain, size
 
 NOW = dt.datetime(2026, 3, 1, 12, tzinfo=dt.UTC)
