@@ -26,7 +26,6 @@ on.
 """
 
 import asyncio
-import ctypes
 import datetime as dt
 import functools
 import logging
@@ -72,6 +71,7 @@ from zart._engine.sagas import Sagas
 from zart._engine.steps import Steps
 from zart._engine.timers import BodyTimer
 from zart._engine.transactions import Transaction
+from zart._engine.unwinding import RESTING_TURNS, Unwinding
 from zart._engine.waits import Wait, Waits
 from zart.calls import DurableSpec, StepCall
 from zart.context import place
@@ -81,14 +81,10 @@ E = TypeVar("E", bound=BaseException)
 
 _log = logging.getLogger("zart.worker")
 
-RESTING_TURNS = 8
-"""Turns of the loop without anything happening, after which a body is at rest."""
 _PATIENCE = 5.0
 """How long, in seconds, a replay waits for plain awaits of a body before it passes over an entry nobody asks for."""
 _PATIENCE_IN_MEMORY = 0.05
 _FRESH_AGAIN = 0.05
-_REFUSALS = 100
-"""How many durable calls of an unwinding body raise `Suspended` before it is held where it is."""
 
 
 class _WhenLive(NamedTuple):
@@ -157,9 +153,7 @@ class Activation:
         self._out_of_patience = False
         self._first_write = claim.recoveries > 0
         self._suspect = claim.recoveries > 1
-        self._refusals = 0
-        self._unwinding: set[asyncio.Task[Any]] = set()
-        """Tasks that have heard of the end, or will by themselves."""
+        self.unwinding = Unwinding(self)
 
     # ------------------------------------------------------------ life
 
@@ -955,60 +949,7 @@ class Activation:
         self.alarms.close()
         if self._patience is not None:
             self._patience.cancel()
-        current = asyncio.current_task(self.loop)
-        # The one whose call has closed this gets an exception of that call.
-        unwinding = {task for task in self.tasks if task is current or parking.is_parked(task, self.tasks)}
-        for future in [parking.recognised(task, self.tasks) for task in self.tasks]:
-            if future is not None and not future.done():
-                future.set_exception(Suspended())
-                future.exception()  # a gather's children may never ask for it
-        if not unwinding.issuperset(self.tasks):
-            self._unwinding |= unwinding
-            self.loop.call_soon(self._unwind, RESTING_TURNS, context=self.host.base_context)
-
-    async def refuse_call(self, key: Key) -> NoReturn:
-        """A durable call of a body that is being unwound.
-
-        A loop that catches everything (`except BaseException`) would call for ever, without one turn of the event
-        loop for anybody else. So in the end its calls do not return: the task stays, and does nothing. It is never
-        finalised either, not even at the end of the process: closing it would set it going again.
-        """
-        self._refusals += 1
-        if self._refusals > _REFUSALS:
-            if self._refusals == _REFUSALS + 1:
-                told = (
-                    "execution %s: its body was told %d times to unwind and called again (%s); it is left hanging. "
-                    "Catch Exception instead of BaseException in it"
-                )
-                _log.error(told, self.claim.execution_id, _REFUSALS, key)
-                ctypes.pythonapi.Py_IncRef(ctypes.py_object(asyncio.current_task()))
-            await self.future()
-        raise self.suspend(asyncio.current_task())
-
-    def suspend(self, task: "asyncio.Task[Any] | None") -> Suspended:
-        """What a durable call of this task raises after the end: the task unwinds by itself from there."""
-        if task is not None:
-            self._unwinding.add(task)
-        return Suspended()
-
-    def _unwind(self, turns: int) -> None:
-        """What is held up by something that is not ours is cancelled; its durable calls make a suspension of that.
-
-        A task that unwinds already is left alone: its cleanup may take its time. One that was about to run at the end
-        goes on to what it waits for next, which may be what nobody will give it any more.
-        """
-        unwinding = self._unwinding
-        unwinding.update(task for task in self.tasks if parking.is_parked(task, self.tasks))
-        if turns:
-            self.loop.call_soon(self._unwind, turns - 1, context=self.host.base_context)
-            return
-        for task in self.tasks.keys() - unwinding | self.steps.tasks:
-            if parking.is_blocked(task):
-                unwinding.add(task)
-                if not task.cancelling() or task not in self.steps.tasks:
-                    task.cancel()
-        if not unwinding.issuperset(self.tasks):
-            self.loop.call_soon(self._unwind, RESTING_TURNS, context=self.host.base_context)
+        self.unwinding.begin()
 
 
 def _damaged(entry: StoredEntry) -> PayloadError:

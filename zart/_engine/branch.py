@@ -114,7 +114,7 @@ class Branch:
         activation = self.activation
         activation.forget()
         if activation.closed:
-            await activation.refuse_call(key)
+            await activation.unwinding.refuse_call(key)
         self._adopt()
         if activation.anyio_deadlines and anyio.current_effective_deadline() != math.inf:
             raise UsageError(
@@ -155,12 +155,12 @@ class Branch:
         """
         activation = self.activation
         if activation.closed and not future.done():
-            raise activation.suspend(asyncio.current_task())
+            raise activation.unwinding.suspend(asyncio.current_task())
         try:
             return await future
         except asyncio.CancelledError:
             if activation.closed:
-                raise activation.suspend(asyncio.current_task()) from None
+                raise activation.unwinding.suspend(asyncio.current_task()) from None
             raise
 
     def heard(self, record: Record) -> None:

@@ -245,7 +245,7 @@ class Undos:
         """Undo everything once, and wait until that is done. `error` is why."""
         activation = self._activation
         if activation.closed:
-            await activation.refuse_call(Key(self._path, "compensate", 1, "step"))
+            await activation.unwinding.refuse_call(Key(self._path, "compensate", 1, "step"))
         if error is not None:
             self._sagas.left(self, error)
         begins = self._task is None
