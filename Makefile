@@ -109,7 +109,7 @@ FUZZ_SEED ?= $(shell date +%s)
 
 fuzz: $(VENV)/installed-dev ## Give bad input in bulk, new each time, for about five minutes; FUZZ_SEED=N repeats a run
 	@echo "FUZZ_SEED=$(FUZZ_SEED)"
-	ZART_FUZZ=$(FUZZ_FACTOR) $(BIN)/pytest tests/fuzz -p no:xdist --timeout=600 --hypothesis-seed=$(FUZZ_SEED) $(PYTEST_ARGS)
+	ZART_FUZZ=$(FUZZ_FACTOR) $(BIN)/pytest tests/fuzz --timeout=600 --hypothesis-seed=$(FUZZ_SEED) $(PYTEST_ARGS)
 
 clean: ## Remove what was built or cached; the virtual environments and .zart/ stay
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -183,8 +183,11 @@ def _say(**told: int) -> None:
 
 
 def _fork(order: dict[str, Any], inherited: tuple[int, int]) -> int:
+    # A child of Python forgets the signals that it got before it had come to itself: the system keeps this one so long.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     pid = os.fork()
     if pid:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         _say(number=order["number"], pid=pid)
         return pid
     code = 70

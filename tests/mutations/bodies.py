@@ -377,6 +377,18 @@ BODIES = (
         tests=(f"{_WAITING}test_constructs_around_a_wait",),
     ),
     Mutation(
+        name="left-hanging-at-the-end",
+        breaks="A body whose execution was given back or lost is unwound, at whatever moment that was.",
+        edits=(
+            Edit(
+                file=BRANCH,
+                old="if activation.closed and not future.done():",
+                new="if activation.closed and future.cancelled():",
+            ),
+        ),
+        tests=(f"{_REPLAY}test_a_body_is_unwound_at_any_turn_of_the_loop",),
+    ),
+    Mutation(
         name="plain-awaits-cut",
         breaks="A body of which one branch waits for something plain is not suspended.",
         edits=(
