@@ -274,7 +274,7 @@ def _mask_keywords(text: str) -> str:
     parts: list[str] = []
     position = 0
     while (name := _NAME.search(text, position)) is not None:
-        parts.append(text[position : name.end()])
+        parts += [_mask_stray(text[position : name.start()]), name[0]]
         position = name.end()
         is_secret = _SECRET.search(name[1]) is not None
         if not is_secret and _NO_VALUE.match(text, position):
@@ -284,4 +284,9 @@ def _mask_keywords(text: str) -> str:
         if value is not None:
             parts.append("***" if is_secret or _SECRET.search(value[0]) else value[0])
             position = value.end()
-    return "".join([*parts, text[position:]])
+    return "".join([*parts, _mask_stray(text[position:])]).rstrip()
+
+
+def _mask_stray(text: str) -> str:
+    """What stands between two values and has no name may be the rest of a password with a quote in it."""
+    return " *** " if text.strip() else text

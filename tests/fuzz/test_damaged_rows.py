@@ -29,6 +29,7 @@ pytestmark = [
     pytest.mark.filterwarnings(
         "ignore:Do not use the `random` module inside strategies"  # the worker beside the tests does
     ),
+    pytest.mark.filterwarnings("ignore:Generating overly large repr"),  # in the text of that warning
     pytest.mark.not_in("twice", reason="a log that a hand has damaged need not lead to the same end twice"),
 ]
 

@@ -151,7 +151,9 @@ def test_sql_takes_any_json_or_refuses_it(carriers: Stage, text: str) -> None:
         return
     assert carriers.until_ended(id) in ENDS
     carriers.call(carriers.client.history, id)
-    carriers.rows("SELECT payload, result, failure FROM zart_v_executions WHERE id = %s", (id,))
+    carriers.rows(
+        "SELECT payload::text, result::text, failure::text FROM zart_v_executions WHERE id = %s", (id,)
+    )
 
 
 # ---------------------------------------------------------------- exceptions

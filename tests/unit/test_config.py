@@ -151,6 +151,7 @@ def test_what_is_no_address_of_postgresql_is_refused(given, told):
 @pytest.mark.parametrize(
     ("dsn", "masked"),
     [
+        ("password='a' s3cr3t' host=db", "password=*** *** host=db"),
         ("postgresql://ann:s3cret@host:5432/db", "postgresql://ann:***@host:5432/db"),
         ("postgresql+asyncpg://ann:s3cret@host/db", "postgresql+asyncpg://ann:***@host/db"),
         ("postgresql://ann@host/db", "postgresql://ann@host/db"),
