@@ -52,7 +52,9 @@ async def gives_and_ends(detached: bool) -> str:
 async def test_a_named_child_that_nobody_awaits_is_started(dsn: str, detached: bool) -> None:
     """The body ends before the child is there: it is started all the same, and only then the parent ends."""
     async with working(dsn, gives_and_ends, brief) as client:
-        handle = await client.start(gives_and_ends, detached)
+        async with id_held(dsn, "chosen"):
+            handle = await client.start(gives_and_ends, detached)
+            await until(lambda: "body.outlived" in reached)
         assert await handle.result(timeout="15s") == "done"
         assert await client.handle(brief, "chosen").result(timeout="15s") == "chosen"
 

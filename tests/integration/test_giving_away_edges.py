@@ -99,7 +99,7 @@ async def wide(width: int) -> list[str]:
 
 
 async def test_no_held_back_step_begins_when_a_limited_map_is_cancelled(dsn: str) -> None:
-    """The cancel takes those first that have not begun: the end of one that runs lets nobody go."""
+    """The end of a step that is cancelled lets nobody go."""
     async with AsyncExitStack() as stack:
         client = await stack.enter_async_context(Client(dsn))
         for _ in range(3):
@@ -110,6 +110,22 @@ async def test_no_held_back_step_begins_when_a_limited_map_is_cancelled(dsn: str
         with pytest.raises(zart.ExecutionCancelled):
             await handle.result(timeout="15s")
     assert sorted(map(str, ran)) == ["item-0", "item-1", "item-2"]
+
+
+async def test_the_cancel_of_a_map_takes_its_last_items_first(dsn: str) -> None:
+    """In however many parts it is applied: who is held back is told before whoever would let it go."""
+    async with working(dsn, wide, config=HASTY) as client:
+        await client.start(wide, 8, id="w")
+        await until(lambda: len(ran) == 3)
+        await until_status(client, "w", "waiting")
+    async with Client(dsn) as client:
+        await client.cancel("w")
+        told = await query(
+            dsn,
+            "SELECT t.step_occurrence FROM zart_wakeups w JOIN zart_tasks t ON t.id = w.task_id"
+            " WHERE w.kind = 'cancel' ORDER BY w.id",
+        )
+    assert [place for (place,) in told] == [8, 7, 6, 5, 4, 3, 2, 1]
 
 
 @durable("cleans-up")

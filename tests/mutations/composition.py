@@ -287,4 +287,17 @@ COMPOSITION = (
         ),
         tests=(f"{_CHILD_EDGES}test_no_named_child_goes_on_after_a_forced_cancel",),
     ),
+    Mutation(
+        name="cancel-in-any-order",
+        breaks="When a limited map is cancelled no held-back step begins.",
+        edits=(
+            Edit(
+                file="zart/_postgres/sql/client.sql",
+                under="cancel",
+                old="ORDER BY s.path DESC, s.name DESC, s.occurrence DESC",
+                new="ORDER BY s.path, s.name, s.occurrence",
+            ),
+        ),
+        tests=(f"{_EDGES}test_the_cancel_of_a_map_takes_its_last_items_first",),
+    ),
 )
