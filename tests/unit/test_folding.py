@@ -21,6 +21,7 @@ from zart._engine.entries import (
     FailedAttempt,
     Key,
     Released,
+    StepEnded,
     Suspended,
 )
 from zart._engine.folding import fold, is_plain, size
@@ -136,6 +137,14 @@ def test_an_ending_that_leaves_entries_alone_shares_their_statement():
         folded = fold([entry(), end])
         assert folded.batch.changes == [end]
         assert folded.later == []
+
+
+def test_the_end_of_a_scheduled_step_waits_only_for_its_own_entry():
+    """A busy body writes entries all the time: what it has given away must not wait until none is left."""
+    end = change(StepEnded(key=Key("", "far", 1, "step"), state="completed"))
+    assert fold([entry("near"), end]).batch.changes == [end]
+    assert fold([entry("far", run=OTHER), end]).batch.changes == [end]
+    assert fold([entry("far", state="waiting"), end]).later == [end]
 
 
 def test_a_second_ending_of_a_task_is_refused():

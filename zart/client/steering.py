@@ -51,6 +51,8 @@ class Steering:
             "what": "cancelled by force" if force else "cancelled",
         }
         ((ended, was_told, urgent, awaited),) = await self._database.query("cancel", parameters)
+        if ended and force:
+            await self._database.query("cancel_below", {"id": id, "reason": reason, "author": self._author})
         if awaited:
             await self._database.hint(
                 "announce_end", {"channel": done_channel(self._database.schema), "id": id}

@@ -194,6 +194,19 @@ SELECT EXISTS (SELECT FROM ended), EXISTS (SELECT FROM told),
     coalesce((SELECT d.state IN ('ready', 'running') FROM told d), false),
     coalesce((SELECT c.awaited FROM closed c), false);
 
+-- Cancels what was given away for an execution while its forced cancel waited for the lock of whoever gave it away: that
+-- cancel could not see it. Sent after it.
+-- name: cancel_below
+INSERT INTO {schema}.zart_wakeups (task_id, kind, reason, author)
+SELECT s.task_id, 'cancel', %(reason)s, %(author)s
+FROM {schema}.zart_executions e JOIN {schema}.zart_steps s ON s.run_id = e.run_id
+    JOIN {schema}.zart_tasks t ON t.id = s.task_id
+WHERE e.id = %(id)s AND e.status = 'cancelled' AND s.state IN ('started', 'running', 'waiting')
+    AND NOT t.detached AND t.cancel_at IS NULL
+    AND NOT EXISTS (SELECT FROM {schema}.zart_wakeups w WHERE w.task_id = t.id AND w.kind = 'cancel')
+ORDER BY s.path DESC, s.name DESC, s.occurrence DESC
+RETURNING task_id;
+
 -- Lets a blocked execution go on.
 -- name: resume
 WITH task AS (

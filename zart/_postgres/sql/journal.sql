@@ -408,6 +408,15 @@ WITH fence AS MATERIALIZED (
     SELECT %(run_id)s::uuid, %(path)s::text, %(call)s::text, %(occurrence)s::int, 'child', 'waiting', %(digest)s::bytea,
         %(arguments)s::text, %(token)s::bigint, m.task_id, %(input)s::text::json
     FROM made m
+), giver AS MATERIALIZED (
+    -- While the id was waited for its parent may have been ended by force, by somebody who could not see this child.
+    SELECT t.id FROM {schema}.zart_tasks t
+    WHERE t.id = %(parent_task)s::bigint AND (SELECT count(*) FROM made) > 0
+    FOR KEY SHARE
+), orphaned AS (
+    INSERT INTO {schema}.zart_wakeups (task_id, kind, reason)
+    SELECT m.task_id, 'cancel', 'its parent was cancelled by force' FROM made m
+    WHERE NOT %(detached)s::bool AND NOT EXISTS (SELECT FROM giver)
 )
 SELECT EXISTS (SELECT FROM fence), EXISTS (SELECT FROM made);
 
