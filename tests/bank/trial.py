@@ -6,7 +6,7 @@ import logging
 import os
 import random
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +28,32 @@ _ENDS_WITHIN = 900.0
 _STARTS = 500
 
 
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Connections are lost all the time here: that is what it is about."""
+    loggers = [logging.getLogger(name) for name in ("psycopg.pool", "zart")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
 async def run(
     directory: Path, *, transfers: int, seed: int, workers: int = 3, kill_every: float = 3.0
 ) -> dict[str, Any]:
     """The figures of a trial; `problems` must be empty."""
+    with _quiet():
+        return await _run(directory, transfers=transfers, seed=seed, workers=workers, kill_every=kill_every)
+
+
+async def _run(
+    directory: Path, *, transfers: int, seed: int, workers: int, kill_every: float
+) -> dict[str, Any]:
     chance = random.Random(seed)
-    # Connections are lost all the time here: that is what it is about.
-    for name in ("psycopg.pool", "zart"):
-        logging.getLogger(name).setLevel(logging.ERROR)
     server = await asyncio.to_thread(Server, directory)
     os.environ[DSN_VARIABLE] = server.dsn
     try:

@@ -646,7 +646,7 @@ def expected(world: World) -> dict[str, Any]:
     return {
         "executions": {id: _expected(execution) for id, execution in world.executions.items()},
         "wakeups": Counter((wakeup.execution, wakeup.kind, wakeup.reason) for wakeup in world.wakeups),
-        "workers": {name: 3 for name, worker in world.workers.items() if worker.registered},
+        "workers": {name: 4 for name, worker in world.workers.items() if worker.registered},
     }
 
 
