@@ -8,6 +8,7 @@ each other's answers, so the child is refused, and sends nothing over what it ha
 """
 
 import asyncio
+import contextlib
 import os
 import threading
 import weakref
@@ -15,7 +16,7 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import anyio
 from anyio.from_thread import BlockingPortal
@@ -54,11 +55,11 @@ class Portal:
         refuse_on_loop(
             f"zart.sync.{called}", f"await {'handle' if owner == 'ExecutionHandle' else 'client'}.{name}(...)"
         )
-        answer = self._begin_call(partial(method, *args, **kwargs))
+        call: _Call[T] = _Call(partial(method, *args, **kwargs))
         try:
-            return answer.result()
+            return self._begin_call(call.run).result()
         except BaseException:
-            answer.cancel()  # Ctrl-C, or a server that gives a request up: the call ends with whoever waited for it
+            call.abandon()  # Ctrl-C, or a server that gives a request up: the call ends with whoever waited for it
             raise
 
     def open(self) -> None:
@@ -118,6 +119,30 @@ class Portal:
             raise
         self._end = weakref.finalize(self, _end, portal, thread, os.getpid())
         return portal
+
+
+class _Call(Generic[T]):
+    """One call: it ends with whoever waits for it, even one who is interrupted before he holds its answer."""
+
+    def __init__(self, method: Callable[[], Coroutine[Any, Any, T]]) -> None:
+        self._method = method
+        self._task: asyncio.Task[Any] | None = None
+        self._abandoned = False
+
+    async def run(self) -> T:
+        """In the loop's thread."""
+        self._task = asyncio.current_task()
+        if self._abandoned:
+            raise asyncio.CancelledError
+        return await self._method()
+
+    def abandon(self) -> None:
+        """In the caller's thread."""
+        self._abandoned = True  # before it looks: `run` does the two in the other order
+        task = self._task
+        if task is not None and not task.done():
+            with contextlib.suppress(RuntimeError):  # the loop has ended, and the call with it
+                task.get_loop().call_soon_threadsafe(task.cancel)
 
 
 def _run(client: Client, started: "Future[BlockingPortal]") -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -18,6 +19,7 @@ import zart.sync
 from tests.support.clients import Approval, Approved, Order, fail, rows, ship
 from tests.support.running import until, working
 from zart import durable, step
+from zart.portal import Portal
 
 CONNECTED = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'zart%'"
 
@@ -271,6 +273,28 @@ def test_ctrl_c_ends_the_wait(dsn: str) -> None:
             print(client.status("a").status)
         """,
     ).splitlines() == ["interrupted", "scheduled"]
+
+
+def test_an_interrupt_before_the_answer_is_at_hand(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The call has begun and its caller was interrupted before it could wait: it ends all the same."""
+    with zart.sync.Client(dsn) as client:
+        handle = client.start(ship, Order(1), id="a")
+        begin = Portal._begin_call
+
+        def interrupted(portal: Portal, call: Any) -> Any:
+            begin(portal, call)
+            while not client._client._outcomes_._waits:
+                pass
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Portal, "_begin_call", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                handle.result()
+        deadline = time.monotonic() + 15
+        while client._client._outcomes_._waits:
+            assert time.monotonic() < deadline, "the call goes on without anybody who waits for it"
+        assert handle.status().status == "scheduled"
 
 
 # ------------------------------------------------------------ forks

@@ -222,7 +222,7 @@ CLIENTS = (
     Mutation(
         name="call-outlives-its-caller",
         breaks="Ctrl-C ends a call of the client for threads, and not only the wait for it.",
-        edits=(Edit(file="zart/portal.py", old="            answer.cancel()  #", new="            pass  #"),),
+        edits=(Edit(file="zart/portal.py", old="            call.abandon()  #", new="            pass  #"),),
         tests=(f"{_THREADS}test_ctrl_c_ends_the_wait",),
     ),
     Mutation(
