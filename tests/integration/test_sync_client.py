@@ -257,6 +257,7 @@ def test_ctrl_c_ends_the_wait(dsn: str) -> None:
         dsn,
         """
         import os, signal
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a process in the background ignores it
         with zart.sync.Client() as client:
             handle = client.start(ship, Order(1), id="a")
 
