@@ -53,6 +53,12 @@ class StepCall(msgspec.Struct, frozen=True, gc=False):
     marks: str = ""
     """Of a scheduled step: how often the sagas that it was called in were undone and forgotten, if ever."""
 
+    def digest(self) -> tuple[bytes | None, str | None]:
+        """What is recorded of the arguments: their digest and a preview; neither when they are not compared."""
+        if self.spec.check_args == "off":
+            return None, None
+        return self.spec.arguments.digest(self.args, self.kwargs, self.bound)
+
 
 class DurableSpec(msgspec.Struct, frozen=True, kw_only=True):
     """A durable function as its decorator and `with_options` left it, with its annotations resolved."""

@@ -570,17 +570,7 @@ class Activation:
             return
         now = self.host.now()
         self.patches.save()
-        self.put_numbered(
-            Entry(
-                run_id=self.claim.run_id,
-                key=key,
-                state="completed",
-                done=None,
-                result=b"null",
-                started_at=now,
-                finished_at=now,
-            )
-        )
+        self.put_numbered(Entry.at_once(self.claim.run_id, key, b"null", now))
 
     def submit_apart(self, entry: Entry, transaction: Transaction) -> DurableFuture:
         """The same for the record of a step in its transaction, which commits it. What that fails of, the future gets.
@@ -693,7 +683,7 @@ class Activation:
     async def pause(self, branch: Branch, until: dt.datetime, what: str) -> None:
         """Wait until a time that the body does not observe: the next attempt of a step."""
         future = self.future()
-        alarm = self.alarms.set(until, functools.partial(_settle, future))
+        alarm = self.alarms.set(until, functools.partial(parking.settle, future))
         self.phase.pauses[what] = until
         self.stir()
         try:
@@ -712,7 +702,7 @@ class Activation:
         try:
             while not self.host.fresh:
                 future = self.future()
-                self.loop.call_later(_FRESH_AGAIN, _settle, future, context=self.host.base_context)
+                self.loop.call_later(_FRESH_AGAIN, parking.settle, future, context=self.host.base_context)
                 await branch.parked(future)
                 if self.closed:  # between the moment when the pause was over and this one
                     raise Suspended
@@ -958,8 +948,3 @@ def _damaged(entry: StoredEntry) -> PayloadError:
         f"the record of {entry.key.kind} {entry.key} is {entry.state} and has {number} in the log, which this library "
         "never writes. Correct the row in zart_steps, then resume the execution"
     )
-
-
-def _settle(future: DurableFuture) -> None:
-    if not future.done():
-        future.set_result(None)

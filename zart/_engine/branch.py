@@ -181,10 +181,7 @@ class Branch:
     async def _step(
         self, call: StepCall, key: Key, within: tuple[Undos, ...] = (), undoes: Undos | None = None
     ) -> Any:
-        spec = call.spec
-        digest, preview = None, None
-        if spec.check_args != "off":
-            digest, preview = spec.arguments.digest(call.args, call.kwargs, call.bound)
+        digest, preview = call.digest()
         if within:
             known = self.activation.log.by_key.get(key)
             if known is not None:
@@ -194,7 +191,7 @@ class Branch:
             return await self.activation.steps.run(
                 self, key, call, digest, preview, within=within, undoes=undoes
             )
-        return self.value_of(record, spec)
+        return self.value_of(record, call.spec)
 
     def value_of(self, record: Record, spec: StepSpec) -> Any:
         """What a recorded step returned; raises what it raised."""
@@ -271,9 +268,7 @@ class Branch:
 
         def begin() -> None:
             if not pending.cancelled:
-                stored = activation.log.by_key.get(key)
-                until = stored.until if stored is not None else None
-                until = until or activation.host.now() + duration
+                until = self._until(key) or activation.host.now() + duration
                 pending.wait_of = activation.waits.timer(key, until, deliver)
 
         self._begin(key, deliver, begin)
@@ -338,9 +333,7 @@ class Branch:
 
     async def _sleep(self, key: Key, until: Callable[[], dt.datetime]) -> None:
         if await self.recorded(key) is None:
-            stored = self.activation.log.by_key.get(key)
-            when = stored.until if stored is not None and stored.until is not None else until()
-            self.heard(await self.activation.waits.sleep(self, key, when))
+            self.heard(await self.activation.waits.sleep(self, key, self._until(key) or until()))
 
     def wait_for_event(
         self, name: str, codec: Codec, timeout: dt.timedelta | None, /
@@ -350,8 +343,7 @@ class Branch:
     async def _wait_for_event(self, key: Key, codec: Codec, timeout: dt.timedelta | None) -> Any:
         record = await self.recorded(key)
         if record is None:
-            stored = self.activation.log.by_key.get(key)
-            until = stored.until if stored is not None else None
+            until = self._until(key)
             if until is None and timeout is not None:
                 until = self.activation.host.now() + timeout
             record = await self.activation.waits.event(
@@ -365,6 +357,11 @@ class Branch:
         except Exception as error:
             self.activation.raised(error, record)
             raise
+
+    def _until(self, key: Key) -> dt.datetime | None:
+        """When a wait that is under way is over, as an earlier activation has recorded."""
+        stored = self.activation.log.by_key.get(key)
+        return None if stored is None else stored.until
 
     def _too_late(self, key: Key, timeout: dt.timedelta | None) -> EventTimeout:
         told = f" within {format_duration(timeout)}" if timeout is not None else ""

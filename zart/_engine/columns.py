@@ -23,6 +23,7 @@ from zart._engine.entries import (
     StepEnded,
     StepWork,
     Suspended,
+    text,
 )
 from zart._engine.folding import Batch
 from zart._postgres.arrays import Array, bools, byteas, int4s, int8s, jsons, texts, times, uuids
@@ -67,19 +68,24 @@ FINISHING = frozenset(
 
 def key_columns(entries: Sequence[Entry], changes: Sequence[Change] = ()) -> dict[str, Array]:
     """The keys of entries, and of scheduled steps that have ended, with the tokens that their rows have then."""
-    rows = [(entry.run_id, entry.key, entry.token) for entry in entries]
+    rows = [(entry.token, entry.run_id, entry.key) for entry in entries]
     rows += [
-        (change.run_id, change.ending.key, change.token)
+        (change.token, change.run_id, change.ending.key)
         for change in changes
         if isinstance(change.ending, StepEnded)
     ]
+    return _keys("", rows)
+
+
+def _keys(prefix: str, rows: Sequence[tuple[int, UUID, Key]]) -> dict[str, Array]:
+    """The columns of tokens, runs and keys, each with `prefix` before its name."""
     return {
-        "run_ids": uuids([run_id for run_id, _, _ in rows]),
-        "paths": texts([key[0] for _, key, _ in rows]),
-        "names": texts([key[1] for _, key, _ in rows]),
-        "occurrences": int4s([key[2] for _, key, _ in rows]),
-        "kinds": texts([key[3] for _, key, _ in rows]),
-        "tokens": int8s([token for _, _, token in rows]),
+        f"{prefix}tokens": int8s([token for token, _, _ in rows]),
+        f"{prefix}runs": uuids([run_id for _, run_id, _ in rows]),
+        f"{prefix}paths": texts([key[0] for _, _, key in rows]),
+        f"{prefix}names": texts([key[1] for _, _, key in rows]),
+        f"{prefix}occurrences": int4s([key[2] for _, _, key in rows]),
+        f"{prefix}kinds": texts([key[3] for _, _, key in rows]),
     }
 
 
@@ -114,26 +120,33 @@ def entry_columns(batch: Batch) -> dict[str, Array]:
 
 
 def entry_values(entry: Entry) -> dict[str, Any]:
-    """The parameters of `record_one`."""
-    key = entry.key
+    """The parameters of `record_one`, and of the statements for steps in a transaction."""
     return {
-        "run_id": entry.run_id,
-        "path": key.path,
-        "name": key.name,
-        "occurrence": key.occurrence,
-        "kind": key.kind,
+        **key_values(entry.run_id, entry.key),
         "seq": entry.seq,
         "state": entry.state,
         "digest": entry.digest,
         "arguments": entry.arguments,
-        "result": None if entry.result is None else entry.result.decode(),
-        "failure": None if entry.failure is None else entry.failure.decode(),
+        "result": text(entry.result),
+        "failure": text(entry.failure),
+        "data": text(entry.data),
         "attempts": entry.attempts,
         "started": entry.started_at,
         "finished": entry.finished_at,
         "until": entry.until,
-        "progress": None if entry.progress is None else entry.progress.decode(),
+        "progress": text(entry.progress),
         "token": entry.token,
+    }
+
+
+def key_values(run_id: UUID, key: Key) -> dict[str, Any]:
+    """The parameters that name one call of one run."""
+    return {
+        "run_id": run_id,
+        "path": key.path,
+        "name": key.name,
+        "occurrence": key.occurrence,
+        "kind": key.kind,
     }
 
 
@@ -281,14 +294,8 @@ def _attempt_columns(batch: Batch) -> dict[str, Array]:
             rows.extend((change.token, change.run_id, attempt) for attempt in change.ending.afresh)
         elif isinstance(change.ending, Blocked) and change.ending.failed_undo is not None:
             rows.append((change.token, change.run_id, change.ending.failed_undo))
-    keys = [attempt.key for _, _, attempt in rows]
     return {
-        "attempt_tokens": int8s([token for token, _, _ in rows]),
-        "attempt_runs": uuids([run_id for _, run_id, _ in rows]),
-        "attempt_paths": texts([key.path for key in keys]),
-        "attempt_names": texts([key.name for key in keys]),
-        "attempt_occurrences": int4s([key.occurrence for key in keys]),
-        "attempt_kinds": texts([key.kind for key in keys]),
+        **_keys("attempt_", [(token, run_id, attempt.key) for token, run_id, attempt in rows]),
         "attempt_numbers": int4s([attempt.attempt for _, _, attempt in rows]),
         "attempt_bodies": int4s([attempt.body_attempt for _, _, attempt in rows]),
         "attempt_failures": jsons([attempt.failure for _, _, attempt in rows]),
@@ -313,14 +320,8 @@ def _note_columns(changes: Sequence[Change]) -> dict[str, Array]:
 
 
 def _number_columns(entries: Sequence[Entry]) -> dict[str, Array]:
-    columns = key_columns(entries)
     return {
-        "number_runs": columns["run_ids"],
-        "number_paths": columns["paths"],
-        "number_names": columns["names"],
-        "number_occurrences": columns["occurrences"],
-        "number_kinds": columns["kinds"],
-        "number_tokens": columns["tokens"],
+        **_keys("number_", [(entry.token, entry.run_id, entry.key) for entry in entries]),
         "number_seqs": int4s([entry.seq for entry in entries]),
     }
 
@@ -382,14 +383,8 @@ def _order_columns(batch: Batch) -> dict[str, Array]:
             rows += [(entry.token, entry.run_id, order) for order in told.orders]
     for change in batch.changes:
         rows += [(change.token, change.run_id, order) for order in change.orders]
-    keys: list[Key] = [order.key for _, _, order in rows]
     return {
-        "order_tokens": int8s([token for token, _, _ in rows]),
-        "order_runs": uuids([run_id for _, run_id, _ in rows]),
-        "order_paths": texts([key.path for key in keys]),
-        "order_names": texts([key.name for key in keys]),
-        "order_occurrences": int4s([key.occurrence for key in keys]),
-        "order_kinds": texts([key.kind for key in keys]),
+        **_keys("order_", [(token, run_id, order.key) for token, run_id, order in rows]),
         "order_reasons": texts([order.reason for _, _, order in rows]),
         "order_authors": texts([order.author for _, _, order in rows]),
     }

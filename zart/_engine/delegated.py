@@ -257,9 +257,7 @@ class Delegated:
     ) -> Callable[[], Pending]:
         activation = self.activation
         registered = activation.host.registered(self.claim, call)
-        digest, preview = None, None
-        if call.spec.check_args != "off":
-            digest, preview = call.spec.arguments.digest(call.args, call.kwargs)
+        digest, preview = call.digest()
         if marks := sagas.marks(sagas.around()):
             call = msgspec.structs.replace(call, marks=marks)
         what = f"execution {self.claim.execution_id!r}: scheduled step {key}"
@@ -452,9 +450,8 @@ class Delegated:
                     f"execution {self.claim.execution_id!r}: the handle of {pending.key} belongs to another body; give "
                     "its value to this one instead"
                 )
-        for pending in pendings:
-            await branch.check_call(pending.key)
-            break
+        if pendings:
+            await branch.check_call(pendings[0].key)
         over = [pending for pending in pendings if pending.over]
         if len(over) == len(pendings) or (over and not every):
             self._hear(branch, over)
@@ -487,19 +484,10 @@ class Delegated:
         record = await branch.recorded(key)
         if record is None:
             under_way = not pending.over
-            now = self.activation.host.now()
-            entry = Entry(
-                run_id=self.claim.run_id,
-                key=key,
-                state="completed",
-                done=None,
-                result=b"true" if under_way else b"false",
-                started_at=now,
-                finished_at=now,
-                orders=(
-                    self._now_or_later([Order(pending.key, _CANCELLED, self._author)]) if under_way else ()
-                ),
-            )
+            told = b"true" if under_way else b"false"
+            entry = Entry.at_once(self.claim.run_id, key, told, self.activation.host.now())
+            if under_way:
+                entry.orders = self._now_or_later([Order(pending.key, _CANCELLED, self._author)])
             record = await branch.parked(self.activation.submit(entry))
             branch.heard(record)
         elif record.result == "true" and not pending.over:

@@ -160,16 +160,8 @@ class Cancels:
     def _submit(self, name: str, told: bytes) -> None:
         activation = self._activation
         self._count += 1
-        now = activation.host.now()
-        entry = Entry(
-            run_id=activation.claim.run_id,
-            key=Key("", name, self._count, "cancel"),
-            state="completed",
-            done=None,
-            result=told,
-            started_at=now,
-            finished_at=now,
-        )
+        key = Key("", name, self._count, "cancel")
+        entry = Entry.at_once(activation.claim.run_id, key, told, activation.host.now())
         activation.submit(entry, deliver=self.deliver)
 
 
@@ -308,16 +300,7 @@ class Phase:
             return
         reach("failure.begin")
         activation.cancels.forget_deadline()
-        now = activation.host.now()
-        entry = Entry(
-            run_id=activation.claim.run_id,
-            key=_FAILED,
-            state="completed",
-            done=None,
-            result=failure,
-            started_at=now,
-            finished_at=now,
-        )
+        entry = Entry.at_once(activation.claim.run_id, _FAILED, failure, activation.host.now())
         self._failure = failure
         activation.submit(entry, deliver=self._begin_second)
 

@@ -7,7 +7,7 @@ entries of one activation in the order in which they were handed over.
 
 import datetime as dt
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Self
 from uuid import UUID
 
 import msgspec
@@ -224,9 +224,27 @@ class Entry(msgspec.Struct, kw_only=True, eq=False):
     deliver: Any = None
     """The activation's own: what to do when the entry's turn comes."""
 
+    @classmethod
+    def at_once(cls, run_id: UUID, key: Key, result: bytes, now: dt.datetime) -> Self:
+        """One that is over when it begins: nothing is waited for but its commit."""
+        return cls(
+            run_id=run_id,
+            key=key,
+            state="completed",
+            done=None,
+            result=result,
+            started_at=now,
+            finished_at=now,
+        )
+
 
 Record = StoredEntry | Entry
 """What is delivered to a body: an entry of the log as a claim brought it, or as this activation has written it."""
+
+
+def text(json: bytes | None) -> str | None:
+    """JSON as a claim would bring it."""
+    return None if json is None else json.decode()
 
 
 class Completed(msgspec.Struct, frozen=True, kw_only=True):

@@ -21,7 +21,7 @@ from zart._engine.activation import Activation
 from zart._engine.alarms import Cancellable
 from zart._engine.claimer import News
 from zart._engine.clock import DatabaseClock
-from zart._engine.entries import Change, Claim, Entry, Key, Released
+from zart._engine.entries import Change, Claim, Ending, Entry, Key, Released
 from zart._engine.entries import Suspended as SuspendedEnding
 from zart._engine.histories import Kept
 from zart._engine.host import Registered
@@ -135,7 +135,7 @@ class Holding:
         if dormant is not None:
             dormant.forget()
         if claim.kept:  # it has moved meanwhile, and was unwound: the next claim loads its history
-            self._journal.end(_give_back(claim))
+            self._journal.end(_never_begun(claim, Released()))
             return
         exhausted = claim.recoveries > self._shared.max_recoveries
         if exhausted and claim.step is None:
@@ -218,14 +218,9 @@ class Holding:
             async with asyncio.timeout(limit):
                 await self._empty.wait()
         except TimeoutError:
-            left = [held.claim.execution_id for held in self._held.values() if not held.closed]
-            if left:
-                shown = ", ".join(left[:5]) + (", …" if len(left) > 5 else "")
-                _log.warning(
-                    "%d executions did not come to a step's end in time and are given back: %s",
-                    len(left),
-                    shown,
-                )
+            self._warn_of_those_left(
+                "%d executions did not come to a step's end in time and are given back: %s"
+            )
             for activation in list(self._held.values()):
                 if activation.steps.may_be_interrupted:
                     activation.release()
@@ -248,29 +243,20 @@ class Holding:
 
     async def _last_steps(self) -> None:
         """Steps that run at most once are waited for, however long they take: nobody could run them again."""
-        left = [held.claim.execution_id for held in self._held.values() if not held.closed]
-        if left:
-            _log.warning(
-                "%d executions are in a step that runs at most once, and this worker waits for it: %s",
-                len(left),
-                ", ".join(left[:5]) + (", …" if len(left) > 5 else ""),
-            )
+        self._warn_of_those_left(
+            "%d executions are in a step that runs at most once, and this worker waits for it: %s"
+        )
         while any(not held.closed for held in self._held.values()):  # noqa: ASYNC110 (it ends in several places)
             await asyncio.sleep(_LOOKS_EVERY)
 
+    def _warn_of_those_left(self, told: str) -> None:
+        left = [held.claim.execution_id for held in self._held.values() if not held.closed]
+        if left:
+            _log.warning(told, len(left), ", ".join(left[:5]) + (", …" if len(left) > 5 else ""))
+
     def _block(self, claim: Claim) -> None:
         error = _crash_loop(f"execution {claim.execution_id!r}", claim)
-        self._journal.end(
-            Change(
-                task_id=claim.task_id,
-                execution_id=claim.execution_id,
-                run_id=claim.run_id,
-                epoch=claim.epoch,
-                ending=endings.blocked(error, "crash-loop"),
-                done=None,
-                notes=(),
-            )
-        )
+        self._journal.end(_never_begun(claim, endings.blocked(error, "crash-loop")))
         _log.error("%s", error)
 
     # ------------------------------------------------------------ the host of the activations
@@ -388,13 +374,14 @@ class Holding:
         _log.info("%s waits for %s", execution_id, ending.waiting_for or "its next attempt")
 
 
-def _give_back(claim: Claim) -> Change:
+def _never_begun(claim: Claim, ending: Ending) -> Change:
+    """The ending of a claim for which nothing was run."""
     return Change(
         task_id=claim.task_id,
         execution_id=claim.execution_id,
         run_id=claim.run_id,
         epoch=claim.epoch,
-        ending=Released(),
+        ending=ending,
         done=None,
     )
 

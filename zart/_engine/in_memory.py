@@ -35,6 +35,7 @@ from zart._engine.entries import (
     StoredEntry,
     StoredEvent,
     Work,
+    text,
 )
 from zart._engine.host import Registered
 from zart._engine.lanes import lane_of
@@ -116,7 +117,7 @@ class World:
                     claim = msgspec.structs.replace(
                         claim,
                         run_id=uuid.uuid5(claim.run_id, "next"),
-                        payload=None if ending.payload is None else ending.payload.decode(),
+                        payload=text(ending.payload),
                         attempt=1,
                         floor=0,
                         due_at=self.now,
@@ -260,14 +261,14 @@ class Memory:
                 seq=entry.seq,
                 state=entry.state,
                 digest=entry.digest,
-                result=entry.result.decode() if entry.result is not None else None,
-                failure=entry.failure.decode() if entry.failure is not None else None,
+                result=text(entry.result),
+                failure=text(entry.failure),
                 attempts=entry.attempts,
                 started_at=entry.started_at,
                 finished_at=entry.finished_at,
                 until=entry.until,
-                progress=entry.progress.decode() if entry.progress is not None else None,
-                data=entry.data.decode() if entry.data is not None else None,
+                progress=text(entry.progress),
+                data=text(entry.data),
                 given_away=entry.work is not None,
             )
         if entry.event_id is not None:
@@ -329,10 +330,8 @@ class Memory:
             given = msgspec.structs.replace(given, step=entry.key)
             self.world.spawn(self._run_step(given, work.function, self.world.steps[work.lane], host))
             return
-        payload = None if work.payload is None else work.payload.decode()
-        self.world.spawn(
-            self._run_child(entry.key, self.world.claim(work.id, work.run_id, payload, []), work.lane, host)
-        )
+        begun = self.world.claim(work.id, work.run_id, text(work.payload), [])
+        self.world.spawn(self._run_child(entry.key, begun, work.lane, host))
 
     async def _run_step(self, claim: Claim, name: str, step: StepSpec, host: "Memory") -> None:
         journal = self.journal
@@ -362,8 +361,8 @@ class Memory:
         arrived = self.journal[key] = msgspec.structs.replace(
             self.journal[key],
             state=state,
-            result=None if result is None else result.decode(),
-            failure=None if failure is None else failure.decode(),
+            result=text(result),
+            failure=text(failure),
             attempts=attempts,
             finished_at=self.world.now,
         )

@@ -14,7 +14,7 @@ from typing import Final
 import psycopg
 
 from zart._engine.columns import interval
-from zart._engine.entries import ChildWork, Entry, Lost
+from zart._engine.entries import ChildWork, Entry, Lost, text
 from zart._engine.points import reach
 from zart._engine.sending import Connect
 from zart._postgres.direct import DirectLine, statements
@@ -95,7 +95,7 @@ class NamedChildren:
             "queue": work.queue,
             "priority": work.priority,
             "child_run": work.run_id,
-            "payload": None if work.payload is None else work.payload.decode(),
+            "payload": text(work.payload),
             "digest": work.digest,
             "parent_id": giver.execution_id,
             "lane": work.lane,

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from psycopg import errors
 
+from zart._engine.columns import key_values
 from zart._engine.entries import Claim, Key, Lost
 from zart._engine.points import reach
-from zart._engine.transactions import Connected, Transaction, key_parameters
+from zart._engine.transactions import Connected, Transaction
 from zart.errors import UsageError
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ class OwnRecord:
         return recorded[0][0].encode() if recorded else None
 
     def _parameters(self) -> dict[str, Any]:
-        return key_parameters(self._claim.run_id, self._key)
+        return key_values(self._claim.run_id, self._key)
 
     def _step(self, attempt: int) -> str:
         return f"execution {self._claim.execution_id!r}: step {self._key}, attempt {attempt},"

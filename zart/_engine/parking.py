@@ -26,6 +26,12 @@ class DurableFuture(asyncio.Future[Any]):
     """What the engine will deliver."""
 
 
+def settle(future: "asyncio.Future[Any]") -> None:
+    """Let go on whoever waits for a future, if anybody still does."""
+    if not future.done():
+        future.set_result(None)
+
+
 def waits_for(task: "asyncio.Task[Any]") -> "asyncio.Future[Any] | None":
     """The future that a task waits for; None when it is about to run."""
     return getattr(task, "_fut_waiter", None)

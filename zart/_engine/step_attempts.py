@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import anyio.to_thread
 import msgspec
 
+from zart._engine import parking
 from zart._engine.branch import Branch
 from zart._engine.entries import Key
 from zart._engine.sagas import Undos
@@ -130,7 +131,7 @@ async def _in_thread(
                 return fn(*call.args, **call.kwargs)
         finally:
             with contextlib.suppress(RuntimeError):  # the loop may be closed by then: nobody waits any more
-                loop.call_soon_threadsafe(_settle, returned)
+                loop.call_soon_threadsafe(parking.settle, returned)
 
     scope = asyncio.timeout(limit)
     try:
@@ -154,7 +155,7 @@ async def stay_with(branch: Branch, thread: "asyncio.Future[None]", until: dt.da
     """
     activation = branch.activation
     due: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    alarm = activation.alarms.set(until, functools.partial(_settle, due))
+    alarm = activation.alarms.set(until, functools.partial(parking.settle, due))
     activation.stir()
     try:
         await asyncio.wait([thread, due], return_when=asyncio.FIRST_COMPLETED)
@@ -231,11 +232,6 @@ def step_context(branch: Branch, step: Running, *, own: bool) -> StepContext:
         idempotency_key=key,
         token=token,
     )
-
-
-def _settle(future: "asyncio.Future[None]") -> None:
-    if not future.done():
-        future.set_result(None)
 
 
 def _was_cancelled(key: Key) -> Exception:

@@ -252,12 +252,16 @@ class StepRun:
 
     async def _fail(self, error: Exception, finished: dt.datetime, began: dt.datetime | None = None) -> Any:
         """Record that it has failed for good; raises that in the body when its turn has come."""
-        branch = self._branch
         failure = exception_to_json(error, step=self._key.name, attempts=self._attempt)
         if self._undoes is not None:
             self._undoes.give_up(self._failed_attempt(failure, began or finished, finished), error)
         failed = self._so_far(state="failed", failure=failure, finished_at=finished)
-        record: Record = await branch.parked(branch.activation.submit(failed))
+        return await self._submitted(failed)
+
+    async def _submitted(self, entry: Entry) -> Any:
+        """What a record says to the body, once its turn has come."""
+        branch = self._branch
+        record: Record = await branch.parked(branch.activation.submit(entry))
         self._heard(record)
         if self._own is not None:
             self._own.forget()
@@ -350,12 +354,7 @@ class StepRun:
 
     async def _take_over(self, recorded: bytes, finished: dt.datetime) -> Any:
         """What such a step has recorded goes to the journal, and to the body when its turn has come."""
-        branch = self._branch
         reach("own.recorded")
         self._first = self._first or finished
         completed = self._so_far(state="completed", result=recorded, finished_at=finished)
-        record: Record = await branch.parked(branch.activation.submit(completed))
-        self._heard(record)
-        if self._own is not None:
-            self._own.forget()
-        return branch.value_of(record, self._call.spec)
+        return await self._submitted(completed)

@@ -8,7 +8,7 @@ is opened when it is first needed. psycopg's own `transaction()` is around the s
 import threading
 from collections.abc import Awaitable, Callable, Generator, Mapping
 from contextlib import contextmanager
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import anyio.to_thread
 import psycopg
@@ -20,6 +20,7 @@ from psycopg.rows import tuple_row
 Parameters = Mapping[str, Any]
 Row = tuple[Any, ...]
 T = TypeVar("T")
+C = TypeVar("C", psycopg.AsyncConnection[Any], psycopg.Connection[Any])
 
 
 class Line(Protocol):
@@ -55,34 +56,38 @@ def _begin_statement(idle_milliseconds: int) -> sql.Composed:
     )
 
 
-class AsyncLine:
-    """See `Line`."""
+class _Held(Generic[C]):
+    """What is known of a line's connection and of what is open on it."""
 
-    def __init__(self, connect: Callable[[], Awaitable[psycopg.AsyncConnection[Any]]]) -> None:
-        self._connect = connect
-        self._connection: psycopg.AsyncConnection[Any] | None = None
-        self._transaction: psycopg.AsyncTransaction | None = None
+    def __init__(self) -> None:
+        self._connection: C | None = None
         self._abandoned = False
         self.record_failed = False
         self.record_sent = False
 
     @property
-    def connection(self) -> psycopg.AsyncConnection[Any]:
+    def connection(self) -> C:
         assert self._connection is not None  # noqa: S101 (it has begun)
         return self._connection
 
     @property
     def status(self) -> TransactionStatus:
-        return (
-            TransactionStatus.UNKNOWN
-            if self._connection is None
-            else self._connection.info.transaction_status
-        )
+        known = self._connection
+        return TransactionStatus.UNKNOWN if known is None else known.info.transaction_status
 
     @property
     def was_closed(self) -> bool:
         known = self._connection
         return known is not None and known.closed and not known.broken and not self._abandoned
+
+
+class AsyncLine(_Held[psycopg.AsyncConnection[Any]]):
+    """See `Line`."""
+
+    def __init__(self, connect: Callable[[], Awaitable[psycopg.AsyncConnection[Any]]]) -> None:
+        super().__init__()
+        self._connect = connect
+        self._transaction: psycopg.AsyncTransaction | None = None
 
     async def begin(self, idle_milliseconds: int) -> None:
         connection = await self._open()
@@ -139,40 +144,19 @@ class AsyncLine:
         return self._connection
 
 
-class SyncLine:
+class SyncLine(_Held[psycopg.Connection[Any]]):
     """See `Line`. Each of its doings has a thread, for a moment; the step's own thread has the connection between them.
 
     A step that is cancelled leaves its thread running: then the connection is closed at the end of that thread.
     """
 
     def __init__(self, dial: Callable[[], psycopg.Connection[Any]]) -> None:
+        super().__init__()
         self._dial = dial
-        self._connection: psycopg.Connection[Any] | None = None
         self._transaction: psycopg.Transaction | None = None
         self._threads = CapacityLimiter(1)
         self._lock = threading.Lock()
         self._in_step = False
-        self._abandoned = False
-        self.record_failed = False
-        self.record_sent = False
-
-    @property
-    def connection(self) -> psycopg.Connection[Any]:
-        assert self._connection is not None  # noqa: S101 (it has begun)
-        return self._connection
-
-    @property
-    def status(self) -> TransactionStatus:
-        return (
-            TransactionStatus.UNKNOWN
-            if self._connection is None
-            else self._connection.info.transaction_status
-        )
-
-    @property
-    def was_closed(self) -> bool:
-        known = self._connection
-        return known is not None and known.closed and not known.broken and not self._abandoned
 
     async def begin(self, idle_milliseconds: int) -> None:
         def work() -> None:

@@ -21,11 +21,12 @@ import random
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from contextvars import Context
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 
 import psycopg
 from psycopg.pq import TransactionStatus
 
+from zart._engine.columns import entry_values
 from zart._engine.entries import Entry, Key, Lost
 from zart._engine.points import reach
 from zart._engine.transaction_lines import AsyncLine, Line, SyncLine
@@ -33,6 +34,8 @@ from zart._postgres.queries import load
 from zart._postgres.trouble import Trouble, classify
 from zart.durations import format_duration
 from zart.errors import SerializationError, StepTimeout, UsageError
+
+T = TypeVar("T")
 
 _log = logging.getLogger("zart.worker")
 
@@ -44,6 +47,7 @@ WRITER: Final = 3
 """The number of the fence row that they share."""
 _FENCE_GONE, _RECORDED = "ZR001", "ZR002"
 _IDLE = "25P03"
+_NO_LOCK = "55P03"
 _UNREADABLE = frozenset(("21", "22", "54"))
 _PATIENCE = 30.0
 """Seconds for the answer to a record; then its connection is taken for lost."""
@@ -90,44 +94,38 @@ class Transactions:
         """An open transaction, however long the database is away: nothing else could be recorded either."""
         await self._turns.acquire()
         try:
-            for tries in _counting():
-                line = self._take(threaded=threaded)
-                try:
-                    await line.begin(self.idle_milliseconds)
-                except (psycopg.Error, OSError) as error:
-                    line.abandon()
-                    if classify(error) is not Trouble.LOST:
-                        raise
-                    await _pause(tries, error)
-                except BaseException:
-                    line.abandon()
-                    raise
-                else:
-                    reach("transaction.opened")
-                    return Transaction(self, line, execution_id)
+            line, _ = await self._until_done(
+                lambda line: line.begin(self.idle_milliseconds), threaded=threaded
+            )
+            reach("transaction.opened")
         except BaseException:
             self._turns.release()
             raise
-        raise AssertionError  # the counting never ends
+        return Transaction(self, line, execution_id)
 
     async def ask(self, statement: str, parameters: dict[str, Any]) -> list[tuple[Any, ...]]:
         """The rows of one statement, committed; sent again while the database is away."""
-        for tries in _counting():
-            line = self._take(threaded=False)
+        text, values = self.statements[statement], {**parameters, **self.fence}
+        line, rows = await self._until_done(lambda line: line.rows(text, values), threaded=False)
+        self._give_back(line, threaded=False)
+        return rows
+
+    async def _until_done(self, work: Callable[[Line], Awaitable[T]], *, threaded: bool) -> tuple[Line, T]:
+        """Do something on an idle line, on another one each time while the database is away."""
+        tries = 0
+        while True:
+            line = self._take(threaded=threaded)
             try:
-                rows = await line.rows(self.statements[statement], {**parameters, **self.fence})
+                return line, await work(line)
             except (psycopg.Error, OSError) as error:
                 line.abandon()
-                if classify(error) is not Trouble.LOST or getattr(error, "sqlstate", None) == "55P03":
+                if classify(error) is not Trouble.LOST or getattr(error, "sqlstate", None) == _NO_LOCK:
                     raise
                 await _pause(tries, error)
+                tries += 1
             except BaseException:
                 line.abandon()
                 raise
-            else:
-                self._give_back(line, threaded=False)
-                return rows
-        raise AssertionError  # the counting never ends
 
     def later(self, statement: str, parameters: dict[str, Any]) -> None:
         """The same for what nobody waits for, and what does no harm when it is never done."""
@@ -197,7 +195,7 @@ class Transaction:
     async def commit(self, entry: Entry) -> None:
         """Write the record and commit. Raises Again, Lost, or what the attempt fails of."""
         entry.token = self._pool.draw_token()
-        await self._commit("record", _record(entry), entry.key, lambda: self._was_committed(entry))
+        await self._commit("record", entry_values(entry), entry.key, lambda: self._was_committed(entry))
         if entry.clears_recoveries:
             await self._pool.ask("clear_recoveries", {"task": entry.task_id, "run_id": entry.run_id})
 
@@ -302,7 +300,7 @@ class Transaction:
     async def _was_committed(self, entry: Entry) -> bool:
         """After a lost answer: whether the record stands. If not, it never will. Raises Lost for another one's."""
         reach("transaction.seal.begin")
-        lost, parameters = entry.token, _record(entry)
+        lost, parameters = entry.token, entry_values(entry)
         parameters["token"] = self._pool.draw_token()
         ((stands, sealed),) = await self._pool.ask("seal", parameters)
         reach("transaction.seal.answered")
@@ -357,36 +355,6 @@ async def pause_after_conflict(conflicts: int) -> None:
     await asyncio.sleep(longest * random.uniform(0.1, 1.0))  # noqa: S311 (spreads retries)
 
 
-def key_parameters(run_id: Any, key: Key) -> dict[str, Any]:
-    return {
-        "run_id": run_id,
-        "path": key.path,
-        "name": key.name,
-        "occurrence": key.occurrence,
-        "kind": key.kind,
-    }
-
-
-def _record(entry: Entry) -> dict[str, Any]:
-    return {
-        **key_parameters(entry.run_id, entry.key),
-        "seq": entry.seq,
-        "digest": entry.digest,
-        "arguments": entry.arguments,
-        "result": _text(entry.result),
-        "data": _text(entry.data),
-        "progress": _text(entry.progress),
-        "attempts": entry.attempts,
-        "started": entry.started_at,
-        "finished": entry.finished_at,
-        "token": entry.token,
-    }
-
-
-def _text(told: bytes | None) -> str | None:
-    return None if told is None else told.decode()
-
-
 def _causes(error: BaseException) -> Iterator[BaseException]:
     """An error, and what it was raised from or while handling."""
     seen: set[int] = set()
@@ -395,13 +363,6 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
         seen.add(id(current))
         yield current
         current = current.__cause__ or current.__context__
-
-
-def _counting() -> Iterator[int]:
-    tries = 0
-    while True:
-        yield tries
-        tries += 1
 
 
 async def _pause(tries: int, error: Exception) -> None:

@@ -21,7 +21,7 @@ WITH fence AS MATERIALIZED (
     SELECT u.run_id, u.path, u.name, u.occurrence, u.kind, u.seq, u.state, u.digest, u.arguments, u.result,
         u.failure, u.attempts, u.started_at, u.finished_at, u.until, u.progress,
         u.token
-    FROM fence, unnest(%(run_ids)s::uuid[], %(paths)s::text[], %(names)s::text[], %(occurrences)s::int[],
+    FROM fence, unnest(%(runs)s::uuid[], %(paths)s::text[], %(names)s::text[], %(occurrences)s::int[],
         %(kinds)s::text[], %(seqs)s::int[], %(states)s::text[], %(digests)s::bytea[], %(arguments)s::text[],
         %(results)s::json[], %(failures)s::json[], %(attempts)s::int[], %(started)s::timestamptz[],
         %(finished)s::timestamptz[], %(untils)s::timestamptz[], %(progresses)s::json[],
@@ -229,7 +229,7 @@ WITH fence AS MATERIALIZED (
         coalesce(u.result, v.payload), u.failure, u.attempts, u.started_at, u.finished_at, u.until, u.progress,
         u.token, u.input,
         CASE WHEN u.given_away THEN nextval($zart${schema}.zart_task_ids$zart$) END
-    FROM fence, unnest(%(run_ids)s::uuid[], %(paths)s::text[], %(names)s::text[], %(occurrences)s::int[],
+    FROM fence, unnest(%(runs)s::uuid[], %(paths)s::text[], %(names)s::text[], %(occurrences)s::int[],
         %(kinds)s::text[], %(seqs)s::int[], %(states)s::text[], %(digests)s::bytea[], %(arguments)s::text[],
         %(results)s::json[], %(failures)s::json[], %(attempts)s::int[], %(started)s::timestamptz[],
         %(finished)s::timestamptz[], %(untils)s::timestamptz[], %(progresses)s::json[], %(tokens)s::bigint[],
@@ -512,7 +512,7 @@ SELECT EXISTS (SELECT FROM fence), {schema}.zart_now(), NULL::bigint[], (SELECT 
 -- name: read_back
 -- The tokens among these writes that stand in the database, for those that the statement before did not return.
 SELECT s.token
-FROM unnest(%(run_ids)s::uuid[], %(paths)s::text[], %(names)s::text[], %(occurrences)s::int[], %(kinds)s::text[],
+FROM unnest(%(runs)s::uuid[], %(paths)s::text[], %(names)s::text[], %(occurrences)s::int[], %(kinds)s::text[],
     %(tokens)s::bigint[]) AS u(run_id, path, name, occurrence, kind, token)
     JOIN {schema}.zart_steps s ON s.run_id = u.run_id AND s.path = u.path AND s.name = u.name
         AND s.occurrence = u.occurrence AND s.kind = u.kind AND s.token = u.token
