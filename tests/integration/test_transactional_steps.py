@@ -14,6 +14,7 @@ import zart.sync
 from tests.support.running import BURY, fast, query, until, until_status, working
 from zart import durable, step
 from zart._engine import points
+from zart._engine.transaction_lines import SyncLine
 
 ran: list[str] = []
 gates: dict[str, Any] = {}
@@ -187,6 +188,28 @@ async def test_a_connection_that_is_lost_costs_no_attempt(bank, point, runs):
     assert ran == ["transfer"] * runs
     assert await accounts(bank) == {"a": 97, "b": 103}
     assert [(record.name, record.attempts) for record in history.records] == [("transfer", 1)]
+
+
+async def test_a_connection_that_nobody_waits_for_any_more_is_closed(bank):
+    """A step is given up while a thread still opens its connection: it is closed as soon as it is open."""
+    dialling, go_on = threading.Event(), threading.Event()
+    opened: list[psycopg.Connection[Any]] = []
+
+    def dial() -> psycopg.Connection[Any]:
+        dialling.set()
+        assert go_on.wait(60)
+        opened.append(psycopg.connect(bank))
+        return opened[0]
+
+    line = SyncLine(dial)
+    beginning = asyncio.create_task(line.begin(1000))
+    await until(dialling.is_set)
+    beginning.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await beginning
+    line.abandon()
+    go_on.set()
+    await until(lambda: opened and opened[0].closed)
 
 
 async def test_an_ambiguous_commit_is_read_back_by_its_token(bank, monkeypatch):

@@ -73,7 +73,9 @@ class _Held(Generic[C]):
     @property
     def status(self) -> TransactionStatus:
         known = self._connection
-        return TransactionStatus.UNKNOWN if known is None else known.info.transaction_status
+        if known is None or self._abandoned:  # a thread may have it for a while after that
+            return TransactionStatus.UNKNOWN
+        return known.info.transaction_status
 
     @property
     def was_closed(self) -> bool:
@@ -227,8 +229,8 @@ class SyncLine(_Held[psycopg.Connection[Any]]):
 
     def abandon(self) -> None:
         with self._lock:
-            if self._connection is not None and not self._connection.closed:
-                self._abandoned = True
+            if self._connection is None or not self._connection.closed:
+                self._abandoned = True  # also one that a thread is opening, for somebody who was cancelled
                 if not self._in_step:
                     self._finish()
 
@@ -237,10 +239,16 @@ class SyncLine(_Held[psycopg.Connection[Any]]):
             self._connection.pgconn.finish()
 
     def _open(self) -> psycopg.Connection[Any]:
-        if self._connection is None or self._connection.closed:
-            self._connection = self._dial()
-            self._abandoned = False
-        return self._connection
+        if self._connection is not None and not self._connection.closed:
+            return self._connection
+        self._connection = None
+        opened = self._dial()
+        with self._lock:
+            if not self._abandoned:
+                self._connection = opened
+                return opened
+        opened.close()
+        raise psycopg.OperationalError("the connection was given up while it was opened")
 
     async def _run(self, work: Callable[[], T]) -> T:
         return await anyio.to_thread.run_sync(work, limiter=self._threads, abandon_on_cancel=False)
