@@ -7,7 +7,16 @@ import psycopg
 import pytest
 
 import zart
-from tests.support.running import bury_workers, fast, query, until, until_record, until_status, working
+from tests.support.running import (
+    bury_workers,
+    fast,
+    nothing_left,
+    query,
+    until,
+    until_record,
+    until_status,
+    working,
+)
 from zart import durable, step
 
 ran: list[object] = []
@@ -18,11 +27,6 @@ gates: dict[str, asyncio.Event] = {}
 def _fresh() -> None:
     ran.clear()
     gates.clear()
-
-
-async def nothing_left(dsn: str) -> None:
-    assert await query(dsn, "SELECT id, execution_id, step_name FROM zart_tasks") == []
-    assert await query(dsn, "SELECT id FROM zart_wakeups") == []
 
 
 class Line(msgspec.Struct):

@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack
 import msgspec
 
 import zart
+from tests.support.claims import first_claim
 from tests.support.executions import Bench, Held
 from tests.support.running import fast, query, worker_for
 from zart import Client, durable, step
@@ -19,27 +20,7 @@ _PARENT = 1_000_000
 
 
 def giver(held: Held) -> Claim:
-    now = dt.datetime.now(dt.UTC)
-    return Claim(
-        task_id=held.task_id,
-        execution_id=held.id,
-        run_id=held.run_id,
-        lane=1,
-        epoch=1,
-        registration=1,
-        signal=0,
-        attempt=1,
-        floor=0,
-        recoveries=0,
-        due_at=now,
-        started_at=now,
-        not_before=None,
-        cancel=None,
-        payload=None,
-        entries=[],
-        events=[],
-        now=now,
-    )
+    return first_claim(held.id, held.run_id, dt.datetime.now(dt.UTC), task_id=held.task_id, lane=1)
 
 
 def give(bench: Bench, parent: Held, name: str) -> "asyncio.Future[object]":

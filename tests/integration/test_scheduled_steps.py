@@ -10,6 +10,7 @@ import zart
 from tests.support.running import (
     bury_workers,
     fast,
+    nothing_left,
     query,
     shift_clock,
     until,
@@ -28,11 +29,6 @@ gates: dict[str, asyncio.Event] = {}
 def _fresh() -> None:
     ran.clear()
     gates.clear()
-
-
-async def nothing_left(dsn: str) -> None:
-    assert await query(dsn, "SELECT id, execution_id, step_name FROM zart_tasks") == []
-    assert await query(dsn, "SELECT id FROM zart_wakeups") == []
 
 
 @step("double")

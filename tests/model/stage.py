@@ -16,6 +16,7 @@ from psycopg import AsyncConnection, errors
 
 from tests.model.world import FINAL, Execution, Key, World
 from tests.support import modes
+from tests.support.claims import first_claim
 from zart import Client, durable
 from zart._engine.claimer import Claimer
 from zart._engine.entries import (
@@ -343,25 +344,14 @@ class Stage:
 
     def forge(self, worker: str, id: str) -> None:
         """Has a worker believe that it holds what it never claimed."""
-        claim = Claim(
+        claim = first_claim(
+            id,
+            self.run_ids[id],
+            EPOCH,
             task_id=self.task_ids[id],
-            execution_id=id,
-            run_id=self.run_ids[id],
             lane=self.lanes[0],
             epoch=0,
             registration=self.hands[worker].lease.worker_id,
-            signal=0,
-            attempt=1,
-            floor=0,
-            recoveries=0,
-            due_at=EPOCH,
-            started_at=EPOCH,
-            not_before=None,
-            cancel=None,
-            payload=None,
-            entries=[],
-            events=[],
-            now=EPOCH,
         )
         self.hands[worker].holds[id] = Activity(claim)
 

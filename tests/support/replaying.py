@@ -10,12 +10,12 @@ from typing import Any
 
 import msgspec
 
+from tests.support.claims import first_claim
 from zart._engine.activation import Activation
 from zart._engine.entries import (
     BodyRetry,
     CancelRequest,
     Change,
-    Claim,
     ContinuedAsNew,
     Ending,
     Key,
@@ -99,25 +99,14 @@ async def replayed(
     host = host or CuttingHost(cut=cut, suspend=suspend)
     host.journal.update(journal or {})
     spec = durable.spec
-    claim = Claim(
-        task_id=1,
-        execution_id="test",
-        run_id=uuid.UUID(int=7),
-        lane=0,
-        epoch=1,
-        registration=1,
-        signal=0,
+    claim = first_claim(
+        "test",
+        uuid.UUID(int=7),
+        START,
         attempt=attempt,
         floor=floor,
-        recoveries=0,
-        due_at=START,
-        started_at=START,
-        not_before=None,
-        cancel=None,
         payload=spec.payload.encode(payload, "payload").decode() if spec.takes_payload else None,
-        entries=[],
         events=_stored(events or {}),
-        now=START,
     )
     with body_tasks(loop), body_timers(loop):
         for number in range(1, most + 1):

@@ -142,6 +142,12 @@ async def bury_workers(dsn: str) -> None:
     await query(dsn, BURY)
 
 
+async def nothing_left(dsn: str) -> None:
+    """Nobody has anything to do any more, and nobody is to be told anything."""
+    assert await query(dsn, "SELECT id, execution_id, step_name FROM zart_tasks") == []
+    assert await query(dsn, "SELECT id FROM zart_wakeups") == []
+
+
 @asynccontextmanager
 async def hurrying(dsn: str) -> AsyncIterator[None]:
     """Durable time jumps to the next sleeper's time whenever nothing else is left to do."""
