@@ -175,6 +175,43 @@ async def test_a_worker_holds_one_suspect_at_a_time(dsn: str) -> None:
     assert begun == ["a", "b"]
 
 
+async def test_a_suspect_that_waits_with_nothing_committed_is_still_one(dsn: str) -> None:
+    """What it has sent off would be lost with the process, and count against it: until it is committed no other
+    suspect comes in, though the body of the first is suspended already."""
+    begun.clear()
+
+    @durable("suspicious")
+    async def suspicious(name: str) -> None:
+        begun.append(name)
+        await zart.wait_for_event("go")
+
+    @durable("innocent")
+    async def innocent(name: str) -> None:
+        begun.append(name)
+
+    async with Floor(dsn) as floor, zart.Client(dsn) as client:
+        for name in ("a", "b"):
+            await client.start(suspicious, name, id=name)
+        await query(dsn, "UPDATE zart_tasks SET recoveries = 2, epoch = 3, started_at = zart_now()")
+        holder = await floor.connect()
+        await holder.execute("BEGIN")
+        await holder.execute(
+            "INSERT INTO zart_steps (run_id, path, name, occurrence, kind, state)"
+            " SELECT run_id, '', 'go', 1, 'wait', 'completed' FROM zart_executions"
+        )
+        async with working(dsn, suspicious, innocent, config=fast(max_recoveries=5)):
+            await floor.until(
+                "SELECT EXISTS (SELECT FROM pg_stat_activity"
+                " WHERE datname = current_database() AND wait_event_type = 'Lock')"
+            )
+            for name in ("c", "d"):  # the worker looks for work twice more
+                await client.start(innocent, name, id=name)
+                await until(lambda told=name: told in begun)  # type: ignore[misc]
+            assert begun == ["a", "c", "d"]
+            await holder.execute("ROLLBACK")
+            await until(lambda: "b" in begun)
+
+
 async def test_a_time_limit_does_not_begin_anew_with_another_worker(dsn: str) -> None:
     """An execution's limit counts from when it was due, however often it is claimed again in between."""
 

@@ -216,11 +216,25 @@ LEASES = (
         edits=(
             Edit(
                 file="zart/_engine/holding.py",
-                old="return not any(activation.suspect for activation in self._held.values())",
+                old="return self._suspect is None or not self._suspect.suspect",
                 new="return True",
             ),
         ),
         tests=("tests/integration/test_zombies.py::test_a_worker_holds_one_suspect_at_a_time",),
+    ),
+    Mutation(
+        name="cleared-by-what-is-under-way",
+        breaks="A suspect stays one until something of it is committed.",
+        edits=(
+            Edit(
+                file="zart/_engine/activation.py",
+                old="self.claim.task_id\n        if self._orders:",
+                new="self.claim.task_id\n        self._suspect = False\n        if self._orders:",
+            ),
+        ),
+        tests=(
+            "tests/integration/test_zombies.py::test_a_suspect_that_waits_with_nothing_committed_is_still_one",
+        ),
     ),
     Mutation(
         name="stale-lease-starts-steps",

@@ -152,7 +152,7 @@ class Activation:
         self._patience: asyncio.TimerHandle | None = None
         self._out_of_patience = False
         self._first_write = claim.recoveries > 0
-        self._suspect = claim.recoveries > 1
+        self._suspect = claim.is_suspect
         self.unwinding = Unwinding(self)
 
     # ------------------------------------------------------------ life
@@ -302,6 +302,7 @@ class Activation:
     def _asleep(self, change: Change, error: Exception | None) -> None:
         if change is not self.dormant:
             return  # it is awake again: the claim that woke it was there before this verdict
+        self._got_on(error)
         if error is not None:
             self.forget()
             return
@@ -323,7 +324,7 @@ class Activation:
         self.resting = False
         self.signal = claim.signal
         self._first_write = claim.recoveries > 0
-        self._suspect = claim.recoveries > 1
+        self._suspect = claim.is_suspect
         self.waits.offer(claim.events)
         self.delegated.news(claim.done, claim.arrived)
         self.cancels.request(claim.cancel)
@@ -485,8 +486,11 @@ class Activation:
 
     @property
     def suspect(self) -> bool:
-        """It was taken over more than once, and neither has recorded anything since nor lived for a second."""
-        return self._suspect
+        """It was taken over more than once, and neither has recorded anything since nor lived for a second.
+
+        What is under way is not recorded: a worker that dies now takes it along.
+        """
+        return self._suspect and not self.lost
 
     @property
     def last_seq(self) -> int:
@@ -515,6 +519,7 @@ class Activation:
 
         def acknowledged(entry: Entry, error: Exception | None) -> None:
             self._outgoing.acknowledged()
+            self._got_on(error)
             told(entry, error)
 
         entry.done = acknowledged
@@ -614,11 +619,14 @@ class Activation:
         entry.task_id = self.claim.task_id
         if self._orders:
             entry.orders += self._take_orders()
-        self._suspect = False
         # That a step runs is no progress: one that ends its process only after a while would never be found out.
         if self._first_write and entry.state not in ("running", "started"):
             self._first_write = False
             entry.clears_recoveries = True
+
+    def _got_on(self, error: Exception | None) -> None:
+        if error is None:
+            self._suspect = False
 
     def _written(self, entry: Entry, error: Exception | None) -> None:
         if isinstance(error, Lost):
@@ -629,6 +637,7 @@ class Activation:
 
     def _noted(self, entry: Entry, error: Exception | None) -> None:
         self._outgoing.acknowledged()
+        self._got_on(error)
         self._inflight -= 1
         future: DurableFuture = entry.deliver
         if isinstance(error, Lost):
@@ -645,6 +654,7 @@ class Activation:
         self._committed(entry, error)
 
     def _committed(self, entry: Entry, error: Exception | None) -> None:
+        self._got_on(error)
         self._inflight -= 1
         if self.closed:
             return

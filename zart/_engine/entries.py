@@ -114,6 +114,11 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     arrived: list[StoredEntry] = []
     """For such a body: what has ended meanwhile of what it gave away."""
 
+    @property
+    def is_suspect(self) -> bool:
+        """Taken over more than once without a new record; the statement `claim` draws the same line."""
+        return self.recoveries > 1
+
 
 def next_epoch(epoch: int) -> int:
     """The epoch of the claim that comes after one; the statement `claim` counts in the same way."""

@@ -92,6 +92,8 @@ class Holding:
         self._on_free = on_free
         self._loop = asyncio.get_running_loop()
         self._held: dict[int, Activation] = {}
+        self._suspect: Activation | None = None
+        """The last suspect that was claimed, held or already suspended again."""
         self._resting: set[int] = set()
         self._dormant: dict[int, Activation] = {}
         """What is suspended and kept in memory, by task; what was used last stands last."""
@@ -111,8 +113,11 @@ class Holding:
 
     @property
     def takes_suspect(self) -> bool:
-        """At most one execution whose workers died before it recorded anything is held at a time."""
-        return not any(activation.suspect for activation in self._held.values())
+        """At most one execution whose workers died before it recorded anything is held at a time.
+
+        One that is suspended, with nothing of it committed so far, counts: it would be taken over with the next.
+        """
+        return self._suspect is None or not self._suspect.suspect
 
     def watched(self) -> list[tuple[int, int, int, int]]:
         return [
@@ -128,8 +133,7 @@ class Holding:
         self._expected.discard(claim.task_id)
         if claim.kept and dormant is not None:
             self._clock.set(claim.now)  # what it sleeps for may be over by that
-            self._held[claim.task_id] = dormant
-            self._empty.clear()
+            self._hold(claim, dormant)
             self._begin(dormant, lambda: dormant.wake(claim))
             return
         if dormant is not None:
@@ -142,13 +146,18 @@ class Holding:
             self._block(claim)
             return
         activation = self._activation(claim)
-        self._held[claim.task_id] = activation
-        self._resting.discard(claim.task_id)  # of a hold that has ended and has not heard of it yet
-        self._empty.clear()
+        self._hold(claim, activation)
         if exhausted:
             activation.block(_crash_loop(f"scheduled step {claim.step} of {claim.execution_id!r}", claim))
         else:
             self._begin(activation, activation.start)
+
+    def _hold(self, claim: Claim, activation: Activation) -> None:
+        self._held[claim.task_id] = activation
+        self._resting.discard(claim.task_id)  # of a hold that has ended and has not heard of it yet
+        self._empty.clear()
+        if claim.is_suspect:
+            self._suspect = activation
 
     def _begin(self, activation: Activation, begin: Callable[[], None]) -> None:
         try:
@@ -359,6 +368,8 @@ class Holding:
     def ended(self, activation: Activation, /) -> None:
         if isinstance(activation.ending, SuspendedEnding) and not activation.lost:
             self._say_what_for(activation.claim.execution_id, activation.ending)
+        if self._suspect is activation:
+            self._suspect = None
         self._let_go(activation)
 
     def _let_go(self, activation: Activation) -> None:
