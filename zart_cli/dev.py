@@ -2,7 +2,6 @@
 
 import asyncio
 import shlex
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,8 @@ from zart._postgres import embedded
 from zart.config import EMBEDDED, mask_dsn
 from zart_cli.app import app_option, load_registry
 from zart_cli.database import DIRECTORY, Database
-from zart_cli.exits import FAILED
 from zart_cli.logs import log_to_stderr
-from zart_cli.reloading import end_with_parent, run_reloading
+from zart_cli.reloading import run_reloading
 from zart_cli.samples import sample_data
 from zart_cli.working import log_level_option, read_config, work, worker_options
 
@@ -84,14 +82,9 @@ def _run(plan: Plan) -> None:
 
 
 def _run_in_child(plan: Plan) -> None:
-    """The process under --reload; it sees an error as the command line would show it."""
-    end_with_parent()
+    """The process under --reload."""
     log_to_stderr(plan.log_level)
-    try:
-        _run(plan)
-    except zart.ZartError as error:
-        click.echo(f"zart: {error}", err=True)
-        sys.exit(FAILED)
+    _run(plan)
 
 
 def _greeting(plan: Plan, registry: zart.Registry) -> str:

@@ -9,7 +9,7 @@
 What is not expected, a bug here or an error in the user's own module, keeps its traceback.
 """
 
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 import click
 import psycopg
@@ -51,13 +51,8 @@ class ZartGroup(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except Ended as ended:
-            _end(ctx, ended.line, ended.exit_code)
-        except ZartError as error:
-            _end(ctx, _without_blank_lines(str(error)) or type(error).__name__, _code(error))
-        except psycopg.Error as error:
-            # The first line is the reason; what follows may quote the statement.
-            _end(ctx, f"the database refused: {_first_line(str(error))}", FAILED)
+        except (Ended, ZartError, psycopg.Error) as error:
+            ctx.exit(report(error))
         except KeyboardInterrupt:
             ctx.exit(INTERRUPTED)
 
@@ -65,9 +60,17 @@ class ZartGroup(click.Group):
         return list(self.commands)  # as they were added: the order of use
 
 
-def _end(ctx: click.Context, line: str, code: int) -> NoReturn:
+def report(error: Ended | ZartError | psycopg.Error) -> int:
+    """Say in one line what went wrong; returns the exit code that goes with it."""
+    if isinstance(error, Ended):
+        line, code = error.line, error.exit_code
+    elif isinstance(error, ZartError):
+        line, code = _without_blank_lines(str(error)) or type(error).__name__, _code(error)
+    else:
+        # The first line is the reason; what follows may quote the statement.
+        line, code = f"the database refused: {_first_line(str(error))}", FAILED
     click.echo(f"zart: {line}", err=True)
-    ctx.exit(code)
+    return code
 
 
 def _code(error: ZartError) -> int:

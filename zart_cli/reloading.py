@@ -4,11 +4,9 @@ Files are looked at by their times, twice a second: it needs no library and work
 and containers included. A worker that ended by itself, by an import that failed say, waits for the next change.
 """
 
-import multiprocessing
 import os
 import signal
 import threading
-import time
 from collections.abc import Callable, Mapping
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -16,8 +14,9 @@ from typing import Any, Final
 
 import click
 
+from zart_cli.children import start_child
+
 _LOOK_EVERY_SECONDS: Final = 0.5
-_LAST_WORDS_SECONDS: Final = 10.0
 _SKIPPED: Final = frozenset({"__pycache__", "node_modules", "site-packages", "venv"})
 
 
@@ -35,7 +34,7 @@ def run_reloading(target: Callable[..., None], arguments: tuple[Any, ...], direc
     try:
         while not told.is_set():
             times = modification_times(directory)
-            process = _start(target, arguments)
+            process = start_child(target, arguments, "zart worker")
             changed = _watch(directory, times, process, told)
             _stop(process)
             process = None
@@ -66,12 +65,6 @@ def modification_times(directory: Path) -> dict[Path, int]:
     return times
 
 
-def _start(target: Callable[..., None], arguments: tuple[Any, ...]) -> BaseProcess:
-    process = multiprocessing.get_context("spawn").Process(target=target, args=arguments, name="zart worker")
-    process.start()
-    return process
-
-
 def _watch(
     directory: Path, times: Mapping[Path, int], process: BaseProcess, told: threading.Event
 ) -> list[str]:
@@ -92,17 +85,3 @@ def _stop(process: BaseProcess) -> None:
     if process.is_alive():
         process.terminate()  # SIGTERM: it stops as `zart worker` does, within its own shutdown timeout
     process.join()
-
-
-def end_with_parent() -> None:
-    """Let this process, the child, end when the one that watches the files was killed: nobody else would end it."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=_follow, args=(parent,), name="zart dev", daemon=True).start()
-
-
-def _follow(parent: BaseProcess) -> None:
-    parent.join()
-    os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(_LAST_WORDS_SECONDS)
-    os._exit(1)

@@ -4,11 +4,11 @@ import asyncio
 import inspect
 import logging
 import os
-import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, Final
 
 import click
@@ -16,13 +16,12 @@ import click
 import zart
 from zart.loops import loop_factory
 from zart_cli.app import app_option, load_registry
+from zart_cli.children import SIGNALS, Stopping, hear_signals, run_children
 from zart_cli.database import Database, database_options
 from zart_cli.logs import LEVELS, log_to_stderr
 
 _STEP_THREAD: Final = "AnyIO worker thread"
 _THREADS_END_WITHIN: Final = 0.3  # seconds; those that are idle have been told to end
-_ONE_SIGNAL_SECONDS: Final = 0.5
-"""Two signals so close are one: supervisors and shells tell the process, and its group."""
 
 _log = logging.getLogger("zart.cli")
 
@@ -81,19 +80,48 @@ log_level_option = click.option(
 
 @click.command(short_help="Run executions of an app's durable functions.")
 @app_option
+@click.option(
+    "--processes",
+    type=click.IntRange(1, 256),
+    default=1,
+    show_default=True,
+    help="So many workers, each a process with all of the settings below for itself.",
+)
 @worker_options
 @log_level_option
 @database_options
-def worker(database: Database, app: str | None, log_level: str, **options: Any) -> None:
+def worker(database: Database, app: str | None, log_level: str, processes: int, **options: Any) -> None:
     """Claim executions of an app's durable functions and run them.
 
     Stops on SIGTERM or Ctrl-C: it claims no more, lets running steps end within --shutdown-timeout and hands the rest
-    over at once. A second signal ends the process where it stands.
+    over at once. A second signal ends the process where it stands. With --processes, one that is killed starts anew.
     """
     config = read_config(options)
     log_to_stderr(log_level)
-    registry = load_registry(app)
-    work(database.open().dsn, database.schema, registry, config)
+    registry = load_registry(app)  # with several processes: what is wrong with it is said once
+    address = database.open()
+    if processes == 1:
+        work(address.dsn, database.schema, registry, config)
+        return
+    plan = _Plan(app=app, dsn=address.dsn, schema=database.schema, config=config, log_level=log_level)
+    if code := run_children(_work_in_child, (plan,), processes):
+        click.get_current_context().exit(code)
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class _Plan:
+    """What each of several processes is told."""
+
+    app: str | None
+    dsn: str
+    schema: str
+    config: zart.WorkerConfig
+    log_level: str
+
+
+def _work_in_child(number: int, plan: _Plan) -> None:
+    log_to_stderr(plan.log_level, process=number)
+    work(plan.dsn, plan.schema, load_registry(plan.app), plan.config)
 
 
 def work(
@@ -119,22 +147,10 @@ async def _work(
     running = zart.Worker(zart.Client(dsn, schema=schema), registry, config)
     running.exit_when_wedged = True
     loop = asyncio.get_running_loop()
-    stopping_since: float | None = None
-
-    def stop(number: signal.Signals) -> None:
-        nonlocal stopping_since
-        if stopping_since is not None and loop.time() - stopping_since < _ONE_SIGNAL_SECONDS:
-            return
-        if stopping_since is not None:
-            _log.warning("%s again: this process ends where it stands, others take over", number.name)
-            sys.stderr.flush()
-            os._exit(128 + number)
-        stopping_since = loop.time()
-        _log.info("%s: stopping, once running steps have ended; again to stop at once", number.name)
-        running.stop()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop, number)
+    stopping = Stopping(running.stop)
+    for number in SIGNALS:
+        loop.add_signal_handler(number, stopping, number)
+    hear_signals()
     if on_start is not None:
         on_start()
     await running.run()

@@ -351,6 +351,84 @@ def test_second_signal_ends_at_once(zart: Command, place: Path, worker: Running)
     assert worker.process.returncode == 128 + signal.SIGTERM
 
 
+def test_several_processes(zart: Command, place: Path) -> None:
+    """They share the work; one that is killed starts anew; a signal ends all of them."""
+    (place / "app.py").write_text(
+        "import os\n" + APP.replace('Path("lingering")', 'Path(f"lingering-{os.getpid()}")')
+    )
+    for number in range(2):
+        zart("start", "slow", "--id", f"s{number}")
+    options = (
+        "--processes",
+        "2",
+        "--max-concurrent-tasks",
+        "1",
+        "--orphan-timeout",
+        "2s",
+        "--heartbeat-interval",
+        "500ms",
+    )
+    leases = ("--orphan-timeout", "2s", "--heartbeat-interval", "500ms")
+    with zart.running("worker", "--app", "app", *options, *leases) as workers:
+
+        def lingering() -> list[int]:
+            return sorted(int(path.name.partition("-")[2]) for path in place.glob("lingering-*"))
+
+        until(lambda: len(lingering()) == 2, lambda: workers.output)
+        assert workers.process.pid not in lingering()
+        os.kill(lingering()[0], signal.SIGKILL)
+        workers.until("has ended by SIGKILL; it starts anew in 1 s")
+        until(lambda: len(lingering()) == 3, lambda: workers.output)
+        for number in (1, 2):
+            assert f"[{number}] INFO" in workers.output
+        assert workers.end() == 0
+        assert workers.output.count("INFO    stopped\n") == 2
+        for pid in lingering():
+            with pytest.raises(ProcessLookupError):
+                os.kill(pid, 0)
+    assert "Traceback" not in workers.output
+
+
+def test_second_signal_ends_several_processes_at_once(zart: Command, place: Path) -> None:
+    """As with one; what they held goes on when their leases end."""
+    zart("start", "slow", "--id", "s")
+    with zart.running("worker", "--app", "app", "--processes", "2") as workers:
+        until((place / "lingering").exists, lambda: workers.output)
+        workers.process.send_signal(signal.SIGINT)
+        workers.until("SIGINT: stopping")
+
+        def gone() -> bool:
+            if workers.process.poll() is None:
+                workers.process.send_signal(signal.SIGINT)
+            return workers.process.poll() is not None
+
+        until(gone, lambda: workers.output, seconds=4.0)
+        assert workers.process.returncode == 128 + signal.SIGINT
+
+
+def test_several_processes_end_with_the_one_that_looks_after_them(zart: Command) -> None:
+    """kill -9 of it leaves none behind."""
+    with zart.running("worker", "--app", "app", "--processes", "2") as workers:
+        until(lambda: workers.output.count(" runs ") == 2, lambda: workers.output)
+        workers.end(signal.SIGKILL)
+        with pytest.raises(ProcessLookupError):
+            until(lambda: os.killpg(workers.process.pid, 0) is not None, lambda: "a process is left")
+
+
+def test_several_processes_that_cannot_run(zart: Command, place: Path, dsn: str) -> None:
+    """What keeps each of them from running ends the command, with its exit code, and is not tried again and again."""
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute("DELETE FROM zart_migrations WHERE number > 1")
+    older = zart("worker", "--app", "app", "--processes", "2")
+    assert older.returncode == 1
+    assert "run `zart migrate`" in older.stderr
+    (place / "app.py").write_text("import nothing_like_it\n")
+    broken = zart("worker", "--app", "app", "--processes", "2")
+    assert broken.returncode == 2
+    assert broken.stderr.count("nothing_like_it") == 1
+    assert zart("worker", "--app", "app", "--processes", "0").returncode == 2
+
+
 def test_dev_is_found_from_another_terminal_and_reloads(place: Path) -> None:
     """`zart dev` prints what it found and two commands that work when pasted; a change restarts the worker."""
     zart = Command(place, None)
