@@ -129,3 +129,56 @@ async def test_a_connection_lost_while_a_statement_is_being_sent_is_one_error(ds
         gc.collect()
         await asyncio.sleep(0)
     assert left_behind == []
+
+
+PREPARED = Statement(b"SELECT name FROM pg_prepared_statements WHERE statement LIKE %(like)s")
+
+
+@pytest.mark.not_in("unprepared", "pgbouncer", reason="nothing is prepared")
+async def test_a_statement_is_prepared_anew_as_it_is_used_more(dsn, monkeypatch):
+    """After 2, 52 and 208 uses, and after a minute if it is used at all; the one before is given up each time."""
+    times = [0.0]
+    counted = Statement(b"SELECT 'counted' || %(number)s::text")
+    async with line(dsn) as direct:
+        monkeypatch.setattr(direct, "_loop", _Timed(direct._loop, times))
+
+        async def names() -> list[str]:
+            return [name for (name,) in await direct.rows(PREPARED, {"like": "SELECT 'counted'%"})]
+
+        async def use(times_used: int) -> None:
+            for number in range(times_used):
+                assert await direct.rows(counted, {"number": str(number)}) == [(f"counted{number}",)]
+
+        await use(1)
+        assert await names() == []
+        await use(1)
+        (first,) = await names()
+        await use(49)
+        assert await names() == [first]
+        await use(1)
+        (second,) = await names()
+        assert second != first
+        await use(155)
+        assert await names() == [second]
+        await use(1)
+        (third,) = await names()
+        assert third != second
+        times[0] = 61.0
+        await use(49)
+        assert await names() == [third]
+        await use(1)
+        assert await names() != [third]
+
+
+class _Timed:
+    """A loop with a clock that the test moves."""
+
+    def __init__(self, loop, times):
+        self._loop = loop
+        self._times = times
+
+    def time(self):
+        return self._times[0]
+
+    def __getattr__(self, name):
+        return getattr(self._loop, name)

@@ -4,9 +4,6 @@ A statement is sent whole until it passes or the fence is gone. After a lost con
 it was committed, so it is sent again with the same tokens: what stands already is not written twice, and a
 record that the statement does not return is looked for by its token before it is believed lost. What the
 data itself is to blame for is found by halving the batch, which did nothing when it failed.
-
-Prepared statements live as long as the connection, and their plans are made while the tables are small in a
-new database. So the text changes at every fourfold number of batches, and the plans with it.
 """
 
 import asyncio
@@ -81,10 +78,10 @@ class _Send:
         self._sent = functools.partial(reach, f"{point}.sent")
         self._answered = f"{point}.answered"
 
-    async def __call__(self, direct: Direct, parameters: Parameters, *, plan: int = 0) -> list[Row]:
-        """Its rows; another number of `plan` has it prepared anew."""
+    async def __call__(self, direct: Direct, parameters: Parameters) -> list[Row]:
+        """Its rows."""
         reach(self._begin)
-        rows = await direct.rows(self._statement, parameters, plan=plan, on_sent=self._sent)
+        rows = await direct.rows(self._statement, parameters, on_sent=self._sent)
         reach(self._answered)
         return rows
 
@@ -133,8 +130,6 @@ class Sender:
         self._patience = patience
         self._patient_until: float | None = None
         self._watch: asyncio.TimerHandle | None = None
-        self._batches = 0
-        self._plans = 0
 
     async def commit(self, batch: Batch) -> None:
         """Returns when every record of the batch is settled. Raises FenceGone or Unwritable."""
@@ -201,9 +196,6 @@ class Sender:
                 tries += 1
 
     async def _write(self, direct: Direct, part: Batch) -> Reply:
-        self._batches += 1
-        if self._batches >= 1 << (2 * self._plans):
-            self._plans += 1
         parameters: Parameters
         if is_plain(part):
             if len(part.entries) == 1:
@@ -222,7 +214,7 @@ class Sender:
             statement, parameters = self._begin_anew, columns_to_begin_anew(part)
         else:
             statement, parameters = self._record_and_end, all_columns(part)
-        rows = await statement(direct, {**parameters, **self._fence}, plan=self._plans)
+        rows = await statement(direct, {**parameters, **self._fence})
         ((stands, now, written, ended, awaited, claimable),) = rows
         if not stands:
             raise FenceGone

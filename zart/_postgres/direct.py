@@ -4,6 +4,10 @@ psycopg's cursor does for every statement what only the first one needs: it look
 parameter, registers the socket with the event loop and takes it out again. That takes longer than a small commit. Here
 a statement is prepared when it comes a second time, its lists are packed by their types in its text (`arrays.py`), and
 the socket stays registered. Everything used is psycopg's documented `pq` interface; errors are psycopg's own.
+
+A plan lives as long as its prepared statement, unless the server's vacuum or a migration ends it. One that was made
+while the tables were small scans them whole, and would go on like that through a million rows. So a statement is
+prepared anew when it was used four times as often as when it was planned, and once a minute while it is used.
 """
 
 import asyncio
@@ -16,7 +20,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 import psycopg
@@ -35,6 +39,10 @@ Row = tuple[Any, ...]
 
 _PLACEHOLDER = re.compile(rb"%%|%\((\w+)\)s(?:::(\w+)\[\])?")
 _BINARY = pq.Format.BINARY
+_WORTH_A_PLAN: Final = 50
+"""Uses of a plan, before another one is made."""
+_PLANNED_FOR: Final = 60.0
+"""Seconds."""
 _PACKERS: dict[str, Callable[[Any], bytes]] = {
     "text": texts,
     "int": int4s,
@@ -70,14 +78,6 @@ class Statement:
             return number + b"::" + found[2] + b"[]"
 
         self.text: bytes = _PLACEHOLDER.sub(numbered, statement)
-        self._texts = {0: self.text}
-
-    def planned(self, plan: int) -> bytes:
-        """Its text; another one for each number of `plan`, so that it is prepared and planned anew."""
-        text = self._texts.get(plan)
-        if text is None:
-            text = self._texts[plan] = b"/* %d */ " % plan + self.text
-        return text
 
     def values(self, parameters: Parameters) -> list[bytes | None]:
         """Its parameters as they travel, in their order."""
@@ -86,6 +86,31 @@ class Statement:
             value = parameters[name]
             packed.append(value if value is None or isinstance(value, Array) else packer(value))
         return packed
+
+
+class _Known:
+    """A statement as one connection knows it."""
+
+    __slots__ = ("name", "planned_at", "planned_uses", "uses")
+
+    def __init__(self) -> None:
+        self.name: bytes | None = None
+        """Under which it is prepared; None while it is not."""
+        self.uses = 0
+        self.planned_uses = 0
+        self.planned_at = 0.0
+
+    def use(self, now: float) -> bool:
+        """Count one more use; whether the statement is to be prepared before it."""
+        self.uses += 1
+        if self.name is None:
+            return self.uses > 1
+        return self.uses - self.planned_uses >= _WORTH_A_PLAN and (
+            self.uses >= 4 * self.planned_uses or now - self.planned_at > _PLANNED_FOR
+        )
+
+    def prepared(self, name: bytes, now: float) -> None:
+        self.name, self.planned_uses, self.planned_at = name, self.uses, now
 
 
 @cache
@@ -102,7 +127,7 @@ class Direct:
         self._libpq = connection.pgconn
         self._socket = connection.fileno()
         self._loop = asyncio.get_running_loop()
-        self._names: dict[bytes, bytes | None] = {}
+        self._known: dict[bytes, _Known] = {}
         self._numbers = itertools.count()
         self._transformer = Transformer(connection)
         self._results: list[pq.abc.PGresult] = []
@@ -132,18 +157,15 @@ class Direct:
         statement: Statement,
         parameters: Parameters,
         *,
-        plan: int = 0,
         on_sent: Callable[[], None] | None = None,
     ) -> list[Row]:
         """Run a statement; its rows. Raises `psycopg.Error`.
 
-        Each number of `plan` is prepared and planned anew. `on_sent` is called when all of it is on its way, and its
-        answer is not here.
+        `on_sent` is called when all of it is on its way, and its answer is not here.
         """
         values = statement.values(parameters)
         await self._vacated()
-        text = statement.planned(plan)
-        self._send(text, await self._prepared(text, values), values)
+        self._send(statement.text, await self._prepared(statement.text, values), values)
         return self._read((await self._answered(on_sent))[-1])
 
     async def rows_of_each(self, questions: Sequence[tuple[Statement, Parameters]]) -> list[list[Row]]:
@@ -170,16 +192,22 @@ class Direct:
 
     async def _prepared(self, text: bytes, values: Sequence[bytes | None]) -> bytes | None:
         """The name under which a statement is prepared; None the first time, and where none is to be."""
-        name = self._names.get(text)
-        if name is None and self._connection.prepare_threshold is not None:
-            if text not in self._names:
-                self._names[text] = None
-                return None
+        if self._connection.prepare_threshold is None:
+            return None
+        known = self._known.get(text)
+        if known is None:
+            known = self._known[text] = _Known()
+        now = self._loop.time()
+        if known.use(now):
+            name, known.name = known.name, None
+            if name is not None:
+                self._libpq.send_query(b"DEALLOCATE " + name)
+                await self._answered()
             name = b"zart_%d" % next(self._numbers)
             self._libpq.send_prepare(name, text, _types(values))
             await self._answered()
-            self._names[text] = name
-        return name
+            known.prepared(name, now)
+        return known.name
 
     def _send(self, text: bytes, name: bytes | None, values: list[bytes | None]) -> None:
         formats = [int(isinstance(value, Array)) for value in values]

@@ -4,7 +4,7 @@ All waits of a client share one LISTEN connection and one polling task. An execu
 for it begins, when its notification comes, and at intervals that grow to a second: from 10 ms, or from 50 ms
 where notifications arrive. All that are due are asked for in one statement, and those that are new are marked
 in one, so that their ends are notified at all. A lost notification, or a pooler through which none comes, costs
-a second at most.
+a second at most; beyond two thousand waits a lost notification may cost as much more as there are more of them.
 
 The two tasks are made in an empty context: a client may first be used in a step, and what it does from then
 on does not belong to that step's execution.
@@ -25,6 +25,8 @@ from zart.errors import ZartError
 FIRST_INTERVAL: Final = 0.01
 FIRST_INTERVAL_LISTENING: Final = 0.05
 LONGEST_INTERVAL: Final = 1.0
+LOOKS_PER_SECOND: Final = 2000
+"""Where notifications arrive, more looks than this are not taken: those of many waits are further apart."""
 _GROWTH: Final = 1.6
 _BATCH: Final = 1000
 _PATIENCE: Final = dt.timedelta(seconds=30)
@@ -87,7 +89,7 @@ class Outcomes:
             interval = FIRST_INTERVAL_LISTENING if self._listener.listening else FIRST_INTERVAL
             wait = _Wait(execution_id, loop.create_future(), marked=awaited, interval=interval)
             self._waits[execution_id] = wait
-            self._look_after(wait, interval if awaited else 0)
+            self._look_after(wait, max(interval, self._interval_of_many()) if awaited else 0)
         wait.waiters += 1
         try:
             if deadline is not None and not awaited:  # however short the timeout, one look is taken
@@ -136,6 +138,9 @@ class Outcomes:
     def _caught_up(self) -> None:
         for wait in self._waits.values():
             self._look_after(wait, 0)
+
+    def _interval_of_many(self) -> float:
+        return len(self._waits) / LOOKS_PER_SECOND if self._listener.listening else 0.0
 
     def _look_after(self, wait: _Wait, seconds: float) -> None:
         """Look at it then; an entry of the queue with another time than the wait's own does not count any more."""
@@ -190,7 +195,7 @@ class Outcomes:
                 ended.ended.set_result(Outcome(*row))
         for wait in waits:
             if wait.due_at is None and not wait.ended.done():  # else somebody asked for an earlier look
-                self._look_after(wait, wait.interval)
+                self._look_after(wait, max(wait.interval, self._interval_of_many()))
             wait.interval = min(wait.interval * _GROWTH, LONGEST_INTERVAL)
         for look in looks:
             if not look.done():

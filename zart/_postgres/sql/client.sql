@@ -70,15 +70,24 @@ WITH free AS MATERIALIZED (
 )
 SELECT e.id, CASE WHEN t.state = 'blocked' THEN 'blocked' ELSE e.status END, e.result::text, e.failure::text,
     e.awaited OR EXISTS (SELECT FROM marked m WHERE m.id = e.id)
-FROM {schema}.zart_executions e LEFT JOIN {schema}.zart_tasks t ON t.id = e.task_id
-WHERE e.id = ANY (%(ids)s::text[]);
+FROM unnest(%(ids)s::text[]) u (id) CROSS JOIN LATERAL (
+    SELECT e.* FROM {schema}.zart_executions e WHERE e.id = u.id OFFSET 0
+) e LEFT JOIN LATERAL (
+    SELECT t.state FROM {schema}.zart_tasks t WHERE t.id = e.task_id OFFSET 0
+) t ON true;
 
 -- Those of the ids that have ended or are blocked. The ids stand in a subquery, where the planner does not look at their
--- values: else it would make a plan for these values alone each time, which takes longer than to run it.
+-- values: else it would make a plan for these values alone each time, which takes longer than to run it. All is looked
+-- up one by one (OFFSET 0): a join would be planned while the tables are small, as a scan of the whole of them, and be
+-- run like that for a while after they have grown.
 -- name: ended
 SELECT e.id, CASE WHEN t.state = 'blocked' THEN 'blocked' ELSE e.status END, e.result::text, e.failure::text
-FROM {schema}.zart_executions e LEFT JOIN {schema}.zart_tasks t ON t.id = e.task_id
-WHERE e.id = ANY ((SELECT %(ids)s::text[])::text[]) AND (e.status <> 'scheduled' OR t.state = 'blocked');
+FROM unnest((SELECT %(ids)s::text[])::text[]) u (id) CROSS JOIN LATERAL (
+    SELECT e.* FROM {schema}.zart_executions e WHERE e.id = u.id OFFSET 0
+) e LEFT JOIN LATERAL (
+    SELECT t.state FROM {schema}.zart_tasks t WHERE t.id = e.task_id OFFSET 0
+) t ON true
+WHERE e.status <> 'scheduled' OR t.state = 'blocked';
 
 -- Offers an event and wakes the execution at once: for connections whose transaction ends with the statement.
 -- The event comes first: where its key stands in a transaction that somebody holds open, this waits for that, and must
