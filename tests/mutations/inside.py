@@ -105,8 +105,8 @@ INSIDE = (
         edits=(
             Edit(
                 file=OUTGOING,
-                old="        if self._held is None:\n            leave()\n",
-                new="        if True:\n            leave()\n",
+                old="        if self._held is None:\n            leave(record)\n",
+                new="        if True:\n            leave(record)\n",
             ),
         ),
         tests=(f"{_STEPS}test_its_record_takes_its_turn_among_the_others",),

@@ -9,11 +9,14 @@ two connections, and a number that was given to a record in vain goes to the nex
 """
 
 import asyncio
+import functools
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from zart._engine.entries import Change, Entry
+
+T = TypeVar("T")
 
 
 class Writer(Protocol):
@@ -38,15 +41,15 @@ class Outgoing:
 
     def submit(self, entry: Entry) -> None:
         """An entry that the body observes: it has a number from the moment on when it leaves."""
-        self._pass(lambda: self._number_and_write(entry))
+        self._pass(self._number_and_write, entry)
 
     def write(self, entry: Entry) -> None:
         """An entry that the body does not observe."""
-        self._pass(lambda: self._write(entry))
+        self._pass(self._write, entry)
 
     def end(self, change: Change) -> None:
         """The last record of the activation."""
-        self._pass(lambda: self._writer.end(change))
+        self._pass(self._writer.end, change)
 
     def acknowledged(self) -> None:
         self._under_way -= 1
@@ -69,11 +72,11 @@ class Outgoing:
                 for leave in held:
                     leave()
 
-    def _pass(self, leave: Callable[[], None]) -> None:
+    def _pass(self, leave: Callable[[T], None], record: T) -> None:
         if self._held is None:
-            leave()
+            leave(record)
         else:
-            self._held.append(leave)
+            self._held.append(functools.partial(leave, record))
 
     def _number_and_write(self, entry: Entry) -> None:
         self.last_seq += 1

@@ -22,7 +22,7 @@ from zart._engine.own_records import OwnRecord
 from zart._engine.points import reach
 from zart._engine.sagas import Undos
 from zart._engine.step_attempts import Running, attempt, stay_with
-from zart._engine.transactions import MOST_CONFLICTS, Again, Transaction, pause_after_conflict
+from zart._engine.transactions import MOST_CONFLICTS, Again, Connected, Transaction, pause_after_conflict
 from zart.calls import StepCall
 from zart.errors import RetryAfter, SerializationError, StepInterrupted, StepStuck, Suspended, UsageError
 from zart.failures import exception_to_json
@@ -67,9 +67,8 @@ class StepRun:
         self._branch = branch
         self._key = key
         self._call = call
-        self._entry = functools.partial(
-            Entry, run_id=activation.claim.run_id, key=key, done=None, digest=digest, arguments=preview
-        )
+        self._digest = digest
+        self._preview = preview
         self._attempt = 1
         self._until: dt.datetime | None = None
         self._first = stored.started_at if stored is not None else None
@@ -126,7 +125,8 @@ class StepRun:
     async def _try(self) -> "_Tried":
         """One attempt, when there is room for it."""
         branch, activation = self._branch, self._branch.activation
-        await self._steps.slot(branch)
+        if not self._steps.take_slot():
+            await self._steps.slot(branch)
         transaction: Transaction | None = None
         try:
             if not activation.host.fresh:
@@ -137,7 +137,8 @@ class StepRun:
                 recorded = await self._ask_own(self._own.before(self._number))
                 if recorded is not None:
                     return _Tried(recorded=recorded)
-            transaction = await self._begin()
+            if self._call.spec.transaction is True and activation.host.transactions is not None:
+                transaction = await self._begin(activation.host.transactions)
             return await self._run_function(self._running(transaction))
         except BaseException:
             if transaction is not None:
@@ -148,9 +149,11 @@ class StepRun:
 
     async def _run_function(self, step: Running) -> "_Tried":
         reach("step.begin")
-        with self._steps.not_to_be_interrupted(step):
-            if step.at_most_once:
+        if step.at_most_once:
+            with self._steps.not_to_be_interrupted(step):
                 await self._say_started()
+                decoded, result, error = await attempt(self._steps, self._branch, step, self._call)
+        else:
             decoded, result, error = await attempt(self._steps, self._branch, step, self._call)
         self._progress = step.inside.progress
         self._thread = step.thread
@@ -166,15 +169,10 @@ class StepRun:
 
     # ------------------------------------------------------------ before the function runs
 
-    async def _begin(self) -> Transaction | None:
-        """The transaction of a step that has one."""
-        transactions = self._branch.activation.host.transactions
-        spec = self._call.spec
-        if spec.transaction is not True or transactions is None:
-            return None
+    async def _begin(self, transactions: Connected) -> Transaction:
         with self._steps.in_step():
             return await transactions.begin(
-                self._branch.activation.claim.execution_id, threaded=spec.threaded
+                self._branch.activation.claim.execution_id, threaded=self._call.spec.threaded
             )
 
     def _running(self, transaction: Transaction | None) -> Running:
@@ -214,7 +212,17 @@ class StepRun:
     # ------------------------------------------------------------ when it has returned
 
     def _so_far(self, **what: Any) -> Entry:
-        return self._entry(attempts=self._attempt, started_at=self._first, progress=self._progress, **what)
+        return Entry(
+            run_id=self._branch.activation.claim.run_id,
+            key=self._key,
+            done=None,
+            digest=self._digest,
+            arguments=self._preview,
+            attempts=self._attempt,
+            started_at=self._first,
+            progress=self._progress,
+            **what,
+        )
 
     async def _record(self, tried: _Tried, finished: dt.datetime) -> Exception | None:
         """Record the result, and wait for the body's turn to have it. Returns what it could not be recorded for."""

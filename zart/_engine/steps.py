@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import datetime as dt
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Coroutine, Generator
 from typing import TYPE_CHECKING, Any, Final
 
 from zart._engine.branch import Branch
@@ -43,7 +43,7 @@ class Steps:
         self.tasks: set[asyncio.Task[Any]] = set()
         """The tasks that are in a step now."""
 
-    async def run(
+    def run(
         self,
         branch: Branch,
         key: Key,
@@ -53,13 +53,14 @@ class Steps:
         *,
         within: tuple[Undos, ...] = (),
         undoes: Undos | None = None,
-    ) -> Any:
+    ) -> Coroutine[Any, Any, Any]:
         """Run a step that has no record, with all its attempts; returns or raises what is recorded then.
 
         `within` are the sagas that it was called in; `undoes` is the one that it undoes, if it does.
         """
-        run = StepRun(self, branch, key, call, digest=digest, preview=preview, within=within, undoes=undoes)
-        return await run.run()
+        return StepRun(
+            self, branch, key, call, digest=digest, preview=preview, within=within, undoes=undoes
+        ).run()
 
     @property
     def may_be_interrupted(self) -> bool:
@@ -88,18 +89,21 @@ class Steps:
     @contextlib.contextmanager
     def not_to_be_interrupted(self, step: Running) -> Generator[None, None, None]:
         """A shutdown waits for a step that runs at most once."""
-        if step.at_most_once:
-            self._not_to_be_interrupted.add(step)
+        self._not_to_be_interrupted.add(step)
         try:
             yield
         finally:
             self._not_to_be_interrupted.discard(step)
 
-    async def slot(self, branch: Branch) -> None:
-        """At most so many live steps of one execution at a time, first come first served."""
+    def take_slot(self) -> bool:
+        """Whether there is room for one more: at most so many live steps of one execution at a time."""
         if self._free > 0 and not self._queue:
             self._free -= 1
-            return
+            return True
+        return False
+
+    async def slot(self, branch: Branch) -> None:
+        """Wait for room: first come, first served."""
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._queue.append(turn)
         try:
