@@ -1,7 +1,7 @@
 """What every case is given: a server, databases, the products to compare, and a place for its figures.
 
     def run(bench: Bench) -> None:
-        for round in bench.rounds(5):
+        for _ in bench.rounds(5):
             bench.add("a", "Zart", "100 callers", "steps", "steps/s", 12_345.0)
 
 The server is a new one with PostgreSQL's own settings (fsync and synchronous_commit on), and pg_stat_statements loaded.
@@ -41,6 +41,10 @@ class Options(msgspec.Struct, kw_only=True, frozen=True):
     """Sizes and durations are multiplied by it: 0.01 for a look at whether a case works at all."""
     peers: tuple[str, ...] = ("DBOS", "Absurd", "Restate")
     """Whom to compare with."""
+    callers: tuple[int, ...] = (1, 32, 100, 500)
+    """How many callers at a time case a has."""
+    ceiling: bool = True
+    """Whether case a writes the same rows without an engine too."""
 
     def scaled(self, size: int, least: int = 1) -> int:
         return max(least, round(size * self.scale))
@@ -70,12 +74,27 @@ class Bench:
         """How each product was set up, in its fairest way, by its name."""
         self.versions: dict[str, dict[str, str]] = {}
         """The packages of each product."""
+        self.left_out: dict[str, str] = {}
+        """Peers that were asked for and could not be measured, and why."""
+        self.load_at_the_start = os.getloadavg()[0]
+        """Processes that ran or wanted to, in the minute before: other programs'."""
         self._databases = 0
 
-    def add(self, case: str, product: str, setup: str, quantity: str, unit: Unit, value: float) -> None:
+    def rounds(self, wanted: int) -> range:
+        """So many rounds, and fewer at a small scale."""
+        return range(min(wanted, self.options.scaled(wanted)))
+
+    def add(  # noqa: PLR0917 (a figure's names, in the order of the table)
+        self, case: str, product: str, setup: str, quantity: str, unit: Unit, value: float
+    ) -> None:
         """One more value of a figure."""
         for figure in self.figures:
-            if (figure.case, figure.product, figure.setup, figure.quantity) == (case, product, setup, quantity):
+            if (figure.case, figure.product, figure.setup, figure.quantity) == (
+                case,
+                product,
+                setup,
+                quantity,
+            ):
                 figure.values.append(value)
                 return
         self.figures.append(
@@ -85,7 +104,12 @@ class Bench:
     def figure(self, case: str, product: str, setup: str, quantity: str) -> Figure:
         """What was added under these names. Raises LookupError when nothing was."""
         for figure in self.figures:
-            if (figure.case, figure.product, figure.setup, figure.quantity) == (case, product, setup, quantity):
+            if (figure.case, figure.product, figure.setup, figure.quantity) == (
+                case,
+                product,
+                setup,
+                quantity,
+            ):
                 return figure
         raise LookupError(f"nothing was measured for {product}, {setup}, {quantity} in case {case}")
 

@@ -6,7 +6,18 @@ from typing import Any, Literal
 import msgspec
 
 Unit = Literal[
-    "steps/s", "starts/s", "executions/s", "ms", "us", "s", "bytes", "MiB", "each", "per second", "ratio", "count"
+    "steps/s",
+    "starts/s",
+    "executions/s",
+    "ms",
+    "us",
+    "s",
+    "bytes",
+    "MiB",
+    "each",
+    "per second",
+    "ratio",
+    "count",
 ]
 
 
