@@ -18,6 +18,7 @@ import msgspec
 
 from tests.benchmarks.bench import OUTPUT, ROOT, Bench, note
 from tests.benchmarks.rounds import Side
+from zart._postgres import server_binaries
 
 
 class Missing(Exception):
@@ -38,6 +39,12 @@ class Peer(msgspec.Struct, kw_only=True, frozen=True):
     """For rounds: which of its sides, what that is asked for, and what it is called in the table."""
     not_alone: tuple[str, ...] = ()
     """Modes that mean nothing with one caller."""
+    latencies: tuple[tuple[str, str], ...]
+    """For latencies: which of its sides, and what it is called in the table."""
+    halted: tuple[str, ...] = ()
+    """Sides that are stopped while others are measured, since they poll."""
+    warms_itself: bool = False
+    """Whether its side warms up before each round, so that a heat needs no other."""
 
     @property
     def directory(self) -> Path:
@@ -48,28 +55,56 @@ class Peer(msgspec.Struct, kw_only=True, frozen=True):
         return self.directory / "bin" / "python"
 
 
-ZART_SETUP: Final = "one worker process with its default settings, on uvloop; worker and client in one process (together) or in two (apart)"
+ZART_SETUP: Final = (
+    "one worker process with its default settings, on uvloop; worker and client in one process (together), or in two "
+    "(apart)"
+)
 BARE_SETUP: Final = (
     "the rows that Zart writes (executions, tasks, journal, ends) into its own tables, by one statement over unnest "
     "arrays and one commit for up to 1,000 rows, prepared, on one connection or two; no engine, and no claim"
 )
-PEERS: Final = {
-    peer.name: peer
-    for peer in (
-        Peer(
-            name="DBOS",
-            packages=("dbos==3.4.0", "uvloop==0.23.0"),
-            setup="one process, on uvloop, system_database_url, log level ERROR, defaults otherwise, warmed. "
-            "Coroutines and threads: workflows run in the caller, without a queue. Queue: enqueued by the same process, the queue "
-            "and the results polled every 0.05 s",
-            modes=(
-                ("in-process", "coroutines", "coroutines"),
-                ("in-process", "threads", "threads"),
-                ("by-queue", "queue", "queue"),
-            ),
-        ),
-    )
-}
+_DBOS: Final = Peer(
+    name="DBOS",
+    packages=("dbos==3.4.0", "uvloop==0.23.0"),
+    setup="one process, on uvloop, system_database_url, log level ERROR, defaults otherwise, warmed. Coroutines and "
+    "threads: workflows run in the caller, without a queue. Queue: enqueued by the same process, the queue and the "
+    "results polled every 0.05 s",
+    modes=(
+        ("in-process", "coroutines", "coroutines"),
+        ("in-process", "threads", "threads"),
+        ("by-queue", "queue", "queue"),
+    ),
+    latencies=(("in-process", "in one process, coroutines"), ("by-queue", "in one process, queue")),
+    halted=("by-queue",),
+)
+_ABSURD: Final = Peer(
+    name="Absurd",
+    packages=("absurd-sdk==0.5.1", "absurdctl==0.5.1", "uvloop==0.23.0"),
+    setup="tables by absurdctl init; a client, and 1, 2 or 4 worker processes that each work one task at a time "
+    "(claiming 10), or one asynchronous one that works as many at a time as there are callers; an empty queue is "
+    "looked at every 0.01 s, a result every 0.005 s. More than one caller means a backlog: all executions of the round are "
+    "spawned within the clock, the workers have them all to choose from, then each result is awaited",
+    modes=(
+        ("workers", "1", "1 process"),
+        ("workers", "2", "2 processes"),
+        ("workers", "4", "4 processes"),
+        ("workers", "async", "1 asynchronous process"),
+    ),
+    not_alone=("2", "4", "async"),
+    warms_itself=True,
+    latencies=(("workers", "client and worker apart"),),
+)
+_RESTATE: Final = Peer(
+    name="Restate",
+    packages=("restate-sdk[serde]==1.3.0", "hypercorn==0.18.0", "uvloop==0.23.0"),
+    node_packages=("@restatedev/restate-server@1.7.12",),
+    setup="restate-server with its defaults, which keeps a log of its own in RocksDB, synced to the disk: no "
+    "PostgreSQL; handlers served by hypercorn on uvloop in one process, called over HTTP/2 streams; the client calls the ingress "
+    "over kept HTTP connections. Telemetry off, log level error",
+    modes=(("ingress", "ingress", "ingress"),),
+    latencies=(("ingress", "client, server and handlers apart"),),
+)
+PEERS: Final = {peer.name: peer for peer in (_DBOS, _ABSURD, _RESTATE)}
 
 
 def installed(peer: Peer) -> Path:
@@ -102,6 +137,11 @@ def installed(peer: Peer) -> Path:
         raise Missing(f"cannot be installed: {output.strip().splitlines()[-1]}") from error
     marker.write_text(wanted)
     return peer.python
+
+
+def _path_with_psql() -> str:
+    """What `absurdctl` calls is where the server's programs are."""
+    return f"{server_binaries.find_binaries(None)}{os.pathsep}{os.environ['PATH']}"
 
 
 def _run(command: Sequence[str]) -> None:
@@ -151,8 +191,12 @@ class Sides:
         python = Path(sys.executable) if peer is None else installed(peer)
         module = "bare" if product == "PostgreSQL" else f"with_{product.lower()}"
         side = Side(
-            [str(python), "-m", f"tests.benchmarks.sides.{module}", way],
-            os.environ | {"BENCHMARK_DSN": dsn, "PYTHONPATH": str(ROOT)},
+            str(python),
+            f"tests.benchmarks.sides.{module}",
+            [way],
+            halts=peer is not None and way in peer.halted,
+            environment=os.environ
+            | {"BENCHMARK_DSN": dsn, "PYTHONPATH": str(ROOT), "PATH": _path_with_psql()},
         )
         self._bench.versions[product] = side.versions
         self._bench.setups[product] = (

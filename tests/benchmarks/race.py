@@ -14,12 +14,12 @@ from tests.benchmarks.processor_time import used_by
 from tests.benchmarks.rounds import STEPS
 
 ROUNDS: Final = 5
-ROUND_SECONDS: Final = 1.5
+ROUND_SECONDS: Final = 1.2
 """What a round takes, unless its callers need longer for an execution each."""
 CONTENDER_SECONDS: Final = 10.0
 """What the rounds of a contender take together. Those whose rounds are long have fewer, at least one."""
 HEATED_CALLERS: Final = 100
-"""With more callers a peer's modes do not compete: the one runs that was best with so many."""
+"""With more callers there is no heat for a peer, which would take long: the mode runs that was best with fewer."""
 
 
 class Contender(msgspec.Struct, kw_only=True):
@@ -64,7 +64,8 @@ class Race:
         self._bench = bench
         self._case = case
         self._sides = sides
-        self._best_mode: dict[str, str] = {}
+        self._best: dict[str, Contender] = {}
+        """Of each product, the last that won a heat."""
 
     def run(self, contenders: Sequence[Contender]) -> None:
         """Heats for everybody, then the rounds. A mode that lost keeps the figure of its heat."""
@@ -90,10 +91,13 @@ class Race:
     def _heat(self, group: list[Contender]) -> list[Contender]:
         """Who goes on."""
         product = group[0].product
-        if group[0].callers > HEATED_CALLERS and product in self._best_mode:
-            group = [contender for contender in group if contender.mode == self._best_mode[product]]
+        known = self._best.get(product)
+        if product in PEERS and group[0].callers > HEATED_CALLERS and known is not None:
+            best = next(contender for contender in group if contender.mode == known.mode)
+            best.seconds_per_execution = known.seconds_per_execution
+            return [best]
         for contender in group:
-            if len(group) > 1 or contender.callers <= HEATED_CALLERS:
+            if product not in PEERS or not PEERS[product].warms_itself:
                 contender.run(self._sides, contender.heat)  # connections, plans, imports
             contender.seconds_per_execution = contender.run(self._sides, contender.heat)
             note(f"warmed up: {product}, {contender.told}")
@@ -101,7 +105,7 @@ class Race:
         for contender in group:
             if contender is not best:
                 self._add_rate(contender, contender.seconds_per_execution)
-        self._best_mode[product] = best.mode
+        self._best[product] = best
         return [best]
 
     def _measure(self, contender: Contender) -> list[Contender]:

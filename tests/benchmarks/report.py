@@ -206,7 +206,7 @@ def number(value: float) -> str:
     size = abs(value)
     if size >= 99.95 or value == 0:
         return f"{value:,.0f}"
-    return f"{value:.1f}" if size >= 9.995 else f"{value:.2f}" if size >= 0.995 else f"{value:.3g}"
+    return f"{value:.1f}" if size >= 9.995 else f"{value:.2f}" if size >= 0.995 else f"{value:#.3g}"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, right: Set[int] = frozenset()) -> list[str]:

@@ -98,7 +98,7 @@ def helper(
     assert process.stdout is not None
     try:
         if ready and not process.stdout.readline():
-            raise RuntimeError(f"{command!r} ended with {process.wait()}; see its output above")
+            raise RuntimeError(f"{module} ended with {process.wait()}; see its output above")
         yield process
     finally:
         process.stdin.close()
@@ -118,12 +118,23 @@ def end(process: "subprocess.Popen[str]", *, within: float) -> None:
 class Side:
     """A process that measures one product: started once, warmed up once, asked for many rounds.
 
-    It has a process group of its own, of which nothing is left when it is closed.
+    It has a process group of its own, of which nothing is left when it is closed. With `halts` the group is stopped
+    (SIGSTOP) except while it is asked for something.
     """
 
-    def __init__(self, command: Sequence[str], environment: dict[str, str]) -> None:
+    def __init__(
+        self,
+        python: str,
+        module: str,
+        arguments: Sequence[str],
+        *,
+        environment: dict[str, str],
+        halts: bool = False,
+    ) -> None:
+        self._module = module
+        self._halts = halts
         self._process = subprocess.Popen(
-            command,
+            [python, "-m", module, *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -143,10 +154,21 @@ class Side:
     def ask(self, **request: Any) -> dict[str, Any]:
         """Its answer. Raises RuntimeError when it has none: it has ended."""
         assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.write(json.dumps(request) + "\n")
-            self._process.stdin.flush()
-        return self._read()
+        if self._halts:
+            self._signal(signal.SIGCONT)
+        try:
+            with contextlib.suppress(BrokenPipeError):
+                self._process.stdin.write(json.dumps(request) + "\n")
+                self._process.stdin.flush()
+            return self._read()
+        finally:
+            if self._halts:
+                self._signal(signal.SIGSTOP)
+
+    def _signal(self, number: signal.Signals) -> None:
+        """To all of its group."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, number)
 
     def round(self, mode: str, concurrency: int, executions: int) -> float:
         """Seconds that a round took."""
@@ -159,21 +181,19 @@ class Side:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            raise RuntimeError(
-                f"{self._process.args!r} ended with {self._process.wait()}; see its output above"
-            )
+            raise RuntimeError(f"{self._module} ended with {self._process.wait()}; see its output above")
         fields: dict[str, Any] = json.loads(line)
         return fields
 
     def close(self, *, within: float = 15) -> None:
         """It ends when its input does."""
         assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._signal(signal.SIGCONT)
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()
         try:
             end(self._process, within=within)
         finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)  # whatever it had started
-        assert self._process.stdout is not None
-        self._process.stdout.close()
+            self._signal(signal.SIGKILL)  # to what it has left behind
+            self._process.stdout.close()
