@@ -54,7 +54,7 @@ migrate: $(VENV)/installed-demo ## Create or update the tables in the database t
 CASE ?=
 BENCH_ARGS ?=
 
-bench: $(VENV)/installed-demo ## Measure Zart and its peers on one server: under 15 minutes (CASE=a: one case; BENCH_ARGS)
+bench: $(VENV)/installed-demo ## Measure Zart and its peers on one machine, in less than 15 minutes (CASE=a: one case)
 	@$(BIN)/python -m tests.benchmarks $(foreach letter,$(CASE),--case $(letter)) $(BENCH_ARGS)
 
 bench-long: $(VENV)/installed-demo ## Measure how it grows, what it keeps in memory, and how it lasts: about an hour

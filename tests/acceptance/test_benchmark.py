@@ -13,32 +13,37 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.slow
-def test_zarts_side_of_the_benchmark(tmp_path: Path) -> None:
-    """One short round of Zart and of the raw ceiling: every figure is there, with the settings that matter."""
+def test_zarts_part_of_the_benchmark(tmp_path: Path) -> None:
+    """One short round of throughput, latencies and the raw ceiling: every figure is there, with what matters for it."""
     output = tmp_path / "bench.json"
     ran = subprocess.run(
         [
-            *(sys.executable, "-m", "tests.benchmarks", "--case", "a", "--peers", ""),
-            *("--scale", "0.02", "--callers", "1,100", "--output", str(output)),
+            *(sys.executable, "-m", "tests.benchmarks", "--case", "a", "--case", "b", "--case", "k"),
+            *("--peers", "", "--scale", "0.02", "--callers", "1,100", "--output", str(output)),
         ],
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=55,
+        timeout=120,
         check=False,
     )
     assert ran.returncode == 0, ran.stderr
     report = msgspec.json.decode(output.read_bytes(), type=Report)
-    steps = {figure.setup: figure for figure in report.figures if figure.quantity == "steps"}
-    assert list(steps) == [
-        "1 caller",
-        "100 callers",
-        "100 at a time, all started by one call",
-        "batches of 1,000 rows, 1 connection",
-        "batches of 1,000 rows, 2 connections",
-    ]
-    assert all(figure.median > 0 for figure in steps.values())
+    steps = [figure for figure in report.figures if figure.quantity == "steps"]
+    ceiling = ["batches of 1,000 rows, 1 connection", "batches of 1,000 rows, 2 connections"]
+    callers = ["1 caller", "100 callers", "100 at a time, all started by one call"]
+    assert [figure.setup for figure in steps if figure.case == "a"] == [*callers, *ceiling]
+    assert [figure.setup for figure in steps if figure.case == "k"] == ceiling
+    assert all(figure.median > 0 for figure in steps)
+    latencies = [(figure.setup, figure.quantity) for figure in report.figures if figure.case == "b"]
+    for way in ("worker and client in one process", "worker and client apart"):
+        assert sorted(quantity for setup, quantity in latencies if setup == way) == [
+            "event to resumed, p50",
+            "start to result of five steps, p50",
+            "start to result of five steps, p99",
+            "step to step, p50",
+        ]
     assert report.server["fsync"] == report.server["synchronous_commit"] == "on"
     assert set(report.setups) == set(report.versions) == {"Zart", "PostgreSQL"}
     assert [target.wanted for target in report.targets] == [0.1, 0.5]
-    assert "steps/s" in ran.stdout
+    assert "## b: latencies on an idle system" in ran.stdout

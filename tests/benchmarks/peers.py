@@ -82,8 +82,8 @@ _ABSURD: Final = Peer(
     packages=("absurd-sdk==0.5.1", "absurdctl==0.5.1", "uvloop==0.23.0"),
     setup="tables by absurdctl init; a client, and 1, 2 or 4 worker processes that each work one task at a time "
     "(claiming 10), or one asynchronous one that works as many at a time as there are callers; an empty queue is "
-    "looked at every 0.01 s, a result every 0.005 s. More than one caller means a backlog: all executions of the round are "
-    "spawned within the clock, the workers have them all to choose from, then each result is awaited",
+    "looked at every 0.01 s, a result every 0.005 s. More than one caller means a backlog: all executions of the round "
+    "are spawned within the clock, the workers have them all to choose from, then each result is awaited",
     modes=(
         ("workers", "1", "1 process"),
         ("workers", "2", "2 processes"),
@@ -99,8 +99,8 @@ _RESTATE: Final = Peer(
     packages=("restate-sdk[serde]==1.3.0", "hypercorn==0.18.0", "uvloop==0.23.0"),
     node_packages=("@restatedev/restate-server@1.7.12",),
     setup="restate-server with its defaults, which keeps a log of its own in RocksDB, synced to the disk: no "
-    "PostgreSQL; handlers served by hypercorn on uvloop in one process, called over HTTP/2 streams; the client calls the ingress "
-    "over kept HTTP connections. Telemetry off, log level error",
+    "PostgreSQL; handlers served by hypercorn on uvloop in one process, called over HTTP/2 streams; the client calls "
+    "the ingress over kept HTTP connections. Telemetry off, log level error",
     modes=(("ingress", "ingress", "ingress"),),
     latencies=(("ingress", "client, server and handlers apart"),),
 )
@@ -116,7 +116,17 @@ def installed(peer: Peer) -> Path:
     note(f"installing {peer.name} into {peer.directory.relative_to(ROOT)}")
     try:
         venv.create(peer.directory, with_pip=True, clear=True)
-        _run([str(peer.python), "-m", "pip", "install", "--quiet", *peer.packages])
+        _run(
+            [
+                str(peer.python),
+                "-m",
+                "pip",
+                "install",
+                "--quiet",
+                "--disable-pip-version-check",
+                *peer.packages,
+            ]
+        )
         if peer.node_packages:
             npm = shutil.which("npm")
             if npm is None:
@@ -132,7 +142,7 @@ def installed(peer: Peer) -> Path:
                     *peer.node_packages,
                 ]
             )
-    except (OSError, subprocess.CalledProcessError) as error:
+    except (OSError, subprocess.SubprocessError) as error:
         output = getattr(error, "stdout", None) or str(error)
         raise Missing(f"cannot be installed: {output.strip().splitlines()[-1]}") from error
     marker.write_text(wanted)

@@ -144,7 +144,7 @@ def _targets(report: Report) -> str:
             target.case,
             target.told,
             number(target.found),
-            f"{'at least' if target.at_least else 'at most'} {number(target.wanted)}",
+            f"{'at least' if target.at_least else 'at most'} {target.wanted:.3g}",
             "yes" if target.met else "no",
         ]
         for target in report.targets

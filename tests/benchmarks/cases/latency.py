@@ -89,12 +89,12 @@ def compare(bench: Bench, lines: list[Line]) -> None:
         return
     best = min(peers, key=lambda line: percentile(line.results, 0.5))
     limit = percentile(best.results, 0.5)
-    name = f"the best peer's p50 ({best.product}, {best.told})"
+    name = f"the best peer's p50 ({best.product}'s)"
     for line in lines:
         if line.product == "Zart":
             for share, wanted in ((0.5, 1 / 3), (0.99, 1.0)):
                 found = percentile(line.results, share) / limit
-                told = f"{RESULT}, p{100 * share:.0f}, {line.told}, against {name}"
+                told = f"start to result, p{100 * share:.0f}, {line.told}, against {name}"
                 bench.target("b", told, found, wanted, at_least=False)
 
 
@@ -102,11 +102,11 @@ CASE = Case(
     letter="b",
     title="latencies on an idle system",
     long=False,
-    told="One execution at a time, each after a pause of 0.05 s; an event is sent 0.15 s after the start of its execution. "
-    "Times are those of the system's monotonic clock, read by the caller and by the body or step itself. Start to "
-    "result: from the call that starts an execution of five no-op steps to its result. Step to step: from the run of "
-    "one to the run of the next, with the record of the first between them. Event to resumed: from the call that sends "
-    "it to the body that runs again. A value is the median of a round, or the p99 of all rounds together. Products take "
-    "turns in alternating order.",
+    told="One execution at a time, each after a pause of 0.05 s; an event is sent 0.15 s after the start of its "
+    "execution. Times are those of the system's monotonic clock, read by the caller and by the body or step itself. "
+    "Start to result: from the call that starts an execution of five no-op steps to its result. Step to step: from "
+    "the run of one to the run of the next, with the record of the first between them. Event to resumed: from the "
+    "call that sends it to the body that runs again. A value is the median of a round, or the p99 of all rounds "
+    "together. Products take turns in alternating order.",
     run=run,
 )
