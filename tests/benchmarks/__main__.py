@@ -13,6 +13,7 @@ what the first two hold into docs/reference/benchmarks.md; no figure there is wr
 import argparse
 import importlib
 import pkgutil
+import signal
 import sys
 import traceback
 from pathlib import Path
@@ -31,6 +32,7 @@ def every_case() -> dict[str, Case]:
 
 
 def main() -> int:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # nothing that was started is left behind
     known = every_case()
     options = read_options(list(known))
     if options.document:

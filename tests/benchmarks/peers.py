@@ -43,8 +43,8 @@ class Peer(msgspec.Struct, kw_only=True, frozen=True):
     """For latencies: which of its sides, and what it is called in the table."""
     halted: tuple[str, ...] = ()
     """Sides that are stopped while others are measured, since they poll."""
-    warms_itself: bool = False
-    """Whether its side warms up before each round, so that a heat needs no other."""
+    prepares: bool = False
+    """Whether its side starts its workers, and warms them up, before each round."""
 
     @property
     def directory(self) -> Path:
@@ -91,7 +91,7 @@ _ABSURD: Final = Peer(
         ("workers", "async", "1 asynchronous process"),
     ),
     not_alone=("2", "4", "async"),
-    warms_itself=True,
+    prepares=True,
     latencies=(("workers", "client and worker apart"),),
 )
 _RESTATE: Final = Peer(
@@ -205,6 +205,7 @@ class Sides:
             f"tests.benchmarks.sides.{module}",
             [way],
             halts=peer is not None and way in peer.halted,
+            prepares=product == "PostgreSQL" or (peer is not None and peer.prepares),
             environment=os.environ
             | {"BENCHMARK_DSN": dsn, "PYTHONPATH": str(ROOT), "PATH": _path_with_psql()},
         )

@@ -11,7 +11,7 @@ from tests.benchmarks.bench import Bench, note
 from tests.benchmarks.figures import Figure
 from tests.benchmarks.peers import PEERS, Sides
 from tests.benchmarks.processor_time import used_by
-from tests.benchmarks.rounds import STEPS
+from tests.benchmarks.rounds import STEPS, Side
 
 ROUNDS: Final = 5
 ROUND_SECONDS: Final = 1.2
@@ -52,9 +52,14 @@ class Contender(msgspec.Struct, kw_only=True):
 
     def run(self, sides: Sides, executions: int) -> float:
         """Seconds for each execution, in one round."""
-        seconds = sides.get(self.product, self.way, self.own).round(self.mode, self.callers, executions)
+        side = sides.get(self.product, self.way, self.own)
+        with side.prepared(self.mode, self.callers, executions):
+            return self.timed(side, executions)
+
+    def timed(self, side: Side, executions: int) -> float:
+        """The same, of a side that is prepared."""
         self.executed += executions
-        return seconds / executions
+        return side.round(self.mode, self.callers, executions) / executions
 
 
 class Race:
@@ -97,7 +102,7 @@ class Race:
             best.seconds_per_execution = known.seconds_per_execution
             return [best]
         for contender in group:
-            if product not in PEERS or not PEERS[product].warms_itself:
+            if product not in PEERS or not PEERS[product].prepares:
                 contender.run(self._sides, contender.heat)  # connections, plans, imports
             contender.seconds_per_execution = contender.run(self._sides, contender.heat)
             note(f"warmed up: {product}, {contender.told}")
@@ -110,10 +115,11 @@ class Race:
 
     def _measure(self, contender: Contender) -> list[Contender]:
         executions = contender.executions(self._seconds)
-        pids = (self._sides.get(contender.product, contender.way, contender.own).pid, self._bench.server_pid)
-        before = [used_by(pid) for pid in pids]
-        self._add_rate(contender, contender.run(self._sides, executions))
-        after = [used_by(pid) for pid in pids]
+        side = self._sides.get(contender.product, contender.way, contender.own)
+        with side.prepared(contender.mode, contender.callers, executions):
+            before = [used_by(pid) for pid in (side.pid, self._bench.server_pid)]
+            self._add_rate(contender, contender.timed(side, executions))
+            after = [used_by(pid) for pid in (side.pid, self._bench.server_pid)]
         used = [b - a for a, b in zip(before, after, strict=True) if a is not None and b is not None]
         if used:
             milliseconds = 1000 * sum(used) / executions

@@ -119,7 +119,9 @@ class Side:
     """A process that measures one product: started once, warmed up once, asked for many rounds.
 
     It has a process group of its own, of which nothing is left when it is closed. With `halts` the group is stopped
-    (SIGSTOP) except while it is asked for something.
+    (SIGSTOP) except while it is asked for something. It is in this process's session: should this process be killed,
+    the system ends a stopped group of its session. With `prepares` the side is told before a round what will be asked,
+    and after it that it may rest.
     """
 
     def __init__(
@@ -130,16 +132,18 @@ class Side:
         *,
         environment: dict[str, str],
         halts: bool = False,
+        prepares: bool = False,
     ) -> None:
         self._module = module
         self._halts = halts
+        self._prepares = prepares
         self._process = subprocess.Popen(
             [python, "-m", module, *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
             env=environment,
-            start_new_session=True,
+            process_group=0,
         )
         try:
             self.versions: dict[str, str] = self._read()["versions"]
@@ -169,6 +173,16 @@ class Side:
         """To all of its group."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, number)
+
+    @contextlib.contextmanager
+    def prepared(self, mode: str, concurrency: int, executions: int = 0) -> Iterator[None]:
+        """Within the block a round of this kind may be asked for, with whatever it needs already there and warm."""
+        if not self._prepares:
+            yield
+            return
+        self.ask(do="prepare", mode=mode, concurrency=concurrency, executions=executions)
+        yield
+        self.ask(do="rest")
 
     def round(self, mode: str, concurrency: int, executions: int) -> float:
         """Seconds that a round took."""

@@ -1,6 +1,8 @@
 """How contenders take turns, and what becomes of one that fails."""
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -17,6 +19,10 @@ class FakeSide:
 
     def __init__(self, turns: list[str]) -> None:
         self._turns = turns
+
+    @contextmanager
+    def prepared(self, *_: object) -> Iterator[None]:
+        yield
 
     def round(self, mode: str, _: int, executions: int) -> float:
         self._turns.append(mode)

@@ -68,8 +68,9 @@ def measure(bench: Bench, sides: Sides, line: Line, *, warm_up: bool) -> None:
     side = sides.get(line.product, line.way)
     results = 5 if warm_up else bench.options.scaled(RESULTS.get(line.product, RESULTS_OF_PEERS), least=3)
     events = 2 if warm_up else bench.options.scaled(EVENTS, least=2)
-    answered = side.ask(do="latencies", of="result", count=results, pause=PAUSE)
-    answered |= side.ask(do="latencies", of="event", count=events, pause=PAUSE)
+    with side.prepared("1", 1):
+        answered = side.ask(do="latencies", of="result", count=results, pause=PAUSE)
+        answered |= side.ask(do="latencies", of="event", count=events, pause=PAUSE)
     if warm_up:
         note(f"warmed up: {line.product}, {line.told}")
         return

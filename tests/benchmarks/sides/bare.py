@@ -269,12 +269,20 @@ def main() -> None:
     statements = Statements(written)
     connections = [connect(dsn) for _ in range(2)]
     answer(versions={"psycopg": f"{importlib.metadata.version('psycopg')} ({pq.__impl__})"})
+    portions: list[Work] = []
     for request in requests():
-        portions = work(written, request["executions"])
-        answer(seconds=seconds(statements, connections[: int(request["mode"][0])], portions))
-        left = connections[0].execute("SELECT count(*) FROM zart_tasks").fetchone()
-        if left != (0,):
-            raise AssertionError(f"{left} tasks are left")
+        match request:
+            case {"do": "prepare", "executions": executions}:
+                portions = work(written, executions)
+                answer()
+            case {"do": "round", "mode": mode}:
+                answer(seconds=seconds(statements, connections[: int(mode[0])], portions))
+            case _:
+                portions = []
+                left = connections[0].execute("SELECT count(*) FROM zart_tasks").fetchone()
+                if left != (0,):
+                    raise AssertionError(f"{left} tasks are left")
+                answer()
     for connection in connections:
         connection.close()
 

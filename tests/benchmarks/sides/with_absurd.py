@@ -108,23 +108,18 @@ def backlog(app: Any, executions: int) -> float:
 
 def answer_to(app: Any, request: dict[str, Any]) -> dict[str, Any]:
     match request:
-        case {"do": "round", "mode": mode, "concurrency": concurrency, "executions": executions}:
-            with working(app, mode, concurrency):
-                if concurrency > 1:
-                    return {"seconds": backlog(app, executions)}
-                return {
-                    "seconds": closed_loop_of_threads(
-                        lambda number: executed(app, "workflow", number), 1, executions
-                    )
-                }
+        case {"do": "round", "concurrency": 1, "executions": executions}:
+            seconds = closed_loop_of_threads(lambda number: executed(app, "workflow", number), 1, executions)
+            return {"seconds": seconds}
+        case {"do": "round", "executions": executions}:
+            return {"seconds": backlog(app, executions)}
         case {"do": "latencies", "of": "result", "count": count, "pause": pause}:
 
             async def execute() -> list[float]:
                 stamps: list[float] = executed(app, "stamped", None)
                 return stamps
 
-            with working(app, "1", 1):
-                return asyncio.run(latencies.of_results(execute, count, pause))
+            return asyncio.run(latencies.of_results(execute, count, pause))
         case {"count": count, "pause": pause}:
 
             async def start() -> tuple[str, str]:
@@ -138,8 +133,7 @@ def answer_to(app: Any, request: dict[str, Any]) -> dict[str, Any]:
                 at: float = result_of(app, handle[1])
                 return at
 
-            with working(app, "1", 1):
-                return asyncio.run(latencies.of_events(start, send, resumed_at, count, pause))
+            return asyncio.run(latencies.of_events(start, send, resumed_at, count, pause))
         case _:
             raise ValueError(request)
 
@@ -157,8 +151,17 @@ def main() -> None:
                 for name in ("absurd-sdk", "absurdctl", "psycopg", "uvloop")
             }
         )
-        for request in requests():
-            answer(**answer_to(app, request))
+        with ExitStack() as workers:
+            for request in requests():
+                match request:
+                    case {"do": "prepare", "mode": mode, "concurrency": concurrency}:
+                        workers.enter_context(working(app, mode, concurrency))
+                        answer()
+                    case {"do": "rest"}:
+                        workers.close()
+                        answer()
+                    case _:
+                        answer(**answer_to(app, request))
 
 
 def work(kind: str, concurrency: int) -> None:
