@@ -20,6 +20,7 @@ from pathlib import Path
 
 from tests.benchmarks import cases, report
 from tests.benchmarks.bench import OUTPUT, Case, Options, note, started
+from tests.benchmarks.peers import PEERS
 
 
 def every_case() -> dict[str, Case]:
@@ -63,6 +64,9 @@ def main() -> int:
 def chosen_options(options: argparse.Namespace) -> Options:
     peers = options.peers if options.peers is not None else "DBOS" if options.quick else "DBOS,Absurd,Restate"
     callers = options.callers or ("1,32,100" if options.quick else "1,32,100,500")
+    unknown = set(filter(None, peers.split(","))) - PEERS.keys()
+    if unknown:
+        raise SystemExit(f"nobody knows {', '.join(sorted(unknown))}: --peers takes {', '.join(PEERS)}")
     return Options(
         scale=options.scale,
         peers=tuple(filter(None, peers.split(","))),

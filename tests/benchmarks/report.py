@@ -74,8 +74,8 @@ def show(report: Report) -> None:
 def document() -> None:
     """The page of both runs, from the files that they have written."""
     parts = [
-        rendered(msgspec.json.decode((OUTPUT / name).read_bytes(), type=Report))
-        for name in ("bench.json", "bench-long.json")
+        f"## {title}\n\n{rendered(_read(OUTPUT / name), level=3)}"
+        for name, title in (("bench.json", "make bench"), ("bench-long.json", "make bench-long"))
         if (OUTPUT / name).exists()
     ]
     if not parts:
@@ -86,8 +86,12 @@ def document() -> None:
     )
 
 
-def rendered(report: Report) -> str:
-    """Markdown that is also fit to be read in a terminal."""
+def _read(path: Path) -> Report:
+    return msgspec.json.decode(path.read_bytes(), type=Report)
+
+
+def rendered(report: Report, *, level: int = 2) -> str:
+    """Markdown that is also fit to be read in a terminal, with headings of this level."""
     titles = {case.letter: case for case in report.cases}
     letters = sorted({figure.case for figure in report.figures} | set(titles))
     parts = [
@@ -99,11 +103,7 @@ def rendered(report: Report) -> str:
 
 
 def _case(report: Report, letter: str, told: CaseTold | None) -> str:
-    lines = (
-        [f"## {letter}: {told.title}", "", *_wrapped(told.told), ""]
-        if told is not None
-        else [f"## {letter}", ""]
-    )
+    lines = [f"{letter}: {told.title}", "", *_wrapped(told.told), ""] if told is not None else [letter, ""]
     rows = []
     previous = ("", "")
     for figure in sorted(
@@ -150,14 +150,14 @@ def _targets(report: Report) -> str:
         for target in report.targets
     ]
     return "\n".join(
-        ["## Targets", "", *table(["case", "target", "found", "wanted", "met"], rows, right={2, 3})]
+        ["Targets", "", *table(["case", "target", "found", "wanted", "met"], rows, right={2, 3})]
     )
 
 
 def _how(report: Report) -> str:
     """What it ran on, and how each product was set up."""
     server, on = report.server, report.machine
-    lines = ["## How it was measured", ""]
+    lines = ["How it was measured", ""]
     for product, setup in report.setups.items():
         versions = ", ".join(
             f"{name} {version}" for name, version in report.versions.get(product, {}).items()
