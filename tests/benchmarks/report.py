@@ -99,7 +99,7 @@ def rendered(report: Report, *, level: int = 2) -> str:
         _targets(report),
         _how(report),
     ]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    return "\n\n".join(f"{'#' * level} {part}" for part in parts if part) + "\n"
 
 
 def _case(report: Report, letter: str, told: CaseTold | None) -> str:

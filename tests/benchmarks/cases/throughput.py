@@ -117,9 +117,9 @@ CASE = Case(
     title="five no-op steps per execution: throughput",
     long=False,
     told="Callers run one execution after another, each from its start to its result; all of that is within the time. "
-    "Zart's worker and client are one process. Heats first, in which the modes of a peer compete; the best for each number of callers goes on to the rounds, "
-    "which take turns in alternating order. A figure of one round is a heat's, or that of a peer whose round is long. "
-    "Every result is checked. Processor time is that of the product's processes and of the PostgreSQL server together; "
-    "other programs on the machine distort it least.",
+    "Zart's worker and client are one process. Heats first, in which the modes of a peer compete; the best for "
+    "each number of callers goes on to the rounds, which take turns in alternating order. A figure of one round is a "
+    "heat's, or that of a peer whose round is long. Every result is checked. Processor time is that of the product's "
+    "processes and of the PostgreSQL server together; other programs on the machine distort it least.",
     run=run,
 )
