@@ -67,15 +67,15 @@ _DBOS: Final = Peer(
     name="DBOS",
     packages=("dbos==3.4.0", "uvloop==0.23.0"),
     setup="one process, on uvloop, system_database_url, log level ERROR, defaults otherwise, warmed. Coroutines and "
-    "threads: workflows run in the caller, without a queue. Queue: enqueued by the same process, the queue and the "
-    "results polled every 0.05 s",
+    "threads: workflows run in the caller, without a queue. Queue: enqueued by the same process, or by a DBOSClient "
+    "(apart), the queue and the results polled every 0.05 s",
     modes=(
         ("in-process", "coroutines", "coroutines"),
         ("in-process", "threads", "threads"),
         ("by-queue", "queue", "queue"),
     ),
-    latencies=(("in-process", "in one process, coroutines"), ("by-queue", "in one process, queue")),
-    halted=("by-queue",),
+    latencies=(("in-process", "in one process, coroutines"), ("apart", "client and worker apart, queue")),
+    halted=("by-queue", "apart"),
 )
 _ABSURD: Final = Peer(
     name="Absurd",

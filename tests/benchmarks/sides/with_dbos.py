@@ -2,7 +2,8 @@
 
 Modes of a round: `coroutines` and `threads` run them in the caller, DBOS's fastest way, without a queue or polling;
 `queue` enqueues them, and a queue that is polled every 0.05 s runs them. The queue is there in a side of its own
-(`by-queue`), so that its polling disturbs nobody else.
+(`by-queue`), so that its polling disturbs nobody else. `apart` measures latencies only: a DBOSClient enqueues, a worker
+process runs.
 """
 
 # mypy: disable-error-code="untyped-decorator, import-not-found, unused-ignore"
@@ -12,13 +13,14 @@ import importlib.metadata
 import os
 import sys
 import uuid
+from contextlib import ExitStack
 from typing import Any
 
 import uvloop
-from dbos import DBOS, DBOSConfig, SetWorkflowID
+from dbos import DBOS, DBOSClient, DBOSConfig, SetWorkflowID
 
 from tests.benchmarks import latencies
-from tests.benchmarks.rounds import STEPS, answer, closed_loop, closed_loop_of_threads, requests
+from tests.benchmarks.rounds import STEPS, answer, closed_loop, closed_loop_of_threads, helper, requests
 
 QUEUE = "benchmark"
 POLLING = 0.05
@@ -29,7 +31,6 @@ config: DBOSConfig = {
     "system_database_url": os.environ["BENCHMARK_DSN"],
     "log_level": "ERROR",
 }
-DBOS(config=config)
 
 
 @DBOS.step()
@@ -108,20 +109,68 @@ async def answer_to(request: dict[str, Any], *, by_queue: bool) -> dict[str, Any
             )
 
 
-async def main(*, by_queue: bool) -> None:
+async def answer_apart(client: DBOSClient, request: dict[str, Any]) -> dict[str, Any]:
+    async def enqueue(workflow_name: str) -> Any:
+        return await client.enqueue_async({"queue_name": QUEUE, "workflow_name": workflow_name})
+
+    async def result_of(handle: Any) -> Any:
+        return await handle.get_result(polling_interval_sec=POLLING)
+
+    async def execute() -> Any:
+        return await result_of(await enqueue("stamped"))
+
+    if request["of"] == "result":
+        return await latencies.of_results(execute, request["count"], request["pause"])
+    return await latencies.of_events(
+        lambda: enqueue("waiter"),
+        lambda handle: client.send_async(handle.workflow_id, "go", topic="go"),
+        result_of,
+        request["count"],
+        request["pause"],
+    )
+
+
+async def launch(*, by_queue: bool) -> None:
+    DBOS(config=config)
     DBOS.launch()
     if by_queue:
         await DBOS.register_queue_async(QUEUE, polling_interval_sec=POLLING)
+
+
+async def work() -> None:
+    """Until the standard input ends."""
+    await launch(by_queue=True)
+    answer(ready=True)
+    await asyncio.to_thread(sys.stdin.read)
+    DBOS.destroy()
+
+
+async def main(way: str) -> None:
+    with ExitStack() as stack:
+        if way == "apart":
+            stack.enter_context(helper(__spec__.name, "worker"))
+            client = DBOSClient(system_database_url=os.environ["BENCHMARK_DSN"])
+            stack.callback(client.destroy)
+        else:
+            client = None
+            await launch(by_queue=way == "by-queue")
+            stack.callback(DBOS.destroy)
+        tell_versions()
+        asked = requests()
+        while (request := await asyncio.to_thread(next, asked, None)) is not None:
+            if client is not None:
+                answer(**await answer_apart(client, request))
+            else:
+                answer(**await answer_to(request, by_queue=way == "by-queue"))
+
+
+def tell_versions() -> None:
     answer(
         versions={
             name: importlib.metadata.version(name) for name in ("dbos", "psycopg", "sqlalchemy", "uvloop")
         }
     )
-    asked = requests()
-    while (request := await asyncio.to_thread(next, asked, None)) is not None:
-        answer(**await answer_to(request, by_queue=by_queue))
-    DBOS.destroy()
 
 
 if __name__ == "__main__":
-    uvloop.run(main(by_queue=sys.argv[1] == "by-queue"))
+    uvloop.run(work() if sys.argv[1] == "worker" else main(sys.argv[1]))
