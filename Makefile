@@ -13,7 +13,7 @@ MODES := suspending twice unparked unprepared pgbouncer
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint type ci build migrate bench-quick fan-out test-pg15 explore test-versions test-modes $(MODES:%=test-%) mutations chaos chaos-short bank model fuzz clean
+.PHONY: help demo test lint type ci build migrate bench bench-long bench-quick bench-document fan-out test-pg15 explore test-versions test-modes $(MODES:%=test-%) mutations chaos chaos-short bank model fuzz clean
 
 help: ## Show what can be made
 	@grep -hE '^[a-z][a-z0-9%-]*:.*## ' $(MAKEFILE_LIST) | sed -e 's/^example-%/example-NAME/' \
@@ -51,8 +51,20 @@ migrate: $(VENV)/installed-demo ## Create or update the tables in the database t
 	@test -n "$$ZART_DATABASE_URL" || { echo "name the database first: make migrate ZART_DATABASE_URL=postgresql://..." >&2; exit 2; }
 	@$(BIN)/zart migrate
 
+CASE ?=
+BENCH_ARGS ?=
+
+bench: $(VENV)/installed-demo ## Measure Zart and its peers on one machine, in less than 15 minutes (CASE=a: one case)
+	@$(BIN)/python -m tests.benchmarks $(foreach letter,$(CASE),--case $(letter)) $(BENCH_ARGS)
+
+bench-long: $(VENV)/installed-demo ## Measure how it grows, what it keeps in memory, and how it lasts: about an hour
+	@$(BIN)/python -m tests.benchmarks --long $(BENCH_ARGS)
+
 bench-quick: $(VENV)/installed-demo ## Measure steps per second beside DBOS, on one server, in a few minutes
-	@$(BIN)/python -m tests.benchmarks.quick
+	@$(BIN)/python -m tests.benchmarks --quick $(BENCH_ARGS)
+
+bench-document: $(VENV)/installed-demo ## Write docs/reference/benchmarks.md from what bench and bench-long measured last
+	@$(BIN)/python -m tests.benchmarks --document
 
 fan-out: $(VENV)/installed-dev ## Measure fan-outs of 100 to 10,000 on two worker processes, one of which is killed
 	@$(BIN)/python -m tests.benchmarks.fan_out

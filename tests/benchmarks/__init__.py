@@ -1,1 +1,1 @@
-"""Measurements, run by hand (`make bench-quick`); they print what they measured and how."""
+"""Measurements, run by hand (`make bench`); they print what they measured and how."""
