@@ -1,5 +1,6 @@
 """One execution that has so many pieces of work done: by other workers, or by itself."""
 
+import asyncio
 import signal
 import tempfile
 import time
@@ -14,7 +15,7 @@ from tests.benchmarks.fan_out_app import children, inline, mapped, scheduled
 from tests.benchmarks.in_process import expect, in_loop
 from tests.benchmarks.meter import Meter
 from tests.support.processes import Crew
-from tests.support.running import query, until
+from tests.support.running import query
 
 APP: Final = "tests.benchmarks.fan_out_app:registry"
 WIDTHS: Final = (100, 1_000, 10_000)
@@ -116,11 +117,9 @@ class FanOut:
         self._bench.add("f", "Zart", setup, "WAL bytes each", "bytes", used.wal_bytes / width)
 
     async def _until_half_done(self, id: str, width: int) -> None:
-        async def half_done() -> bool:
-            ((done,),) = await query(self._client.address, _DONE, id)
-            return int(done) >= width // 2
-
-        await until(half_done, "half of the work", within=300)
+        async with asyncio.timeout(300):
+            while (await query(self._client.address, _DONE, id))[0][0] < width // 2:  # noqa: ASYNC110 (workers do it)
+                await asyncio.sleep(0.005)
 
     async def _look_over(self, id: str, result: int, width: int) -> None:
         expect(result, sum(number * number for number in range(width)), f"the sum of {id}")
@@ -134,10 +133,10 @@ CASE = Case(
     title="fan-out",
     long=False,
     told=(
-        "One execution has so many pieces of work done and adds up their results; the time runs from its start to its "
-        "result. Scheduled steps (zart.schedule_step and wait_all), mapped steps (zart.map, 100 at a time) and children "
-        "(zart.start_child) are given away, and two worker processes of one thread each do them; steps inline are "
-        "called by the body itself (asyncio.gather) and run where it runs. The sum is checked, that every piece was "
+        "One execution has so many pieces of work done and adds up their results; the time runs from its start to "
+        "its result. Scheduled steps (zart.schedule_step and wait_all), mapped steps (zart.map, 100 at a time) and "
+        "children (zart.start_child) are given away, and two worker processes do them; steps inline are called by the "
+        "body itself (asyncio.gather) and run where it runs. The sum is checked, that every piece was "
         "recorded once, and that nothing is left of the work. In the last run the worker that was started first is "
         f"killed when half of the work is done; its work is taken over after 1.5 s. {ROUNDS} rounds, two of what takes "
         f"over {_LONG:.0f} s."
