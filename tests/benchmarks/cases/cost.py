@@ -19,6 +19,7 @@ from zart._postgres.listener import Listener
 STEPS: Final = 5
 LONG: Final = 100
 CALLERS: Final = 100
+ROUNDS: Final = 3
 REPLAYED: Final = (100, 1_000)
 
 
@@ -83,8 +84,9 @@ async def cost_of_steps(bench: Bench, dsn: str) -> None:
 
             for (callers, count), times in setups.items():
                 await closed_loop(callers, [count] * min(callers, times), execute)
-            for number in range(3):
-                note(f"  cost of steps, round {number + 1} of 3")
+            rounds = bench.options.scaled(ROUNDS)
+            for number in range(rounds):
+                note(f"  cost of steps, round {number + 1} of {rounds}")
                 for (callers, count), times in setups.items():
                     begun = meter.read()
                     await closed_loop(callers, [count] * times, execute)

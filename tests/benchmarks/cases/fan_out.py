@@ -1,12 +1,7 @@
 """One execution that has so many pieces of work done: by other workers, or by itself."""
 
 import asyncio
-import signal
-import tempfile
 import time
-from collections.abc import Generator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Final
 
 import zart
@@ -14,6 +9,7 @@ from tests.benchmarks.bench import Bench, Case, note
 from tests.benchmarks.fan_out_app import children, inline, mapped, scheduled
 from tests.benchmarks.in_process import expect, in_loop
 from tests.benchmarks.meter import Meter
+from tests.benchmarks.processes import two_workers
 from tests.support.processes import Crew
 from tests.support.running import query
 
@@ -49,15 +45,14 @@ async def measure(bench: Bench) -> None:
     dsn = bench.database("fan_out")
     await zart.migrate(dsn)
     widths = [bench.options.scaled(width, least=4 * at) for at, width in enumerate(WIDTHS, start=1)]
-    with two_workers(dsn) as crew, Meter(bench, dsn) as meter:
-        for worker in crew.workers:
-            await worker.until_running()
-        async with zart.Client(dsn) as client:
+    async with two_workers(dsn, APP) as crew, zart.Client(dsn) as client:
+        with Meter(bench, dsn) as meter:
             fan_out = FanOut(bench, client, meter)
             for fn in KINDS.values():
                 await client.start_and_wait(fn, widths[0], timeout="60s")  # connections, plans, imports
-            for number in range(ROUNDS):
-                note(f"  fan-outs, round {number + 1} of {ROUNDS}")
+            rounds = bench.options.scaled(ROUNDS)
+            for number in range(rounds):
+                note(f"  fan-outs, round {number + 1} of {rounds}")
                 for kind in KINDS:
                     for width in widths:
                         if number < 2 or fan_out.seconds[kind, width] < _LONG:
@@ -69,21 +64,6 @@ async def measure(bench: Bench) -> None:
         each = [bench.figure("f", "Zart", f"{width} {kind}", "time each").median for width in (middle, large)]
         told = f"time for each of {large} {kind} against {middle}"
         bench.target("f", told, each[1] / each[0], 2.0, at_least=False)
-
-
-@contextmanager
-def two_workers(dsn: str) -> Generator[Crew]:
-    """Two `zart worker` processes, which end with the block. They have been begun; they may not run yet."""
-    with tempfile.TemporaryDirectory(prefix="zart-bench-") as directory:
-        crew = Crew(dsn, Path(directory), quiet=True)
-        try:
-            for _ in range(2):
-                crew.begin(APP)
-            yield crew
-        finally:
-            for worker in crew.workers:
-                if worker.exit_code is None:
-                    worker.send(signal.SIGKILL)
 
 
 class FanOut:

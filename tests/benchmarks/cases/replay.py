@@ -113,8 +113,9 @@ async def measure(bench: Bench) -> None:
                 cases[shape, size] = await client.start(replayed, Asked(shape, size), id=id)
                 await until_waiting(client, id)  # one after another: it is not this that is measured
         rounds = Counter[str]()
-        for number in range(ROUNDS):
-            note(f"  replays, round {number + 1} of {ROUNDS}")
+        times = bench.options.scaled(ROUNDS)
+        for number in range(times):
+            note(f"  replays, round {number + 1} of {times}")
             for (shape, size), handle in cases.items():
                 setup = f"{size} steps, {shape}"
                 if number >= _FEW_ROUNDS and _so_far(bench, setup).median > _LONG * 1000:

@@ -2,23 +2,23 @@
 
 import asyncio
 import itertools
-import tempfile
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
-from pathlib import Path
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
 from typing import Any, Final
 
 import zart
 from tests.benchmarks.bench import Bench, Case, note
 from tests.benchmarks.in_process import closed_loop_for, expect, in_loop
+from tests.benchmarks.processes import two_workers
 from tests.benchmarks.starts_app import left, taken
-from tests.support.processes import Crew
 from tests.support.running import query
 from zart.durable import Durable
 
 APP: Final = "tests.benchmarks.starts_app:registry"
 WORKERS: Final = 2
+DEFAULTS: Final = {"orphan_timeout": "30s", "heartbeat_interval": "5s", "poll_interval": "1s"}
+"""Of `zart worker`; workers of tests are quicker to notice things, and so busier."""
 MANY: Final = 16
 BATCH: Final = 1_000
 SECONDS: Final = 0.7
@@ -39,20 +39,21 @@ def run(bench: Bench) -> None:
 async def measure(bench: Bench) -> None:
     dsn = bench.database("starts")
     await zart.migrate(dsn)
-    async with two_workers(dsn), AsyncExitStack() as stack:
+    async with two_workers(dsn, APP, **DEFAULTS), AsyncExitStack() as stack:
         clients = [await stack.enter_async_context(zart.Client(dsn)) for _ in range(MANY)]
         setups = callers(clients, bench.options.scaled(BATCH, least=10))
         starts = Starts(bench, dsn)
         for setup in setups:
             await starts.measure(setup, setups[setup](left), None)  # connections, plans
-        for number in range(ROUNDS):
-            note(f"  starts, round {number + 1} of {ROUNDS}")
+        rounds, rounds_that_run = bench.options.scaled(ROUNDS), bench.options.scaled(ROUNDS_THAT_RUN)
+        for number in range(rounds):
+            note(f"  starts, round {number + 1} of {rounds}")
             order = [LISTENING, SILENT] if number % 2 else [SILENT, LISTENING]
             for setup in setups:
                 for arrangement in order:
                     await starts.measure(setup, setups[setup](left), arrangement)
-        for number in range(ROUNDS_THAT_RUN):
-            note(f"  starts that are run, round {number + 1} of {ROUNDS_THAT_RUN}")
+        for number in range(rounds_that_run):
+            note(f"  starts that are run, round {number + 1} of {rounds_that_run}")
             for setup in setups:
                 await starts.measure(setup, setups[setup](taken), RUNNING)
     for setup in setups:
@@ -91,20 +92,6 @@ def callers(
         f"{MANY} clients": lambda fn: [alone(client, fn) for client in clients],
         f"start_many of {batch}": lambda fn: [together(clients[0], fn)],
     }
-
-
-@asynccontextmanager
-async def two_workers(dsn: str) -> AsyncGenerator[None]:
-    """Two `zart worker` processes that have nothing to do so far."""
-    with tempfile.TemporaryDirectory(prefix="zart-bench-") as directory:
-        async with Crew(dsn, Path(directory), quiet=True) as crew:
-            for _ in range(WORKERS):
-                crew.begin(
-                    APP, orphan_timeout="30s", heartbeat_interval="5s", poll_interval="1s"
-                )  # the defaults
-            for worker in crew.workers:
-                await worker.until_running()
-            yield
 
 
 class Starts:
