@@ -109,9 +109,9 @@ async def measure(bench: Bench) -> None:
         cases = {("one task", 0): await client.start(replayed, Asked("one task", 0), id="none")}
         for shape in SHAPES:
             for size in sizes:
-                id = f"{shape} {size}"
-                cases[shape, size] = await client.start(replayed, Asked(shape, size), id=id)
-                await until_waiting(client, id)  # one after another: it is not this that is measured
+                cases[shape, size] = await client.start(replayed, Asked(shape, size), id=f"{shape} {size}")
+        for handle in cases.values():
+            await until_waiting(client, handle.id)
         rounds = Counter[str]()
         times = bench.options.scaled(ROUNDS)
         for number in range(times):
@@ -163,7 +163,7 @@ async def claim_to_live(client: zart.Client, id: str, events: int) -> float:
 
 
 async def until_waiting(client: zart.Client, id: str) -> None:
-    async with asyncio.timeout(120):
+    async with asyncio.timeout(300):
         while (await client.status(id)).status != "waiting":  # noqa: ASYNC110 (the database says so)
             await asyncio.sleep(0.01)
 
