@@ -67,7 +67,7 @@ bench-document: $(VENV)/installed-demo ## Write docs/reference/benchmarks.md fro
 	@$(BIN)/python -m tests.benchmarks --document
 
 fan-out: $(VENV)/installed-dev ## Measure fan-outs of 100 to 10,000 on two worker processes, one of which is killed
-	@$(BIN)/python -m tests.benchmarks.fan_out
+	@$(BIN)/python -m tests.benchmarks --case f
 
 test-pg15: $(VENV)/installed-dev ## Run the test suite on the PostgreSQL in DEBIAN_POSTGRES instead of the wheel's
 	@test -x $(DEBIAN_POSTGRES)/postgres || { echo "no postgres in $(DEBIAN_POSTGRES): set DEBIAN_POSTGRES" >&2; exit 2; }

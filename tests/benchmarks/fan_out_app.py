@@ -1,4 +1,6 @@
-"""What `make fan-out` runs: an execution that schedules so many steps, and one that starts so many children."""
+"""What the workers of case f run: executions that have so many squares computed, each in another way."""
+
+import asyncio
 
 import zart
 from zart import durable, step
@@ -29,4 +31,9 @@ async def children(width: int) -> int:
     return sum(await zart.wait_all(*[zart.start_child(square_child, number) for number in range(width)]))
 
 
-registry = zart.Registry(scheduled, mapped, children, square_child)
+@durable("inline")
+async def inline(width: int) -> int:
+    return sum(await asyncio.gather(*(square(number) for number in range(width))))
+
+
+registry = zart.Registry(scheduled, mapped, children, inline, square_child)
