@@ -135,6 +135,8 @@ class Claimer:
         self._tokens = itertools.count(secrets.randbits(62))
         self._doubtful: dict[int, float] = {}
         self._claimed_at = dt.datetime.min.replace(tzinfo=dt.UTC)
+        self._count = 0
+        self._plans = 0
 
     @property
     def pending(self) -> int:
@@ -268,8 +270,12 @@ class Claimer:
             "batch": batch,
         }
         self._doubtful[batch] = time.monotonic() + _DOUBT
+        # As in the journal (`sending.py`): the first plans were made when there was little to claim.
+        self._count += 1
+        if self._count >= 1 << (2 * self._plans):
+            self._plans += 1
         reach("claim.begin")
-        rows = await direct.rows(self._claims["claim"], parameters)
+        rows = await direct.rows(self._claims["claim"], parameters, plan=self._plans)
         reach("claim.committed")
         del self._doubtful[batch]
         standing, candidates, now = rows[0][:3]
@@ -345,7 +351,9 @@ class Claimer:
                 cancelled_before_start(execution, step, reason) for _, execution, step, reason in cancels
             ],
         }
-        ((applied, ready, left, ended),) = await direct.rows(self._wakeups["apply_wakeups"], parameters)
+        ((applied, ready, left, ended),) = await direct.rows(
+            self._wakeups["apply_wakeups"], parameters, plan=self._plans
+        )
         reach("wakeups.committed")
         if ended:
             await self._notify(direct, "notify", {"channel": self._done_channel, "notes": ended})

@@ -70,6 +70,7 @@ class Statement:
             return number + b"::" + found[2] + b"[]"
 
         self.text: bytes = _PLACEHOLDER.sub(numbered, statement)
+        self.parameters: tuple[str, ...] = tuple(names)
         self._texts = {0: self.text}
 
     def planned(self, plan: int) -> bytes:
