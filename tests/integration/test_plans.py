@@ -169,7 +169,8 @@ def fill(connection: psycopg.Connection[Any], loaded: Loaded) -> None:
     for statement in (
         (
             "INSERT INTO zart_workers (worker_id, writer, host, pid, lanes, expires_at)"
-            " SELECT worker, writer, 'host', 1, ARRAY[zart_lane('default', 'f', NULL)], clock_timestamp() + interval '1 day'"
+            " SELECT worker, writer, 'host', 1, ARRAY[zart_lane('default', 'f', NULL)],"
+            " clock_timestamp() + interval '1 day'"
             " FROM generate_series(1, 5) worker, generate_series(0, 3) writer"
         ),
         (
