@@ -1,19 +1,38 @@
 """The long cases of the benchmark run, at a size that says nothing about speed, and check what they measure."""
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
 
 import pytest
 
-from tests.benchmarks.bench import Bench, Options, started
+from tests.benchmarks.bench import Bench, Options
 from tests.benchmarks.cases import growth, memory, soak
+from tests.support.databases import Databases
+from tests.support.modes import MODES
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.not_in(*MODES, reason="what is measured is the ordinary way to run"),
+]
 
 
-@pytest.fixture(scope="module")
-def bench() -> Iterator[Bench]:
-    with started(Options(scale=0.0005, peers=())) as running:
-        yield running
+class SmallBench(Bench):
+    """On the server of the tests, whose databases are made in no time."""
+
+    def __init__(self, make: Callable[[], str]) -> None:
+        no_server: Any = None
+        super().__init__(no_server, Options(scale=0.0005, peers=()))
+        self._make = make
+
+    def database(self, name: str) -> str:
+        return self._make()
+
+
+@pytest.fixture
+def bench(databases: Databases, template: str) -> Iterator[Bench]:
+    with ExitStack() as stack:
+        yield SmallBench(lambda: databases.direct(stack.enter_context(databases.database(template))))
 
 
 @pytest.fixture

@@ -116,7 +116,7 @@ async def until_counted(client: zart.Client, statement: str, wanted: int, what: 
     """Until a count has reached this."""
 
     async def reached() -> bool:
-        await anyio.sleep(0.2)
+        await anyio.sleep(0.1)
         ((count,),) = await query(client.address, statement)
         return bool(count >= wanted)
 

@@ -66,7 +66,7 @@ def run(bench: Bench) -> None:
 async def soak(bench: Bench) -> None:
     dsn = bench.database("soak")
     await zart.migrate(dsn)
-    minute = max(0.5, 60 * bench.options.scale)
+    minute = max(0.3, 60 * bench.options.scale)
     done = itertools.count()
     finished = 0
     over = asyncio.Event()
