@@ -13,6 +13,7 @@ import pytest
 from tests.support.backlog import Backlog, Loaded, execution_of, load, run_of
 from tests.support.databases import Databases
 from tests.support.plans import MODES, Mode, Plan, Planner, names
+from zart import Client
 
 MILLION: Final = Backlog(finished=300_000, sleeping=300_000, ready=400_000)
 LARGE: Final = 10_000
@@ -93,8 +94,7 @@ WHOLE: Final[dict[tuple[str, str], str]] = {
         "unserved",
     ): "counts all that nobody serves; lanes that are served cost it one step in the index each",
 }
-# With filters that it does not know, the general plan of a page must be for those that few rows pass. The server never
-# takes it: a page without filters would have to cost more than it.
+# It is never prepared: see below.
 ONLY_CUSTOM: Final = {("client", "page")}
 
 every_statement = pytest.mark.parametrize(
@@ -352,15 +352,26 @@ def test_statements_touch_few_pages_at_a_million_rows(crowd: Crowd) -> None:
     assert told == {}
 
 
-@pytest.mark.slow
-def test_pages_are_read_by_index_whatever_was_asked_before(crowd: Crowd) -> None:
-    """A page without filters costs the same after the server has thought of a general plan for it."""
-    given = crowd.values | SPECIAL["client", "page"]
-    for _ in range(8):
-        pages = crowd.planner.plan("client", "page", given, "auto", run=True).pages
-        assert pages < PAGES
-    after = {"after": execution_of(crowd.loaded.sleeping.start)}
-    assert crowd.planner.plan("client", "page", given | after, "auto", run=True).pages < PAGES
+async def test_a_page_is_planned_for_its_filters(direct_dsn: str) -> None:
+    """However often one was asked for: prepared, the plan for any filters would be taken as long as there are not too
+    many executions, and that one sorts all of them."""
+    with psycopg.connect(direct_dsn) as connection:
+        load(connection, Backlog(ready=5_000), names=["f"])
+    async with Client(direct_dsn) as client:
+        for _ in range(10):
+            newest = [execution.id async for execution in client.executions(limit=100)]
+            assert newest == [execution_of(5_000 - place) for place in range(100)]
+            waiting = [execution.id async for execution in client.executions(status="waiting", limit=100)]
+            assert waiting == []
+        pool = client._database._pool
+        assert pool is not None
+        for _ in range(10):
+            async with pool.connection() as used:
+                cursor = await used.execute(
+                    "SELECT statement FROM pg_prepared_statements WHERE statement LIKE '%zart_v_executions%'",
+                    prepare=False,
+                )
+                assert await cursor.fetchall() == []
 
 
 @pytest.mark.slow

@@ -1,7 +1,7 @@
 """How the server would run the named statements of `zart/_postgres/sql`, read from EXPLAIN.
 
 A statement is prepared as the library prepares it, and explained with one of the two plans that the server may take
-then: `generic`, the one for any values, or `custom`, the one for these; `auto` leaves the choice to it.
+then: `generic`, the one for any values, or `custom`, the one for these.
 """
 
 from collections.abc import Iterator, Mapping
@@ -15,7 +15,7 @@ from psycopg import sql
 from zart._postgres.direct import Statement
 from zart._postgres.queries import load
 
-Mode = Literal["generic", "custom", "auto"]
+Mode = Literal["generic", "custom"]
 MODES: Final[tuple[Mode, ...]] = ("generic", "custom")
 
 
@@ -104,8 +104,7 @@ class Planner:
         given = sql.SQL("({})").format(sql.SQL(", ").join(literals)) if literals else sql.SQL("")
         options = "ANALYZE, BUFFERS, TIMING off, FORMAT JSON" if run else "FORMAT JSON"
         with self._connection.transaction(force_rollback=True):
-            chosen = mode if mode == "auto" else f"force_{mode}_plan"
-            self._connection.execute("SELECT set_config('plan_cache_mode', %s, true)", (chosen,))
+            self._connection.execute(f"SET LOCAL plan_cache_mode = force_{mode}_plan")
             query = sql.SQL("EXPLAIN ({}) EXECUTE {}{}").format(
                 sql.SQL(options), sql.Identifier(f"{file} {name}"), given
             )
