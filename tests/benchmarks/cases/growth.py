@@ -61,7 +61,7 @@ class Filled(msgspec.Struct, kw_only=True, frozen=True):
 
     def some_id(self) -> str:
         """Of an execution that was there before."""
-        return execution_of(random.rand1, self.loaded.ready.stop)
+        return execution_of(random.randrange(1, self.loaded.ready.stop))
 
 
 def run(bench: Bench) -> None:
@@ -198,13 +198,13 @@ CASE = Case(
     long=True,
     told=(
         "Each database is filled by set-based SQL with rows as the engine leaves them, and analysed. On "
-        "an empty one (with a page of 100 finished) and on these, one after another and three times: a start of one more execution; a "
-        "claim of one through the worker's claimer, which also hears of wake-ups and sleepers; the status "
-        "of any execution; a list of the newest 100; and, with a worker that serves this function alone, "
-        "an idle system's start to result of five no-op steps. Where executions are ready they are of the "
-        "very function that is claimed, unless they are in other lanes: then fifty other functions have "
-        'them. Medians of 200 samples in each of three rounds. "List of what waits" (a list of one '
-        "status) has no target: it sorts all that have the status."
+        "an empty one (with a page of 100 finished) and on these, one after another and three times: a "
+        "start of one more execution; a claim of one through the worker's claimer, which also hears of "
+        "wake-ups and sleepers; the status of any execution; a list of the newest 100; and, with a worker "
+        "that serves this function alone, an idle system's start to result of five no-op steps. Where "
+        "executions are ready they are of the very function that is claimed, unless they are in other "
+        "lanes: then fifty other functions have them. Medians of 200 samples in each of three rounds. "
+        '"List of what waits" (a list of one status) has no target: it sorts all that have the status.'
     ),
     run=run,
 )

@@ -69,7 +69,7 @@ async def soak(bench: Bench) -> None:
     minute = max(0.3, 60 * bench.options.scale)
     done = itertools.count()
     finished = 0
-    over = asyncio.Event()
+    begun, over = asyncio.Event(), asyncio.Event()
 
     async with zart.Client(dsn) as client, zart.Worker(client, zart.Registry(steady, waiting)):
 
@@ -78,11 +78,13 @@ async def soak(bench: Bench) -> None:
             while not over.is_set():
                 await execute(client, next(done))
                 finished += 1
+                begun.set()
 
         async with asyncio.TaskGroup() as callers:
             for _ in range(CALLERS):
                 callers.create_task(caller())
             await asyncio.sleep(minute)  # warm-up
+            await begun.wait()  # a minute may be a moment, see Options.scale
             looks = [await look(dsn, finished)]
             for number in range(MINUTES):
                 await asyncio.sleep(max(0.0, looks[0].at + minute * (number + 1) - time.monotonic()))
