@@ -10,6 +10,8 @@ import pytest
 import zart
 
 VERDICTS = "ZART_MUTATION_VERDICTS"
+_prepared: dict[str, float] = {}
+"""Seconds that it took to set a test up, by its id."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -23,12 +25,15 @@ def pytest_runtest_logstart(nodeid: str) -> None:
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if report.when == "setup":
+        _prepared[report.nodeid] = report.duration
     if report.failed:
         _note(report.nodeid, "failed", _reason(report), report.duration)
     elif report.skipped:
         _note(report.nodeid, "skipped", "", report.duration)
     elif report.when == "call":
-        _note(report.nodeid, "passed", "", report.duration)
+        # What the test was given may have taken longer to make than the test itself.
+        _note(report.nodeid, "passed", "", _prepared[report.nodeid] + report.duration)
 
 
 def _reason(report: pytest.TestReport) -> str:

@@ -78,6 +78,7 @@ class Statement:
             return number + b"::" + found[2] + b"[]"
 
         self.text: bytes = _PLACEHOLDER.sub(numbered, statement)
+        self.parameters: tuple[str, ...] = tuple(names)
 
     def values(self, parameters: Parameters) -> list[bytes | None]:
         """Its parameters as they travel, in their order."""

@@ -48,6 +48,9 @@ SELECT m.task_id, m.id, m.run_id, l.id, m.priority, 'ready', {schema}.zart_now()
 FROM made m CROSS JOIN lane l
 RETURNING t.execution_id;
 
+-- Here and below, LATERAL has each row looked up by its key. A statement that a new database has planned is kept for up to a
+-- minute, and to the planner a table that it knows nothing of is smaller than the shortest way through its index.
+
 -- What exists under ids that could not be started: whether it is of the same function, and whether its input is equal
 -- by digest (null: one of them has none, or by other rules), and as jsonb.
 -- name: compare
@@ -56,25 +59,25 @@ SELECT e.id, e.name, e.run_id::text,
     coalesce(e.payload::jsonb, 'null') = coalesce(u.payload::jsonb, 'null') AS same_json,
     e.payload::text AS payload
 FROM unnest(%(ids)s::text[], %(payloads)s::text[], %(digests)s::bytea[]) AS u (id, payload, digest)
-    JOIN {schema}.zart_executions e ON e.id = u.id;
+    CROSS JOIN LATERAL (SELECT * FROM {schema}.zart_executions e WHERE e.id = u.id OFFSET 0) e;
 
 -- Marks executions as awaited, and reads how they stand and whether they are marked. One whose row somebody changes at
 -- this moment is left for the next look: this waits for no lock, so it can be part of no deadlock.
 -- name: await_ends
 WITH free AS MATERIALIZED (
-    SELECT e.id FROM {schema}.zart_executions e
-    WHERE e.id = ANY (%(ids)s::text[]) AND e.status = 'scheduled' AND NOT e.awaited
-    FOR NO KEY UPDATE SKIP LOCKED
+    SELECT e.id FROM unnest(%(ids)s::text[]) AS wanted (id) CROSS JOIN LATERAL (
+        SELECT x.id FROM {schema}.zart_executions x
+        WHERE x.id = wanted.id AND x.status = 'scheduled' AND NOT x.awaited
+        FOR NO KEY UPDATE SKIP LOCKED
+    ) e
 ), marked AS (
     UPDATE {schema}.zart_executions e SET awaited = true FROM free f WHERE e.id = f.id RETURNING e.id
 )
 SELECT e.id, CASE WHEN t.state = 'blocked' THEN 'blocked' ELSE e.status END, e.result::text, e.failure::text,
     e.awaited OR EXISTS (SELECT FROM marked m WHERE m.id = e.id)
-FROM unnest(%(ids)s::text[]) u (id) CROSS JOIN LATERAL (
-    SELECT e.* FROM {schema}.zart_executions e WHERE e.id = u.id OFFSET 0
-) e LEFT JOIN LATERAL (
-    SELECT t.state FROM {schema}.zart_tasks t WHERE t.id = e.task_id OFFSET 0
-) t ON true;
+FROM unnest(%(ids)s::text[]) AS wanted (id)
+    CROSS JOIN LATERAL (SELECT * FROM {schema}.zart_executions x WHERE x.id = wanted.id OFFSET 0) e
+    LEFT JOIN LATERAL (SELECT * FROM {schema}.zart_tasks x WHERE x.id = e.task_id OFFSET 0) t ON true;
 
 -- Those of the ids that have ended or are blocked. The ids stand in a subquery, where the planner does not look at their
 -- values: else it would make a plan for these values alone each time, which takes longer than to run it. All is looked
@@ -82,11 +85,9 @@ FROM unnest(%(ids)s::text[]) u (id) CROSS JOIN LATERAL (
 -- run like that for a while after they have grown.
 -- name: ended
 SELECT e.id, CASE WHEN t.state = 'blocked' THEN 'blocked' ELSE e.status END, e.result::text, e.failure::text
-FROM unnest((SELECT %(ids)s::text[])::text[]) u (id) CROSS JOIN LATERAL (
-    SELECT e.* FROM {schema}.zart_executions e WHERE e.id = u.id OFFSET 0
-) e LEFT JOIN LATERAL (
-    SELECT t.state FROM {schema}.zart_tasks t WHERE t.id = e.task_id OFFSET 0
-) t ON true
+FROM unnest((SELECT %(ids)s::text[])) AS wanted (id)
+    CROSS JOIN LATERAL (SELECT * FROM {schema}.zart_executions x WHERE x.id = wanted.id OFFSET 0) e
+    LEFT JOIN LATERAL (SELECT * FROM {schema}.zart_tasks x WHERE x.id = e.task_id OFFSET 0) t ON true
 WHERE e.status <> 'scheduled' OR t.state = 'blocked';
 
 -- Offers an event and wakes the execution at once: for connections whose transaction ends with the statement.
@@ -300,12 +301,19 @@ SELECT v.status, count(*) FROM {schema}.zart_v_executions v GROUP BY v.status;
 
 -- Ready work that no live worker has registered. One execution of each lane says what its function is.
 -- name: count_unserved
-WITH waiting AS (
-    SELECT count(*) AS tasks, min(t.id) AS example FROM {schema}.zart_tasks t
-    WHERE t.state = 'ready' AND NOT EXISTS (
-        SELECT FROM {schema}.zart_workers w WHERE w.writer = 0 AND t.lane = ANY (w.lanes)
-            AND w.expires_at > clock_timestamp())
-    GROUP BY t.lane
+WITH RECURSIVE lane AS (
+    (SELECT t.lane AS id FROM {schema}.zart_tasks t WHERE t.state = 'ready' ORDER BY t.lane LIMIT 1)
+    UNION ALL
+    SELECT (SELECT t.lane FROM {schema}.zart_tasks t WHERE t.state = 'ready' AND t.lane > l.id ORDER BY t.lane LIMIT 1)
+    FROM lane l WHERE l.id IS NOT NULL
+), waiting AS (
+    SELECT found.tasks, found.example
+    FROM lane l CROSS JOIN LATERAL (
+        SELECT count(*) AS tasks, min(t.id) AS example FROM {schema}.zart_tasks t
+        WHERE t.lane = l.id AND t.state = 'ready'
+    ) found
+    WHERE l.id IS NOT NULL AND NOT EXISTS (
+        SELECT FROM {schema}.zart_workers w WHERE w.writer = 0 AND l.id = ANY (w.lanes) AND w.expires_at > clock_timestamp())
 )
 SELECT coalesce(t.step_function, e.name || coalesce(' version ' || e.version, '')), sum(w.tasks)::bigint
 FROM waiting w JOIN {schema}.zart_tasks t ON t.id = w.example JOIN {schema}.zart_executions e ON e.id = t.execution_id

@@ -5,7 +5,8 @@
 -- by the caller.
 -- name: read_cancels
 SELECT w.id, t.execution_id, t.step_path || t.step_name, w.reason
-FROM {schema}.zart_wakeups w JOIN {schema}.zart_tasks t ON t.id = w.task_id
+FROM {schema}.zart_wakeups w
+    CROSS JOIN LATERAL (SELECT * FROM {schema}.zart_tasks t WHERE t.id = w.task_id OFFSET 0) t
 WHERE w.kind = 'cancel' AND (t.started_at IS NULL OR (t.state = 'blocked' AND t.cancel_at IS NULL))
 ORDER BY w.id LIMIT %(batch)s;
 
