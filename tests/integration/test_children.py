@@ -1,6 +1,7 @@
 """Child executions: awaited like any function, with an id of their own, ended before their parent."""
 
 import asyncio
+import datetime as dt
 
 import msgspec
 import psycopg
@@ -12,6 +13,7 @@ from tests.support.running import (
     fast,
     nothing_left,
     query,
+    shift_clock,
     until,
     until_record,
     until_status,
@@ -203,6 +205,36 @@ async def test_a_detached_child_outlives_a_cancelled_parent(dsn: str) -> None:
         await until(lambda: _all_ended(dsn))
         statuses = sorted([e.status async for e in client.executions(name="pack")])
     assert statuses == ["cancelled", "completed"]
+    await nothing_left(dsn)
+
+
+@durable("hurried", timeout="1h")
+async def hurried() -> str:
+    zart.start_child(pack, Line("left", 1))
+    return "returned"
+
+
+@pytest.mark.parametrize("kept", [0, 10], ids=["replayed", "kept"])
+@pytest.mark.parametrize("ended_by", ["cancel", "limit"])
+async def test_what_ends_a_parent_whose_body_has_returned(dsn: str, ended_by: str, kept: int) -> None:
+    """It waits for its child when it is cancelled, or when its limit passes: that is its outcome, and it says so,
+    whether the body is still in memory or replayed."""
+    gates["left"] = asyncio.Event()
+    async with working(dsn, hurried, pack, config=fast(max_parked_bodies=kept)) as client:
+        handle = await client.start(hurried, id="h")
+        await until(lambda: len(ran) == 1)
+        await until_status(client, "h", "waiting")
+        if ended_by == "cancel":
+            await client.cancel("h", reason="too slow")
+            with pytest.raises(zart.ExecutionCancelled, match="too slow"):
+                await handle.result(timeout="10s")
+        else:
+            await shift_clock(dsn, dt.timedelta(hours=2))
+            with pytest.raises(zart.ExecutionTimeout, match="within 1h"):
+                await handle.result(timeout="10s")
+        await until(lambda: _all_ended(dsn))
+        statuses = [e.status async for e in client.executions(name="pack")]
+    assert statuses == ["cancelled"]
     await nothing_left(dsn)
 
 

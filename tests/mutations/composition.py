@@ -110,7 +110,7 @@ COMPOSITION = (
         edits=(
             Edit(
                 file="zart/_engine/activation.py",
-                old="if isinstance(ending, (Completed, Failed, Cancelled)) and self.delegated.unfinished:",
+                old="if isinstance(ending, (Completed, Failed, Cancelled)) and self._outlived:",
                 new="if False and isinstance(ending, (Completed, Failed, Cancelled)):",
             ),
         ),
@@ -118,6 +118,18 @@ COMPOSITION = (
             f"{_STEPS}test_a_step_that_nobody_awaits_ends_before_the_execution",
             f"{_CHILDREN}test_a_child_ends_before_its_parent_unless_it_is_detached",
         ),
+    ),
+    Mutation(
+        name="ended-as-it-returned",
+        breaks="A cancel, or the end of the limit, counts although the body has returned and waits for its children.",
+        edits=(
+            Edit(
+                file="zart/_engine/endings.py",
+                old="        self._activation.reconsider()\n",
+                new="",
+            ),
+        ),
+        tests=(f"{_CHILDREN}test_what_ends_a_parent_whose_body_has_returned",),
     ),
     Mutation(
         name="cancel-waits-for-a-slot",

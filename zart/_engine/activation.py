@@ -232,21 +232,32 @@ class Activation:
         here = place.get()
         return here if isinstance(here, Branch) and here.activation is self else None
 
+    def reconsider(self) -> None:
+        """A cancel, or the end of the time limit, has come while the outcome waited: it counts."""
+        if self._outcome is not None and self.root is not None:
+            self._outcome = None
+            self.over(self.root)
+
     def _end_at_last(self) -> bool:
         """End with the outcome that has waited, if nothing is left to wait for; whether it did."""
-        if self._outcome is None or self.delegated.unfinished:
+        if self._outcome is None or self._outlived:
             return False
         self.end(self._outcome)
         return True
 
+    @property
+    def _outlived(self) -> bool:
+        """Whether something is to come before the outcome: the end of what was given away, or a recorded cancel."""
+        return self.delegated.unfinished or (self.replaying and self.log.brings_cancel)
+
     def end(self, ending: Ending) -> None:
         """Write the ending, and unwind what is left of the body.
 
-        An outcome waits for what the body has given away.
+        An outcome waits for what the body has given away, and in a replay for a cancel that came meanwhile.
         """
         if self.ending is not None or self.lost:
             return
-        if isinstance(ending, (Completed, Failed, Cancelled)) and self.delegated.unfinished:
+        if isinstance(ending, (Completed, Failed, Cancelled)) and self._outlived:
             reach("body.outlived")
             self._outcome = ending
             self.stir()

@@ -144,6 +144,7 @@ class Cancels:
         if root is not None and not root.done():
             root.cancel()
         reach("cancel.delivered")
+        self._activation.reconsider()
 
     def _submit_request(self) -> None:
         if not self._submitted and self.requested is not None:

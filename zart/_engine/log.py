@@ -105,6 +105,11 @@ class Log:
         to_come = (record.key for record in self._records[self._position :] if record.key.kind != "cancel")
         return any(key not in self._asked for key in (*to_come, *self._under_way))
 
+    @property
+    def brings_cancel(self) -> bool:
+        """Whether the execution was cancelled, or its limit passed, at a place that this replay has not come to."""
+        return any(record.key.kind == "cancel" for record in self._records[self._position :])
+
     def pass_on(self) -> None:
         """The next entry has had its turn, whether it was used or not."""
         self._position += 1
