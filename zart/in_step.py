@@ -205,8 +205,9 @@ class InStep:
         self.inside.progress, _ = codec_of(value.__class__).store(
             value, f"the progress of step {self._step_context().step_name!r}"
         )
-        if self.inside.on_progress is not None:
-            self.inside.on_progress()
+        tell = self.inside.on_progress  # gone once the attempt is over, which a thread may outlive
+        if tell is not None:
+            tell()
 
     def last_progress(self, codec: Codec, /) -> Any:
         told = self.inside.progress

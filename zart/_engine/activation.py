@@ -670,6 +670,7 @@ class Activation:
         if self.closed:
             return
         future, deliver = entry.deliver
+        entry.deliver = None  # the future will hold the entry
         if isinstance(error, Lost):
             # Somebody else has recorded this call. If the execution is still ours, a replay adopts that record.
             self.release()
