@@ -14,6 +14,12 @@ from zart._engine.entries import Blocked, Cancelled, Completed, Failed, Released
 effects: list[str] = []
 
 
+@pytest.fixture(params=[False, True], ids=["asyncio", "uvloop"], scope="module", autouse=True)
+def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, bool]]:
+    """What is seen of a body at rest differs between loops: everything holds on both."""
+    return "asyncio", {"use_uvloop": request.param}
+
+
 @pytest.fixture(autouse=True)
 def _no_effects() -> None:
     effects.clear()
