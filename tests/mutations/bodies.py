@@ -401,10 +401,7 @@ BODIES = (
                 new="            if task not in",
             ),
         ),
-        tests=(
-            f"{_REST}test_what_is_let_be_is_blocked",
-            f"{_REST}test_a_body_that_has_done_something_plain_rests_only_after_that",
-        ),
+        tests=(f"{_REST}test_what_is_let_be_is_blocked",),
     ),
     Mutation(
         name="doubts-forgotten",
@@ -416,10 +413,7 @@ BODIES = (
                 new="            self._awake[task] = None\n            if task not in",
             ),
         ),
-        tests=(
-            f"{_REST}test_what_is_let_be_is_blocked",
-            f"{_SAME}test_a_plain_request_beside_a_long_sleep_is_not_cut",
-        ),
+        tests=(f"{_REST}test_who_was_parked_and_is_woken_may_be_held_up_by_something_plain",),
     ),
     Mutation(
         name="woken-a-turn-late",

@@ -70,6 +70,24 @@ async def appending_branches() -> list[str]:
     return out
 
 
+@durable("beginnings")
+async def beginnings() -> list[str]:
+    out: list[str] = []
+
+    async def branch(label: str) -> None:
+        out.append(f"{label} begins")
+        out.append(await work(label))
+        await asyncio.sleep(0)
+        out.append(f"{label} goes on")
+        out.append(await work(label + "'"))
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(branch("a"))
+        group.create_task(branch("b"))
+        out.append(await work("main"))
+    return out
+
+
 @durable("task-group")
 async def task_group() -> list[str]:
     out: list[str] = []
@@ -308,6 +326,7 @@ async def retried_saga() -> list[str]:
 CORPUS = [
     in_a_row,
     appending_branches,
+    beginnings,
     task_group,
     anyio_group,
     as_completed,

@@ -239,6 +239,24 @@ async def test_what_a_queue_of_callbacks_sets_going_is_waited_for(queue: None) -
     assert [key.rpartition("/")[2] for key in run.keys] == ["work", "work"]
 
 
+async def test_who_was_parked_and_is_woken_may_be_held_up_by_something_plain(queue: None) -> None:
+    """A branch that had slept makes a plain request: the body is not parked before that has its answer."""
+
+    @durable("woken")
+    async def body() -> None:
+        async def plain() -> None:
+            await zart.sleep("1h")
+            answer = asyncio.get_running_loop().create_future()
+            asyncio.get_running_loop().call_later(0.05, answer.set_result, None)
+            await answer
+            await work("plain")
+
+        await asyncio.gather(plain(), zart.sleep("2h"))
+
+    run = await replayed(body)
+    assert [key.rpartition("/")[2] for key in run.keys] == ["sleep", "work", "sleep"]
+
+
 async def test_a_task_of_a_library_joins_a_group_whose_body_was_parked(queue: None) -> None:
     """What was parked in a task group is looked at again: a task that nobody knows may have come to the group."""
 
