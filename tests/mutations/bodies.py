@@ -501,7 +501,7 @@ BODIES = (
         edits=(
             Edit(
                 file=ACTIVATION,
-                old="return len(self.tasks) == 1 or self.rest.rests_but_for(asyncio.current_task())",
+                old="return alone or self.rest.rests_but_for(asyncio.current_task())",
                 new="return True",
             ),
         ),

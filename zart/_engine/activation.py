@@ -404,7 +404,8 @@ class Activation:
         return False
 
     def _only_this_goes_on(self) -> bool:
-        return len(self.tasks) == 1 or self.rest.rests_but_for(asyncio.current_task())
+        alone = len(self.tasks) == 1 and not self._turns
+        return alone or self.rest.rests_but_for(asyncio.current_task())
 
     def _use(self, record: StoredEntry) -> None:
         self.log.use(record)

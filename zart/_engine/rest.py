@@ -32,7 +32,7 @@ import functools
 import gc
 from collections import deque
 from contextvars import Context
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from zart._engine import parking
@@ -92,14 +92,14 @@ def _queue_of(loop: asyncio.AbstractEventLoop) -> "deque[Any] | None":
     asyncio's loops have it as an attribute. uvloop hides it, but not from the garbage collector. Whatever is found is
     put to the proof.
     """
-    known = getattr(loop, "_ready", None)
+    known: Any = getattr(loop, "_ready", None)
+    candidates: list[Any] = gc.get_referents(loop) if known is None else [known]
     proof = loop.call_soon(_nothing)
     try:
-        for found in gc.get_referents(loop) if known is None else [known]:
-            if isinstance(found, deque):
-                queue = cast("deque[Any]", found)
-                if queue and queue[-1] is proof:
-                    return queue
+        for found in candidates:
+            if issubclass(type(found), deque) and found and found[-1] is proof:
+                queue: deque[Any] = found
+                return queue
         return None
     finally:
         proof.cancel()
