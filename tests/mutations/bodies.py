@@ -8,7 +8,9 @@ ENDINGS = "zart/_engine/endings.py"
 LOG = "zart/_engine/log.py"
 ATTEMPTS = "zart/_engine/step_attempts.py"
 CALLS = "zart/_engine/step_calls.py"
+PARKING = "zart/_engine/parking.py"
 PATCHES = "zart/_engine/patches.py"
+REST = "zart/_engine/rest.py"
 WAITS = "zart/_engine/waits.py"
 
 _KEPT = "tests/integration/test_kept_bodies.py::"
@@ -16,6 +18,7 @@ _REPLAY = "tests/unit/test_replay.py::"
 _CHANGING = "tests/integration/test_changing_code.py::"
 _FAILING = "tests/integration/test_failing.py::"
 _IDENTITY = "tests/integration/test_identity.py::"
+_REST = "tests/unit/test_rest.py::"
 _SAME = "tests/integration/test_same_on_replay.py::"
 _WAITING = "tests/integration/test_waiting.py::"
 
@@ -389,13 +392,141 @@ BODIES = (
         tests=(f"{_REPLAY}test_a_body_is_unwound_at_any_turn_of_the_loop",),
     ),
     Mutation(
+        name="woken-and-not-looked-at",
+        breaks="A task that is woken is looked at again: until it is blocked, the body does not rest.",
+        edits=(
+            Edit(
+                file=REST,
+                old="            self._awake[task] = self._doubtful[task] = None\n            if task not in",
+                new="            if task not in",
+            ),
+        ),
+        tests=(f"{_REST}test_what_is_let_be_is_blocked",),
+    ),
+    Mutation(
+        name="doubts-forgotten",
+        breaks="A task that was parked and is woken is asked again whether it is parked.",
+        edits=(
+            Edit(
+                file=REST,
+                old="            self._awake[task] = self._doubtful[task] = None\n            if task not in",
+                new="            self._awake[task] = None\n            if task not in",
+            ),
+        ),
+        tests=(f"{_REST}test_who_was_parked_and_is_woken_may_be_held_up_by_something_plain",),
+    ),
+    Mutation(
+        name="woken-a-turn-late",
+        breaks="Of what the engine itself has made done, no look is ever wrong.",
+        edits=(
+            Edit(
+                file=REST,
+                old="if isinstance(future, parking.DurableFuture) and future.woken is None:",
+                new="if False:",
+            ),
+        ),
+        tests=(f"{_REST}test_what_is_let_be_is_blocked",),
+    ),
+    Mutation(
+        name="looked-at-every-task",
+        breaks="What one entry costs does not grow with the number of branches.",
+        edits=(
+            Edit(
+                file=REST,
+                old="                del self._awake[task]\n",
+                new="                continue\n",
+            ),
+        ),
+        tests=(f"{_REST}test_the_price_of_an_entry_does_not_grow_with_the_branches",),
+    ),
+    Mutation(
+        name="asked-every-task",
+        breaks="Whether a body of many branches is parked costs the same as of few.",
+        edits=(
+            Edit(
+                file=REST,
+                old="                del self._doubtful[task]\n",
+                new="                pass\n",
+            ),
+        ),
+        tests=(f"{_REST}test_the_price_of_an_entry_does_not_grow_with_the_branches",),
+    ),
+    Mutation(
+        name="busy-loops-taken-for-quiet",
+        breaks="A body rests when no callback is left that could make it go on.",
+        edits=(
+            Edit(
+                file=REST,
+                old="elif quiet or self._calm >= RESTING_TURNS:",
+                new="elif True:",
+            ),
+        ),
+        tests=(
+            f"{_REST}test_a_body_that_has_done_something_plain_rests_only_after_that",
+            f"{_REST}test_what_a_queue_of_callbacks_sets_going_is_waited_for",
+        ),
+    ),
+    Mutation(
+        name="calm-in-the-middle-of-work",
+        breaks="On a busy loop the turns count from when the last task was seen to run.",
+        edits=(
+            Edit(
+                file=REST,
+                old="        elif not self._all_blocked():\n            self._calm = 0\n",
+                new="        elif not self._all_blocked():\n            self._calm += 1\n",
+            ),
+            Edit(
+                file=REST,
+                old="            if task not in self._activation.steps.tasks:\n                self._calm = 0\n",
+                new="",
+            ),
+        ),
+        tests=(f"{_REST}test_a_body_that_has_done_something_plain_rests_only_after_that",),
+    ),
+    Mutation(
+        name="looked-at-one-by-one",
+        breaks="Bodies that look at the same time do not take each other for a busy loop.",
+        edits=(
+            Edit(
+                file=REST,
+                old="                looking.popleft().look(quiet=quiet)\n",
+                new="                looking.popleft().look(quiet=self.quiet)\n",
+            ),
+        ),
+        tests=(f"{_REST}test_bodies_that_look_at_the_same_time_do_not_take_each_other_for_busy",),
+    ),
+    Mutation(
+        name="short-cut-past-others",
+        breaks="An entry is handed over at once only if nothing else goes on in the body.",
+        edits=(
+            Edit(
+                file=ACTIVATION,
+                old="return alone or self.rest.rests_but_for(asyncio.current_task())",
+                new="return True",
+            ),
+        ),
+        tests=(f"{_REPLAY}test_a_crash_at_any_record_leaves_a_log_that_explains_the_outcome",),
+    ),
+    Mutation(
+        name="groups-stay-parked",
+        breaks="A task group is asked again whether it is parked: others may have come to it.",
+        edits=(
+            Edit(
+                file=PARKING,
+                old="    return future is not None and _known(future, body)\n",
+                new="    return is_parked(task, body)\n",
+            ),
+        ),
+        tests=(f"{_REST}test_a_task_of_a_library_joins_a_group_whose_body_was_parked",),
+    ),
+    Mutation(
         name="plain-awaits-cut",
         breaks="A body of which one branch waits for something plain is not suspended.",
         edits=(
             Edit(
-                file=ACTIVATION,
-                old="        return all(parking.is_parked(task, self.tasks) for task in self.tasks)",
-                new="        return self._all_blocked()",
+                file=REST,
+                old="            if not parking.is_parked(task, body):\n",
+                new="            if not parking.is_blocked(task):\n",
             ),
         ),
         tests=(f"{_SAME}test_a_plain_request_beside_a_long_sleep_is_not_cut",),

@@ -14,6 +14,12 @@ from zart._engine.entries import Blocked, Cancelled, Completed, Failed, Released
 effects: list[str] = []
 
 
+@pytest.fixture(params=[False, True], ids=["asyncio", "uvloop"], scope="module", autouse=True)
+def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, bool]]:
+    """What is seen of a body at rest differs between loops: everything holds on both."""
+    return "asyncio", {"use_uvloop": request.param}
+
+
 @pytest.fixture(autouse=True)
 def _no_effects() -> None:
     effects.clear()
@@ -61,6 +67,24 @@ async def appending_branches() -> list[str]:
         out.append(await work(label + "2", 3 - hops))
 
     await asyncio.gather(branch("a", 3), branch("b", 1), branch("c", 2))
+    return out
+
+
+@durable("beginnings")
+async def beginnings() -> list[str]:
+    out: list[str] = []
+
+    async def branch(label: str) -> None:
+        out.append(f"{label} begins")
+        out.append(await work(label))
+        await asyncio.sleep(0)
+        out.append(f"{label} goes on")
+        out.append(await work(label + "'"))
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(branch("a"))
+        group.create_task(branch("b"))
+        out.append(await work("main"))
     return out
 
 
@@ -302,6 +326,7 @@ async def retried_saga() -> list[str]:
 CORPUS = [
     in_a_row,
     appending_branches,
+    beginnings,
     task_group,
     anyio_group,
     as_completed,

@@ -9,8 +9,7 @@ that entries reach it one at a time, each after it has come to rest, live and at
     live     steps run inline in the tasks that called them; what comes of them, of waits and of a cancel is written,
              and delivered after its commit, in the order of writing.
 
-The body *rests* when nothing but the engine, the network or another process can make it go on: it is found out by
-watching several turns of the loop go by without anything happening.
+The body *rests* when nothing but the engine, the network or another process can make it go on (`rest.py`).
 
 At rest and with nothing under way the body may be *parked* (`parking.py`). Then the host decides whether to hold it or
 to suspend it: the activation is closed, so that each durable call raises `Suspended`, and what the body's
@@ -67,11 +66,12 @@ from zart._engine.outgoing import Outgoing
 from zart._engine.parking import DurableFuture
 from zart._engine.patches import Patches
 from zart._engine.points import reach
+from zart._engine.rest import Rest
 from zart._engine.sagas import Sagas
 from zart._engine.steps import Steps
 from zart._engine.timers import BodyTimer
 from zart._engine.transactions import Transaction
-from zart._engine.unwinding import RESTING_TURNS, Unwinding
+from zart._engine.unwinding import Unwinding
 from zart._engine.waits import Wait, Waits
 from zart.calls import DurableSpec, StepCall
 from zart.context import place
@@ -118,6 +118,7 @@ class Activation:
         self.closed = False
         self.lost = False
         self.resting = False
+        self.rest = Rest(self)
         self.dormant: Change | None = None
         """The suspension with which it went to sleep, while it is kept beyond that."""
         self.anyio_deadlines = False
@@ -145,10 +146,6 @@ class Activation:
         self._gate: list[tuple[Key, bytes | None, DurableFuture]] = []
         self._when_live: list[_WhenLive] = []
         self._outcome: Completed | Failed | Cancelled | None = None
-        self._activity: int = 0
-        self._settling = False
-        self._turns_seen = 0
-        self._activity_seen: int = 0
         self._patience: asyncio.TimerHandle | None = None
         self._out_of_patience = False
         self._first_write = claim.recoveries > 0
@@ -359,7 +356,7 @@ class Activation:
         self.forget()
         self.tasks[task] = None
         self.sagas.started(task)
-        self._activity += 1
+        self.rest.begins(task)
         task.add_done_callback(self._task_done)
 
     def adopt(self, task: "asyncio.Task[Any] | None") -> None:
@@ -371,7 +368,7 @@ class Activation:
         self.forget()
         self.tasks.pop(task, None)
         self.sagas.ended(task)
-        self._activity += 1
+        self.rest.ends(task)
         if self.closed:
             if not task.cancelled():
                 task.exception()  # an unwound task's exception is nobody's news
@@ -399,7 +396,7 @@ class Activation:
 
     def busy(self) -> None:
         """The body is about to do something live."""
-        self._activity += 1
+        self.rest.happens()
         if self.resting:
             self.resting = False
             self.host.goes_on(self)
@@ -407,15 +404,19 @@ class Activation:
     # ------------------------------------------------------------ asking the log
 
     def is_turn_of(self, record: StoredEntry) -> bool:
-        """The short cut: the only task of the body asks for the entry whose turn it is."""
-        self._activity += 1
-        if self.log.next is record and len(self.tasks) == 1 and not self._turns and not self._late:
+        """The short cut: the only task of the body that does not rest asks for the entry whose turn it is."""
+        self.rest.happens()
+        if self.log.next is record and not self._late and self._only_this_goes_on():
             self.log.pass_on()
             reach("replay.delivering")
             self._use(record)
             self.stir()  # what comes next may be for nobody who asks: a cancel, or the end of the log
             return True
         return False
+
+    def _only_this_goes_on(self) -> bool:
+        alone = len(self.tasks) == 1 and not self._turns
+        return alone or self.rest.rests_but_for(asyncio.current_task())
 
     def _use(self, record: StoredEntry) -> None:
         self.log.use(record)
@@ -798,27 +799,16 @@ class Activation:
 
     def stir(self) -> None:
         """Something may be there to deliver, or the body may be parked: look once it is at rest."""
-        self._activity += 1
-        if not self._settling and not self.closed:
-            self._settling = True
-            self._turns_seen = 0
-            self._activity_seen = self._activity
-            self.loop.call_soon(self._look, context=self.host.base_context)
+        self.rest.stir()
 
-    def _look(self) -> None:
-        if self.closed or self._nothing_to_look_for:
-            self._settling = False
-            return
-        if self._activity != self._activity_seen:
-            self._activity_seen = self._activity
-            self._turns_seen = 0
-        self._turns_seen += 1
-        ready = getattr(self.loop, "_ready", None)
-        quiet = ready is not None and not ready
-        if (not quiet and self._turns_seen < RESTING_TURNS) or not self._all_blocked():
-            self.loop.call_soon(self._look, context=self.host.base_context)
-            return
-        self._settling = False
+    @property
+    def nothing_to_look_for(self) -> bool:
+        """A step or a commit is under way and nothing waits for its turn: what comes of it will stir again."""
+        under_way = self._inflight or self.steps.tasks or self._in_doubt or self.delegated.unsure
+        return bool(under_way) and not (self.replaying or self._outbox or self._late)
+
+    def at_rest(self) -> None:
+        """Go on with what has waited for that."""
         try:
             self._at_rest()
         except PayloadError as error:
@@ -826,19 +816,6 @@ class Activation:
         except Exception as error:  # noqa: BLE001 (one execution is held; the worker and all others go on)
             _log.exception("execution %s cannot go on", self.claim.execution_id)
             self.block(error)
-
-    @property
-    def _nothing_to_look_for(self) -> bool:
-        """A step or a commit is under way and nothing waits for its turn: what comes of it will stir again."""
-        under_way = self._inflight or self.steps.tasks or self._in_doubt or self.delegated.unsure
-        return bool(under_way) and not (self.replaying or self._outbox or self._late)
-
-    def _all_blocked(self) -> bool:
-        in_steps = self.steps.tasks
-        return all(parking.is_blocked(task) or task in in_steps for task in self.tasks)
-
-    def _all_parked(self) -> bool:
-        return all(parking.is_parked(task, self.tasks) for task in self.tasks)
 
     def _at_rest(self) -> None:
         if self._late:
@@ -885,7 +862,7 @@ class Activation:
 
     def _may_pass_over(self) -> bool:
         """Whether nobody can ask any more for the entry whose turn it is, as things stand."""
-        if self._out_of_patience or self._all_parked():
+        if self._out_of_patience or self.rest.all_parked:
             self._out_of_patience = False
             return True
         if self._patience is None:
@@ -930,7 +907,7 @@ class Activation:
     def _consider_parking(self) -> None:
         if self._end_at_last():
             return
-        if self._all_parked():
+        if self.rest.all_parked:
             due = self.alarms.due
             if self.host.suspends(self, due):
                 reach("suspension.begin")
@@ -947,7 +924,7 @@ class Activation:
                 self.end(ending)
                 reach("suspension.unwinding")
                 return
-        if not self.resting and not self.closed and not self._nothing_to_look_for:
+        if not self.resting and not self.closed and not self.nothing_to_look_for:
             self.resting = True
             self.host.rests(self)
 

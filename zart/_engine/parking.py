@@ -8,7 +8,7 @@ lock and a socket look alike from here, so whoever waits for one of them keeps t
 import asyncio
 import asyncio.tasks
 import inspect
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from types import CodeType, FrameType
 from typing import Any
 
@@ -23,7 +23,26 @@ _IN_MEMORY = frozenset(("asyncio/queues.py", "asyncio/locks.py"))
 
 
 class DurableFuture(asyncio.Future[Any]):
-    """What the engine will deliver."""
+    """What the engine will deliver. One task waits for it."""
+
+    woken: Callable[[], None] | None = None
+    """What to call when it is done: at once, and not in the next turn of the loop, as a callback is."""
+
+    def set_result(self, result: Any, /) -> None:
+        super().set_result(result)
+        if self.woken is not None:
+            self.woken()
+
+    def set_exception(self, exception: type | BaseException, /) -> None:
+        super().set_exception(exception)
+        if self.woken is not None:
+            self.woken()
+
+    def cancel(self, msg: Any | None = None) -> bool:
+        cancelled = super().cancel(msg)
+        if self.woken is not None:
+            self.woken()
+        return cancelled
 
 
 def settle(future: "asyncio.Future[Any]") -> None:
@@ -52,6 +71,15 @@ def is_parked(task: "asyncio.Task[Any]", body: Collection["asyncio.Task[Any]"]) 
     if future is None or future.done():
         return False
     return _known(future, body) or _frame_is_parked(innermost(task), body)
+
+
+def stays_parked(task: "asyncio.Task[Any]", body: Collection["asyncio.Task[Any]"]) -> bool:
+    """Whether a task that is parked stays so until what it waits for is done.
+
+    Not in a task group: others may start a task in it that is none of the body.
+    """
+    future = waits_for(task)
+    return future is not None and _known(future, body)
 
 
 def recognised(

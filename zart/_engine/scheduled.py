@@ -26,6 +26,9 @@ from zart.failures import KnownExceptions, exception_to_json
 from zart.retry import Retry
 from zart.step_input import read_input
 
+_ANYTHING = Codec(ANY)
+_ZART_ONLY = KnownExceptions()
+
 
 def spec_of(name: str, step: StepSpec) -> DurableSpec:
     """A step as the body of an activation."""
@@ -36,12 +39,12 @@ def spec_of(name: str, step: StepSpec) -> DurableSpec:
         priority=0,
         fn=step.fn,
         takes_payload=False,
-        payload=Codec(ANY),
+        payload=_ANYTHING,
         result=step.result,
         retry=Retry.none(),
         timeout=None,
         on_failure=None,
-        known=KnownExceptions(),
+        known=_ZART_ONLY,
     )
 
 

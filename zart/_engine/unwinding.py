@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from zart._engine import parking
 from zart._engine.entries import Key
+from zart._engine.rest import RESTING_TURNS
 from zart.errors import Suspended
 
 if TYPE_CHECKING:
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("zart.worker")
 
-RESTING_TURNS = 8
-"""Turns of the loop without anything happening, after which a body is at rest."""
 _REFUSALS = 100
 """How many durable calls of an unwinding body raise `Suspended` before it is held where it is."""
 
