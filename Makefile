@@ -63,7 +63,7 @@ bench-long: $(VENV)/installed-demo ## Measure how it grows, what it keeps in mem
 bench-quick: $(VENV)/installed-demo ## Measure steps per second beside DBOS, on one server, in a few minutes
 	@$(BIN)/python -m tests.benchmarks --quick $(BENCH_ARGS)
 
-bench-document: $(VENV)/installed-demo ## Write docs/reference/benchmarks.md from what bench and bench-long measured last
+bench-document: $(VENV)/installed-demo ## Write benchmarks.md, and the figures of performance.md, from what was measured last
 	@$(BIN)/python -m tests.benchmarks --document
 
 fan-out: $(VENV)/installed-dev ## Measure fan-outs of 100 to 10,000 on two worker processes, one of which is killed

@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from tests.benchmarks.key_figures import chosen
 from tests.benchmarks.report import Report
 
 ROOT = Path(__file__).parents[2]
@@ -47,3 +48,12 @@ def test_zarts_part_of_the_benchmark(tmp_path: Path) -> None:
     assert set(report.setups) == set(report.versions) == {"Zart", "PostgreSQL"}
     assert [target.wanted for target in report.targets] == [0.1, 0.5]
     assert "## b: latencies on an idle system" in ran.stdout
+    assert [row.told for row in chosen(report.figures)] == [
+        "steps, 1 caller",
+        "steps, 100 callers",
+        "steps, in whatever way it did best",
+        "processor time of an execution of five steps, 1 caller",
+        "processor time of an execution of five steps, 100 callers",
+        "start to result of five steps, p50",
+        "start to result of five steps, p99",
+    ]

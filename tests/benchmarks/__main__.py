@@ -7,7 +7,8 @@ make bench-quick           Zart and DBOS, five no-op steps, 1, 32 and 100 caller
 make bench BENCH_ARGS='--scale 0.05 --peers DBOS'
 
 It writes build/bench/bench.json (bench-long.json, bench-a.json, quick.json) and prints a table. `--document` renders
-what the first two hold into docs/reference/benchmarks.md; no figure there is written by hand.
+what the first two hold into docs/reference/benchmarks.md, and a few of them into docs/explanation/performance.md; no
+figure there is written by hand.
 """
 
 import argparse
@@ -98,7 +99,9 @@ def read_options(letters: list[str]) -> argparse.Namespace:
         "--quick", action="store_true", help="case a with Zart and DBOS, fewer callers and no ceiling"
     )
     parser.add_argument("--output", type=Path, help="where the figures go")
-    parser.add_argument("--document", action="store_true", help="write docs/reference/benchmarks.md and end")
+    parser.add_argument(
+        "--document", action="store_true", help="write the figures into the documents, and end"
+    )
     return parser.parse_args()
 
 

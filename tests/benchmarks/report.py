@@ -1,7 +1,7 @@
-"""The figures as JSON, as a table, and as the page docs/reference/benchmarks.md."""
+"""The figures as JSON, as a table, as the page docs/reference/benchmarks.md, and the chosen ones in performance.md."""
 
 import textwrap
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, Final
 
@@ -10,8 +10,13 @@ import psycopg
 
 from tests.benchmarks.bench import OUTPUT, ROOT, Bench, Case, machine
 from tests.benchmarks.figures import Figure, Target, to_json
+from tests.benchmarks.key_figures import BARE, chosen
 
 PAGE: Final = ROOT / "docs" / "reference" / "benchmarks.md"
+PERFORMANCE: Final = ROOT / "docs" / "explanation" / "performance.md"
+BEGIN: Final = "<!-- The figures of a run, written by `make bench-document`: do not edit. -->"
+END: Final = "<!-- The end of the figures. -->"
+_RUNS: Final = (("bench.json", "make bench"), ("bench-long.json", "make bench-long"))
 _SETTINGS: Final = (
     "server_version",
     "fsync",
@@ -19,6 +24,14 @@ _SETTINGS: Final = (
     "shared_buffers",
     "max_connections",
     "max_wal_size",
+)
+_SCALED: Final = (
+    "**Scale {:g}**: sizes and durations were multiplied by it. Below 1 this is a look at whether the cases work, not "
+    "a measurement."
+)
+_LOADED: Final = (
+    "**Other programs kept the processors busy**: the figures are low, and the ratios blurred. Processor time is what "
+    "such noise distorts least."
 )
 
 
@@ -72,18 +85,60 @@ def show(report: Report) -> None:
 
 
 def document() -> None:
-    """The page of both runs, from the files that they have written."""
-    parts = [
-        f"## {title}\n\n{rendered(_read(OUTPUT / name), level=3)}"
-        for name, title in (("bench.json", "make bench"), ("bench-long.json", "make bench-long"))
-        if (OUTPUT / name).exists()
-    ]
-    if not parts:
+    """The page of both runs, and the chosen figures in performance.md, from the files that they have written."""
+    runs = {title: _read(OUTPUT / name) for name, title in _RUNS if (OUTPUT / name).exists()}
+    if not runs:
         raise SystemExit(f"nothing was measured yet: there is no bench.json in {OUTPUT}")
+    parts = [f"## {title}\n\n{rendered(report, level=3)}" for title, report in runs.items()]
     PAGE.write_text(
         "# Benchmarks\n\nWritten by `make bench-document` from what `make bench` and `make bench-long` measured; no "
-        "figure is written\nby hand. Median, lowest and highest are of the rounds.\n\n" + "\n".join(parts)
+        "figure is written\nby hand. Median, lowest and highest are of the rounds. What sets these figures is told in\n"
+        "[performance](../explanation/performance.md).\n\n" + "\n".join(parts)
     )
+    PERFORMANCE.write_text(filled(PERFORMANCE.read_text(), key_figures(runs)))
+
+
+def filled(page: str, block: str) -> str:
+    """The page with this between its two marks, whatever was there before."""
+    before, begin, rest = page.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"the page has no place for figures: {BEGIN} and {END}")
+    return f"{before}{begin}\n\n{block.strip()}\n\n{end}{after}"
+
+
+def key_figures(runs: Mapping[str, Report]) -> str:
+    """Markdown of the chosen figures of runs, by how each is started, and what they were measured on."""
+    rows = chosen([figure for report in runs.values() for figure in report.figures])
+    there = {product for row in rows for product in row.values}
+    products = [
+        *(product for product in ("Zart", BARE) if product in there),
+        *sorted(there - {"Zart", BARE}),
+    ]
+    head = ["", "unit", *("the same rows, no engine" if product == BARE else product for product in products)]
+    lines = table(
+        head,
+        [
+            [
+                row.told,
+                "" if row.unit in {"each", "ratio", "count"} else row.unit,
+                *(number(row.values[product]) if product in row.values else "" for product in products),
+            ]
+            for row in rows
+        ],
+        right=set(range(2, len(head))),
+    )
+    for title, report in runs.items():
+        on, server = report.machine, report.server.get("server_version", "unknown")
+        lines += [
+            "",
+            *_wrapped(
+                f"`{title}`: medians of one run, with PostgreSQL {server} and everything else on one machine of "
+                f"{on['processors']} processors, Python {on['python']}; {on['at']}. {_doubts(report)}"
+            ),
+        ]
+    how = "Every figure with its spread, and how it was measured: [benchmarks](../reference/benchmarks.md)."
+    return "\n".join([*lines, "", how])
 
 
 def _read(path: Path) -> Report:
@@ -176,20 +231,16 @@ def _how(report: Report) -> str:
         indent=2,
     )
     if report.scale != 1:
-        lines += _wrapped(
-            f"- **Scale {report.scale:g}**: sizes and durations were multiplied by it. Below 1 this is a look at "
-            "whether the cases work, not a measurement.",
-            indent=2,
-        )
+        lines += _wrapped(f"- {_SCALED.format(report.scale)}", indent=2)
     if loaded(report):
-        lines += [
-            "",
-            *_wrapped(
-                "**Other programs kept the processors busy**: the figures are low, and the ratios blurred. Processor "
-                "time is what such noise distorts least."
-            ),
-        ]
+        lines += ["", *_wrapped(_LOADED)]
     return "\n".join(lines)
+
+
+def _doubts(report: Report) -> str:
+    """Why the figures are to be doubted, if they are."""
+    doubts = [_SCALED.format(report.scale)] if report.scale != 1 else []
+    return " ".join([*doubts, _LOADED] if loaded(report) else doubts)
 
 
 def loaded(report: Report) -> bool:
