@@ -109,7 +109,9 @@ async def attempt(
         return decoded, result, None
     finally:
         step.over = True
-        step.inside.on_progress = None  # it refers to this step: a cycle for each step is work for the collector
+        step.inside.on_progress = (
+            None  # it refers to this step: a cycle for each step is work for the collector
+        )
         place.reset(token)
         steps.tasks.discard(task)
         del steps.running[key]
