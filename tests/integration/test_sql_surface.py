@@ -353,8 +353,8 @@ async def test_idle_worker_hears_of_it_at_commit(dsn: str, direct_dsn: str) -> N
     async with await connect(direct_dsn, application_name="test") as listener:
         rows(
             dsn,
-            "INSERT INTO zart_workers (worker_id, writer, host, pid, idle, expires_at) "
-            "VALUES (1, 0, 'h', 1, true, now() + interval '1 minute')",
+            "INSERT INTO zart_workers (worker_id, writer, host, pid, idle, lanes, expires_at) "
+            "VALUES (1, 0, 'h', 1, true, ARRAY[zart_lane('default', 'ship', NULL)], now() + interval '1 minute')",
         )
         await listener.execute(
             "SELECT pg_catalog.set_config('x.channel', substr(md5('public'), 1, 12), false)"

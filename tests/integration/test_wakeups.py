@@ -5,6 +5,7 @@ import contextlib
 import json
 
 from tests.support.floor import HOUR, Floor
+from tests.support.running import ANNOUNCING
 from zart._engine.entries import CancelRequest
 from zart._postgres.listener import done_channel, work_channel
 
@@ -217,6 +218,65 @@ async def test_only_an_idle_worker_is_notified(dsn, direct_dsn):
         await floor.offer("heard", "n")
         async with contextlib.aclosing(ears.notifies(timeout=0.1)) as heard:
             assert [notification.payload async for notification in heard] == []
+
+
+async def heard_by(ears, *, within: float) -> int:
+    """How many notifications come within so many seconds; at most one is waited for."""
+    async with contextlib.aclosing(ears.notifies(timeout=within, stop_after=1)) as heard:
+        return len([notification async for notification in heard])
+
+
+async def test_work_is_announced_to_those_who_have_registered_its_function(dsn, direct_dsn):
+    """An idle worker hears nothing of others' work, so that costs nobody anything. Of news for it, it does: whoever
+    comes first applies them.
+    """
+    async with Floor(dsn) as floor:
+        hand = await floor.hand("f", "also")
+        await hand.claimer.set_idle(True)
+        ears = await floor.connect(direct_dsn)
+        await ears.execute(f"LISTEN {work_channel('public')}")
+        await floor.start("others", name="g")
+        await floor.database.execute("SELECT zart_start('f', id => 'elsewhere', queue => 'q')")
+        await floor.database.execute("SELECT zart_start('f', id => 'later', version => '2')")
+        assert await heard_by(ears, within=0.1) == 0
+        await floor.start("own", name="also")
+        assert await heard_by(ears, within=10) == 1
+        await floor.offer("others", "n")
+        assert await heard_by(ears, within=10) == 1
+
+
+async def test_one_announcement_at_a_time_is_on_its_way(dsn, direct_dsn):
+    """Whoever commits meanwhile sends none, and waits for nobody."""
+    async with Floor(dsn) as floor:
+        await (await floor.hand()).claimer.set_idle(True)
+        ears = await floor.connect(direct_dsn)
+        await ears.execute(f"LISTEN {work_channel('public')}")
+        announcing = await floor.connect(direct_dsn)
+        await announcing.execute(ANNOUNCING)
+        async with asyncio.timeout(5):
+            await floor.start("meanwhile")
+            await floor.offer("meanwhile", "n")
+        assert await heard_by(ears, within=0.1) == 0
+        await announcing.execute("SELECT pg_advisory_unlock_all()")
+        await floor.start("afterwards")
+        assert await heard_by(ears, within=10) == 1
+
+
+async def test_a_transaction_that_stays_open_keeps_nobody_from_announcing(dsn, direct_dsn):
+    """It has its constraints checked early, and so is announcing for as long as it stays open."""
+    async with Floor(dsn) as floor:
+        await (await floor.hand()).claimer.set_idle(True)
+        ears = await floor.connect(direct_dsn)
+        await ears.execute(f"LISTEN {work_channel('public')}")
+        held_open = await floor.connect()
+        async with held_open.transaction():
+            await held_open.execute("SELECT zart_start('f', id => 'open')")
+            await held_open.execute("SET CONSTRAINTS ALL IMMEDIATE")
+            await floor.until(
+                "SELECT clock_timestamp() > %s + interval '0.1s'", await floor.value("SELECT now()")
+            )
+            await floor.start("afterwards")
+            assert await heard_by(ears, within=10) == 1
 
 
 async def test_a_worker_without_room_passes_the_word_on(dsn, direct_dsn):

@@ -4,15 +4,17 @@ from tests.mutations.mutation import Edit, Mutation
 
 CLIENT = "zart/_postgres/sql/client.sql"
 SURFACE = "migrations/0002_add_sql_surface.sql"
-TABLES = "migrations/0001_create_engine.sql"
+ANNOUNCE = "migrations/0008_announce_to_those_concerned.sql"
+CLAIMING = "zart/_engine/claiming.py"
+HEARING = "zart/_engine/hearing.py"
 WAKEUPS = "zart/_postgres/sql/wakeups.sql"
 
 _STARTS = "tests/integration/test_client_start.py::"
 _STEERS = "tests/integration/test_client_steering.py::"
 _WAKES = "tests/integration/test_wakeups.py::"
 _LENDS = "tests/integration/test_in_your_transaction.py::"
+_NOTES = "tests/integration/test_notifications.py::"
 _THREADS = "tests/integration/test_sync_client.py::"
-_IF_IDLE = "IF EXISTS (SELECT FROM {schema}.zart_workers WHERE idle) AND"
 
 CLIENTS = (
     Mutation(
@@ -241,14 +243,62 @@ CLIENTS = (
     Mutation(
         name="always-notified",
         breaks="Nobody pays for notifications while no worker is idle.",
-        edits=(Edit(file=TABLES, old=_IF_IDLE, new="IF true AND"),),
+        edits=(Edit(file=ANNOUNCE, old="IF FOUND AND", new="IF true AND"),),
         tests=(f"{_WAKES}test_only_an_idle_worker_is_notified",),
     ),
     Mutation(
         name="never-notified",
         breaks="An idle worker hears of new work at once.",
-        edits=(Edit(file=TABLES, old=_IF_IDLE, new="IF false AND"),),
+        edits=(Edit(file=ANNOUNCE, old="IF FOUND AND", new="IF false AND"),),
         tests=(f"{_WAKES}test_only_an_idle_worker_is_notified",),
+    ),
+    Mutation(
+        name="others-work-announced",
+        breaks="Nobody pays for notifications while no idle worker has registered the function.",
+        edits=(Edit(file=ANNOUNCE, old="w.idle AND NEW.lane = ANY (w.lanes)", new="w.idle"),),
+        tests=(f"{_WAKES}test_work_is_announced_to_those_who_have_registered_its_function",),
+    ),
+    Mutation(
+        name="announced-one-after-the-other",
+        breaks="Nobody's commit waits for another one's notification.",
+        edits=(
+            Edit(
+                file=ANNOUNCE,
+                old="IF pg_catalog.pg_try_advisory_xact_lock(\n",
+                new="IF (1, 1) <> (\n",
+            ),
+        ),
+        tests=(f"{_WAKES}test_one_announcement_at_a_time_is_on_its_way",),
+    ),
+    Mutation(
+        name="announcing-without-end",
+        breaks="A transaction that stays open keeps nobody else from notifying.",
+        edits=(Edit(file=ANNOUNCE, old="clock_timestamp()) * 20;", new="clock_timestamp()) / 1e9;"),),
+        tests=(f"{_WAKES}test_a_transaction_that_stays_open_keeps_nobody_from_announcing",),
+    ),
+    Mutation(
+        name="looked-once",
+        breaks="What is committed while another one's notification is on its way is found within milliseconds.",
+        edits=(
+            Edit(
+                file=CLAIMING,
+                old="        self._wary_since = asyncio.get_running_loop().time()\n        self._hearing.hear()\n",
+                new="        self._hearing.hear()\n",
+            ),
+        ),
+        tests=(f"{_NOTES}test_what_is_committed_while_another_is_announced_is_found_soon",),
+    ),
+    Mutation(
+        name="driven-mad",
+        breaks="Notifications of others' work do not have a worker look each time.",
+        edits=(Edit(file=HEARING, old="wait = self._since + self.gap - loop.time()", new="wait = 0.0"),),
+        tests=(f"{_NOTES}test_notifications_of_others_work_are_gathered",),
+    ),
+    Mutation(
+        name="gathered-and-lost",
+        breaks="What a notification tells is looked for, though it came right after another one.",
+        edits=(Edit(file=HEARING, old="self._later = loop.call_later(wait, self._prompt)", new="pass"),),
+        tests=(f"{_NOTES}test_the_last_of_many_notifications_is_not_lost",),
     ),
     Mutation(
         name="ends-not-announced",

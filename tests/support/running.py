@@ -128,6 +128,13 @@ async def stir(dsn: str) -> None:
     await query(dsn, "SELECT pg_notify('zart_work_' || substr(md5('public'), 1, 12), '')")
 
 
+ANNOUNCING = """
+    SELECT pg_advisory_lock(('x' || substr(md5('zart_work_public'), 1, 8))::bit(32)::int,
+        ((extract(epoch FROM clock_timestamp()) * 20)::bigint + moment & 2147483647)::int)
+    FROM generate_series(-20, 800) AS moment
+"""
+"""For forty seconds, or until the session ends, an announcement of work is on its way: no other one is sent."""
+
 BURY = """
     WITH rows AS MATERIALIZED (
         SELECT worker_id, writer FROM zart_workers ORDER BY worker_id, writer FOR UPDATE

@@ -5,6 +5,10 @@ whoever commits work notifies it, and looks once more at once: what was committe
 second it goes on to look after 10, 50 and 250 ms; from then on it relies on notifications and looks every two seconds,
 or every `poll_interval` where none arrive, or when the next sleeper is due. Under a stream of work it stops asking for
 notifications and looks every few milliseconds instead, so that those who start executions do not pay for them.
+
+One notification stands for what several commit at the same moment, and for the work of other workers' functions, since
+all listen to one channel. So after each one it looks again, after the same pauses: what was committed right behind it
+has notified nobody.
 """
 
 import asyncio
@@ -18,6 +22,7 @@ import psycopg
 
 from zart._engine.claimer import Claimer, Tick
 from zart._engine.clock import DatabaseClock
+from zart._engine.hearing import Hearing
 from zart._engine.holding import Holding
 from zart._postgres.trouble import Trouble, classify, keeps_connection
 
@@ -26,7 +31,7 @@ _log = logging.getLogger("zart.worker")
 _AFTER_WORK: Final = (0.01, 0.05, 0.25)
 _IDLE: Final = 2.0
 _TRANSITION: Final = 1.0
-"""For how many seconds after it has asked for notifications a worker does not rely on them."""
+"""For how many seconds after it has asked for notifications, or has heard one, a worker does not rely on them."""
 _LOOK_AFTER: Final = 0.025
 _LOOK_AT_LEAST_EVERY: Final = 0.05
 """Wake-ups and sleepers are looked for when nothing was claimed for 25 ms, and every 50 ms while there is work."""
@@ -61,9 +66,10 @@ class Claiming:
         self._listens = listens
         self._on_fenced = on_fenced
         self._stirred = asyncio.Event()
+        self._hearing = Hearing(self.stir)
         self._starved = False
         self._idle = False
-        self._idle_since = 0.0
+        self._wary_since = 0.0
         self._looked_at = 0.0
         self._looks = 0
         self._stream = 0.0
@@ -73,6 +79,11 @@ class Claiming:
         """Somebody says that there may be work."""
         self._looks = 0
         self._stirred.set()
+
+    def hear(self) -> None:
+        """A notification: there may be work, for this worker or for another one."""
+        self._wary_since = asyncio.get_running_loop().time()
+        self._hearing.hear()
 
     def freed(self) -> None:
         """A slot is free again: look at once if there was more to claim."""
@@ -109,10 +120,12 @@ class Claiming:
         room = min(self._holding.free, self._most) if self._fresh() and not self._holding.stopping else 0
         watched = self._holding.watched()
         begun = asyncio.get_running_loop().time()
-        if self._looks > len(_AFTER_WORK) and not watched and room > 0:
+        self._hearing.begin()
+        if self._looks > (0 if self._idle else len(_AFTER_WORK)) and not watched and room > 0:
             peeked = await self._claimer.peek(suspect=self._holding.takes_suspect)
             self._clock.set(peeked.now)
             if not peeked.work:
+                self._hearing.end(found=False)
                 return self._pause(peeked.next_due)
         tick = await self._claimer.tick(
             limit=max(room, 0),
@@ -133,6 +146,7 @@ class Claiming:
         self._starved = tick.busy or claims >= room
         if claims or tick.news:
             self._looks = 0
+        self._hearing.end(found=bool(claims or tick.news or tick.busy))
         if tick.busy and room > 0:
             if self._idle:
                 await self._say_idle(idle=False)
@@ -158,8 +172,8 @@ class Claiming:
 
     def _pause(self, next_due: dt.datetime | None) -> float:
         now = asyncio.get_running_loop().time()
-        if self._looks < len(_AFTER_WORK) and (not self._idle or now - self._idle_since < _TRANSITION):
-            pause = _AFTER_WORK[self._looks]
+        if self._looks < len(_AFTER_WORK) and (not self._idle or now - self._wary_since < _TRANSITION):
+            pause = max(_AFTER_WORK[self._looks], self._hearing.gap)
         else:
             pause = _IDLE if self._idle and self._listens() else self._poll_interval
         self._looks += 1
@@ -177,4 +191,4 @@ class Claiming:
     async def _say_idle(self, *, idle: bool) -> None:
         await self._claimer.set_idle(idle)
         self._idle = idle
-        self._idle_since = asyncio.get_running_loop().time()
+        self._wary_since = asyncio.get_running_loop().time()

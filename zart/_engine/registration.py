@@ -116,7 +116,7 @@ class Registration:
         listener = Listener(
             self._connect_directly,
             [work_channel(self._schema)],
-            lambda _channel, _payload: claiming.stir(),
+            lambda _channel, _payload: claiming.hear(),
             claiming.stir,
         )
         lease.keep(
