@@ -9,6 +9,7 @@ TABLES = "migrations/0001_create_engine.sql"
 
 _CLAIMS = "tests/integration/test_claims.py::"
 _REAPER = "tests/integration/test_reaper.py::"
+_ROUNDS = "tests/integration/test_rounds.py::"
 _ZOMBIES = "tests/integration/test_zombies.py::"
 
 _FENCE = """FROM {schema}.zart_workers w
@@ -158,10 +159,47 @@ LEASES = (
             Edit(
                 file="zart/_engine/reaper.py",
                 old="owners = [owner for (owner,) in await cursor.fetchall()]",
-                new="owners = [worker for worker, _, _ in reaped]",
+                new="owners: list[int] = []",
             ),
         ),
         tests=(f"{_REAPER}test_owners_without_a_row_are_swept",),
+    ),
+    Mutation(
+        name="ended-leases-unseen",
+        breaks="A worker whose lease has ended is taken for dead, though none that lives looks for that alone.",
+        edits=(
+            Edit(
+                file=WORKERS, under="heartbeat", old="AND x.expires_at < clock_timestamp()", new="AND false"
+            ),
+        ),
+        tests=(f"{_ROUNDS}test_a_lease_that_has_ended_is_seen_by_another_ones_heartbeat",),
+    ),
+    Mutation(
+        name="swept-only-with-the-dead",
+        breaks="Owners without rows are looked for all the time, not only when a lease has ended.",
+        edits=(
+            Edit(
+                file="zart/_engine/rounds.py",
+                old="await (reap if expired else sweep)(connection, self._schema)",
+                new="expired and await reap(connection, self._schema)",
+            ),
+        ),
+        tests=(f"{_ROUNDS}test_owners_without_rows_are_looked_for_all_the_time",),
+    ),
+    Mutation(
+        name="all-asked-each-time",
+        breaks="An idle worker asks the database less than once a second.",
+        edits=(
+            Edit(
+                file="zart/_engine/rounds.py",
+                old="await (reap if expired else sweep)(",
+                new="await (sweep if expired is None else reap)(",
+            ),
+            Edit(
+                file="zart/_engine/rounds.py", old="random.uniform(1.0, 2.0)", new="random.uniform(0.5, 1.5)"
+            ),
+        ),
+        tests=(f"{_ROUNDS}test_an_idle_worker_asks_less_than_once_a_second",),
     ),
     Mutation(
         name="reaper-waits",

@@ -64,8 +64,9 @@ class Lease:
     """One registration of a worker.
 
     `register` makes it, `keep` starts the heartbeat, `close` ends both. `on_fenced` is called on the event
-    loop when the rows are gone: the worker must drop what it holds and register anew. `on_wedged` is called
-    from the heartbeat's thread when the loop was given up; by then the heartbeat has stopped.
+    loop when the rows are gone: the worker must drop what it holds and register anew. `on_others_expired`, there
+    too, when a heartbeat has seen other workers' leases that have ended. `on_wedged` is called from the
+    heartbeat's thread when the loop was given up; by then the heartbeat has stopped.
     """
 
     def __init__(
@@ -79,6 +80,8 @@ class Lease:
         self._thread: threading.Thread | None = None
         self.fenced = False
         """The rows are gone: nothing that is written under this id is accepted any more."""
+        self.others_expired = False
+        """The last heartbeat has seen workers whose leases have ended."""
 
     @classmethod
     async def register(
@@ -133,21 +136,26 @@ class Lease:
         wedge_timeout: dt.timedelta,
         on_fenced: Callable[[], None],
         on_wedged: Callable[[], None],
+        on_others_expired: Callable[[], None] = lambda: None,
     ) -> None:
         """Starts the heartbeat for the running loop. `dial` opens a plain connection in autocommit."""
         loop = asyncio.get_running_loop()
 
-        def tell_fenced() -> None:
-            with suppress(RuntimeError):  # a loop that is closed has nobody left to be told
-                loop.call_soon_threadsafe(on_fenced)
+        def told(callback: Callable[[], None]) -> Callable[[], None]:
+            def tell() -> None:
+                with suppress(RuntimeError):  # a loop that is closed has nobody left to be told
+                    loop.call_soon_threadsafe(callback)
+
+            return tell
 
         heart = _Heart(
             self,
             dial,
             Watchdog(loop, threading.get_ident(), wedge=wedge_timeout.total_seconds()),
             interval=interval.total_seconds(),
-            on_fenced=tell_fenced,
+            on_fenced=told(on_fenced),
             on_wedged=on_wedged,
+            on_others_expired=told(on_others_expired),
         )
         self._thread = threading.Thread(
             target=heart.run, name=f"zart-heartbeat-{self.worker_id}", daemon=True
@@ -180,6 +188,7 @@ class Lease:
         reach("lease.committed")
         if rows:
             self._last = sent
+            self.others_expired = rows[0][1]
         else:
             self.fenced = True
         return bool(rows)
@@ -201,6 +210,7 @@ class _Heart:
         interval: float,
         on_fenced: Callable[[], None],
         on_wedged: Callable[[], None],
+        on_others_expired: Callable[[], None],
     ) -> None:
         self._lease = lease
         self._dial = dial
@@ -208,6 +218,7 @@ class _Heart:
         self._interval = interval
         self._on_fenced = on_fenced
         self._on_wedged = on_wedged
+        self._on_others_expired = on_others_expired
         self._connection: psycopg.Connection[Any] | None = None
         self._failures = 0
         self._next = time.monotonic() + interval
@@ -249,6 +260,8 @@ class _Heart:
             self._failures = 0
             _log.info("worker %d renews its lease again", self._lease.worker_id)
         self._next = time.monotonic() + self._interval
+        if standing and self._lease.others_expired:
+            self._on_others_expired()
         return standing
 
     def _hang_up(self) -> None:

@@ -35,16 +35,23 @@ async def reap(connection: AsyncConnection[Any], schema: str) -> list[str]:
         reach("reaping.committed")
     for worker, host, pid in reaped:
         _log.warning("worker %d (%s, process %d) stopped answering", worker, host, pid)
+    freed = await sweep(connection, schema)
+    await _report_stuck(connection, schema)
+    return freed
+
+
+async def sweep(connection: AsyncConnection[Any], schema: str) -> list[str]:
+    """Frees what belongs to workers that have no row; returns the ids of the executions."""
+    statements = load("workers", schema)
     cursor = await connection.execute(statements["orphaned"], {})
     owners = [owner for (owner,) in await cursor.fetchall()]
-    freed: list[str] = []
-    if owners:
-        reach("takeover.begin")
-        cursor = await connection.execute(statements["take_over"], {"owners": owners})
-        reach("takeover.committed")
-        freed = [execution for (execution,) in await cursor.fetchall()]
-        _log.warning("took over %d executions of %d workers", len(freed), len(owners))
-    await _report_stuck(connection, schema)
+    if not owners:
+        return []
+    reach("takeover.begin")
+    cursor = await connection.execute(statements["take_over"], {"owners": owners})
+    reach("takeover.committed")
+    freed = [execution for (execution,) in await cursor.fetchall()]
+    _log.warning("took over %d executions of %d workers", len(freed), len(owners))
     return freed
 
 

@@ -1,6 +1,6 @@
 """One registration of a worker: everything that it does under one worker id.
 
-    lease (heartbeat in a thread) + claiming + journal + listener + reaper + a tick each second
+    lease (heartbeat in a thread) + claiming + journal + listener + rounds (reaper) + a tick each second
 
 It ends when the worker is stopped: then running steps may finish, and the rest is given back. Or it is taken away,
 since this process was stopped or cut off for too long: then everything that was held is dropped.
@@ -24,7 +24,7 @@ from zart._engine.holding import Holding, Shared
 from zart._engine.lease import Lease
 from zart._engine.named_children import NamedChildren
 from zart._engine.points import reach
-from zart._engine.reaper import reap
+from zart._engine.rounds import Rounds
 from zart._engine.transactions import Transactions
 from zart._engine.writer import Journal
 from zart._postgres import connections
@@ -39,7 +39,6 @@ _log = logging.getLogger("zart.worker")
 _TICK = 1.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
 _SIGN_OFF_WITHIN = 2.0
-_UNSERVED_EVERY = 15.0
 _EX_SOFTWARE = 70
 
 
@@ -119,12 +118,16 @@ class Registration:
             lambda _channel, _payload: claiming.hear(),
             claiming.stir,
         )
+        rounds = Rounds(
+            self._connect, self._schema, interval=self._config.heartbeat_interval, on_freed=claiming.stir
+        )
         lease.keep(
             self._dial,
             interval=self._config.heartbeat_interval,
             wedge_timeout=self._config.wedge_timeout,
             on_fenced=self._on_fenced,
             on_wedged=self._on_wedged,
+            on_others_expired=rounds.expired,
         )
         writing = asyncio.create_task(journal.run(), name="zart journal")
         duties = [
@@ -133,8 +136,7 @@ class Registration:
                 ("zart claiming", claiming.run()),
                 ("zart listener", listener.run()),
                 ("zart tick", _every(_TICK, holding.tick)),
-                ("zart reaper", self._reap(claiming.stir)),
-                ("zart unserved", self._report_unserved()),
+                ("zart rounds", rounds.run()),
             )
         ]
         stopping: asyncio.Task[Any] = asyncio.create_task(self._stop.wait(), name="zart stop")
@@ -207,56 +209,6 @@ class Registration:
                 await lease.close(self._connect)
         except (psycopg.Error, OSError, TimeoutError) as error:
             _log.warning("could not sign off; others take over when the lease ends: %s", error)
-
-    # ------------------------------------------------------------ duties
-
-    async def _reap(self, on_freed: Callable[[], None]) -> None:
-        """Take over from workers that stopped answering; all workers do, each at its own moments."""
-        interval = self._config.heartbeat_interval.total_seconds()
-        connection: connections.Connection | None = None
-        try:
-            while True:
-                await asyncio.sleep(interval * random.uniform(0.5, 1.5))  # noqa: S311 (no secret)
-                try:
-                    if connection is None or connection.closed or connection.broken:
-                        connection = await self._connect()
-                    if await reap(connection, self._schema):
-                        on_freed()
-                except (psycopg.Error, OSError) as error:
-                    _log.warning("could not look for dead workers and tries again: %s", str(error).strip())
-                    if connection is not None:
-                        await connection.close()
-        finally:
-            if connection is not None:
-                await connection.close()
-
-    async def _report_unserved(self) -> None:
-        """Say which ready work nobody has registered."""
-        statement = load("workers", self._schema)["unserved"]
-        told: set[tuple[str, str, str | None]] = set()
-        pause = _UNSERVED_EVERY * random.uniform(0.02, 0.05)  # noqa: S311 (no secret)
-        while True:
-            await asyncio.sleep(pause)
-            try:
-                connection = await self._connect()
-                try:
-                    rows = await (await connection.execute(statement, {})).fetchall()
-                finally:
-                    await connection.close()
-            except (psycopg.Error, OSError) as error:
-                _log.debug("could not look for unserved work: %s", error)
-                continue
-            for queue, name, version, count in rows:
-                if (queue, name, version) not in told:
-                    _log.warning(
-                        "%d executions of %s%s in queue %r are ready, and no worker that runs now has registered it",
-                        count,
-                        name,
-                        f" version {version}" if version else "",
-                        queue,
-                    )
-            told = {(queue, name, version) for queue, name, version, _ in rows}
-            pause = _UNSERVED_EVERY
 
     # ------------------------------------------------------------ what can go wrong
 

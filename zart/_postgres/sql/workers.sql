@@ -26,7 +26,8 @@ FROM unnest(%(queues)s::text[], %(names)s::text[], %(versions)s::text[]) AS f (q
     JOIN {schema}.zart_lanes l ON l.id = {schema}.zart_lane(f.queue, f.name, f.version)
         OR (l.queue = f.queue AND l.name = f.name AND l.version IS NOT DISTINCT FROM f.version);
 
--- Rows in the order in which the reaper takes them; none back means that the worker was reaped.
+-- Rows in the order in which the reaper takes them; none back means that the worker was reaped. It also says whether
+-- another worker's lease has ended: a hint for whoever then looks by a later statement.
 -- name: heartbeat
 WITH own AS MATERIALIZED (
     SELECT w.worker_id, w.writer FROM {schema}.zart_workers w
@@ -35,7 +36,8 @@ WITH own AS MATERIALIZED (
 UPDATE {schema}.zart_workers w
 SET heartbeat_at = clock_timestamp(), expires_at = clock_timestamp() + %(lease)s
 FROM own WHERE w.worker_id = own.worker_id AND w.writer = own.writer
-RETURNING w.writer;
+RETURNING w.writer, EXISTS (
+    SELECT FROM {schema}.zart_workers x WHERE x.worker_id <> %(worker)s AND x.expires_at < clock_timestamp());
 
 -- name: set_idle
 UPDATE {schema}.zart_workers SET idle = %(idle)s WHERE worker_id = %(worker)s AND writer = 0;
