@@ -4,7 +4,7 @@ from tests.mutations.mutation import Edit, Mutation
 
 CLIENT = "zart/_postgres/sql/client.sql"
 SURFACE = "migrations/0002_add_sql_surface.sql"
-ANNOUNCE = "migrations/0008_announce_to_those_concerned.sql"
+ANNOUNCE = "migrations/0009_announce_to_those_concerned.sql"
 CLAIMING = "zart/_engine/claiming.py"
 HEARING = "zart/_engine/hearing.py"
 WAKEUPS = "zart/_postgres/sql/wakeups.sql"
