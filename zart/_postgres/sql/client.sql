@@ -136,14 +136,15 @@ SELECT (SELECT g.status FROM target g) AS status, EXISTS (SELECT FROM offered) A
     EXISTS (SELECT FROM {schema}.zart_events v WHERE v.execution_id = %(id)s AND v.dedup = %(dedup)s) AS known,
     false AS urgent;
 
--- Tells idle workers that there is work. It is a hint: whoever sends it does not care if it fails.
+-- Tells idle workers that there is work. It is a hint: whoever sends it does not care if it fails, and nobody waits for
+-- the disk, so that it is heard at once.
 -- name: announce
-SELECT pg_notify(%(channel)s, '')
+SELECT set_config('synchronous_commit', 'off', true), pg_notify(%(channel)s, '')
 WHERE EXISTS (SELECT FROM {schema}.zart_workers w WHERE w.idle) AND pg_notification_queue_usage() < 0.5;
 
--- Tells clients that an execution has ended.
+-- Tells clients that an execution has ended; a hint, as above.
 -- name: announce_end
-SELECT pg_notify(%(channel)s, %(id)s) WHERE pg_notification_queue_usage() < 0.5;
+SELECT set_config('synchronous_commit', 'off', true), pg_notify(%(channel)s, %(id)s) WHERE pg_notification_queue_usage() < 0.5;
 
 -- Where an execution's live work is.
 -- name: find
