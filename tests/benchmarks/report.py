@@ -13,6 +13,7 @@ from tests.benchmarks.figures import Figure, Target, to_json
 from tests.benchmarks.key_figures import BARE, chosen
 
 PAGE: Final = ROOT / "docs" / "reference" / "benchmarks.md"
+README: Final = ROOT / "README.md"
 PERFORMANCE: Final = ROOT / "docs" / "explanation" / "performance.md"
 BEGIN: Final = "<!-- The figures of a run, written by `make bench-document`: do not edit. -->"
 END: Final = "<!-- The end of the figures. -->"
@@ -85,7 +86,7 @@ def show(report: Report) -> None:
 
 
 def document() -> None:
-    """The page of both runs, and the chosen figures in performance.md, from the files that they have written."""
+    """The page of both runs, and the chosen figures in performance.md and README.md, from what they have written."""
     runs = {title: _read(OUTPUT / name) for name, title in _RUNS if (OUTPUT / name).exists()}
     if not runs:
         raise SystemExit(f"nothing was measured yet: there is no bench.json in {OUTPUT}")
@@ -95,7 +96,10 @@ def document() -> None:
         "figure is written\nby hand. Median, lowest and highest are of the rounds. What sets these figures is told in\n"
         "[performance](../explanation/performance.md).\n\n" + "\n".join(parts)
     )
-    PERFORMANCE.write_text(filled(PERFORMANCE.read_text(), key_figures(runs)))
+    PERFORMANCE.write_text(filled(PERFORMANCE.read_text(), key_figures(runs, "../reference/benchmarks.md")))
+    README.write_text(
+        filled(README.read_text(), key_figures(runs, "docs/reference/benchmarks.md", only_compared=True))
+    )
 
 
 def filled(page: str, block: str) -> str:
@@ -107,9 +111,14 @@ def filled(page: str, block: str) -> str:
     return f"{before}{begin}\n\n{block.strip()}\n\n{end}{after}"
 
 
-def key_figures(runs: Mapping[str, Report]) -> str:
-    """Markdown of the chosen figures of runs, by how each is started, and what they were measured on."""
+def key_figures(runs: Mapping[str, Report], page: str, *, only_compared: bool = False) -> str:
+    """Markdown of the chosen figures of runs, by how each is started, and what they were measured on.
+
+    `page` is where all of them are; `only_compared` leaves out what is Zart's alone.
+    """
     rows = chosen([figure for report in runs.values() for figure in report.figures])
+    if only_compared:
+        rows = [row for row in rows if len(row.values) > 1]
     there = {product for row in rows for product in row.values}
     products = [
         *(product for product in ("Zart", BARE) if product in there),
@@ -137,7 +146,7 @@ def key_figures(runs: Mapping[str, Report]) -> str:
                 f"{on['processors']} processors, Python {on['python']}; {on['at']}. {_doubts(report)}"
             ),
         ]
-    how = "Every figure with its spread, and how it was measured: [benchmarks](../reference/benchmarks.md)."
+    how = f"Every figure with its spread, and how it was measured: [benchmarks]({page})."
     return "\n".join([*lines, "", how])
 
 

@@ -131,8 +131,9 @@ def test_the_page_is_made_of_what_both_runs_wrote(tmp_path: Path, monkeypatch: p
     """No figure in it is written by hand."""
     monkeypatch.setattr(report, "OUTPUT", tmp_path)
     monkeypatch.setattr(report, "PAGE", tmp_path / "benchmarks.md")
-    monkeypatch.setattr(report, "PERFORMANCE", tmp_path / "performance.md")
-    (tmp_path / "performance.md").write_text(f"# Performance\n\n{BEGIN}\n\nNothing.\n\n{END}\n\nThe rest.\n")
+    for name, page in (("PERFORMANCE", "performance.md"), ("README", "README.md")):
+        monkeypatch.setattr(report, name, tmp_path / page)
+        (tmp_path / page).write_text(f"# Performance\n\n{BEGIN}\n\nNothing.\n\n{END}\n\nThe rest.\n")
     with pytest.raises(SystemExit, match="nothing was measured"):
         report.document()
     report.write(a_report(), tmp_path / "bench.json")
@@ -145,11 +146,13 @@ def test_the_page_is_made_of_what_both_runs_wrote(tmp_path: Path, monkeypatch: p
     assert "| steps, 100 callers                 | steps/s | 12,345 |      |" in chosen_ones
     assert "Nothing." not in chosen_ones
     assert chosen_ones.endswith(f"{END}\n\nThe rest.\n")
+    assert "[benchmarks](docs/reference/benchmarks.md)" in (tmp_path / "README.md").read_text()
 
 
-def test_the_page_on_performance_has_a_place_for_figures() -> None:
+@pytest.mark.parametrize("place", [report.PERFORMANCE, report.README], ids=lambda place: place.name)
+def test_a_page_has_a_place_for_figures(place: Path) -> None:
     """It says that no run was documented, or has the figures of one beside the page of all of them."""
-    page = report.PERFORMANCE.read_text()
+    page = place.read_text()
     assert page.count(BEGIN) == page.count(END) == 1
     block = page.partition(BEGIN)[2].partition(END)[0].strip()
     assert block == "No run has been documented yet." or block.startswith("| ")
@@ -254,8 +257,23 @@ def test_what_was_not_measured_has_no_row() -> None:
     assert [row.told for row in rows[1:]] == ["steps, in whatever way it did best"]
 
 
+def test_a_short_table_has_what_was_compared_and_no_more() -> None:
+    figures = [
+        figure("Zart", "1 caller", "steps", 300),
+        figure("DBOS", "1 caller, threads", "steps", 90),
+        figure("Zart", "100 callers", "steps", 4_000),
+    ]
+    whole, short = (
+        key_figures({"make bench": a_report(figures=figures)}, "all.md", only_compared=only)
+        for only in (False, True)
+    )
+    assert "steps, 100 callers" in whole
+    assert "steps, 1 caller" in short
+    assert "steps, 100 callers" not in short
+
+
 def test_the_chosen_figures_say_what_they_were_measured_on() -> None:
-    told = key_figures({"make bench": a_report()})
+    told = key_figures({"make bench": a_report()}, "all.md")
     assert (
         "`make bench`: medians of one run, with PostgreSQL 18.6 and everything else on one machine of 2"
         in told
@@ -263,7 +281,7 @@ def test_the_chosen_figures_say_what_they_were_measured_on() -> None:
     assert "Other programs" not in told
     assert "Scale" not in told
     busy = a_report(scale=0.05, machine=a_report().machine | {"load_at_the_end": 9.0})
-    doubtful = key_figures({"make bench": busy, "make bench-long": a_report(figures=[])})
+    doubtful = key_figures({"make bench": busy, "make bench-long": a_report(figures=[])}, "all.md")
     assert "**Scale 0.05**" in doubtful
     assert "**Other programs kept the processors busy**" in doubtful
     assert "`make bench-long`: medians of one run" in doubtful
