@@ -2,11 +2,10 @@
 
 import asyncio
 import contextlib
-import logging
 import os
 import random
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import zart
 from tests.bank.app import DSN_VARIABLE, SCHEMA, Transfer, bank_transfer
 from tests.chaos.server import Server
 from tests.support.processes import Crew, WorkerProcess
+from tests.support.quiet import errors_alone
 
 APP = "tests.bank.app:registry"
 ACCOUNTS, EACH = 20, 1000
@@ -28,25 +28,13 @@ _ENDS_WITHIN = 900.0
 _STARTS = 500
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Connections are lost all the time here: that is what it is about."""
-    loggers = [logging.getLogger(name) for name in ("psycopg.pool", "zart")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-
-
 async def run(
     directory: Path, *, transfers: int, seed: int, workers: int = 3, kill_every: float = 3.0
 ) -> dict[str, Any]:
     """The figures of a trial; `problems` must be empty."""
-    with _quiet():
+    with errors_alone(
+        "psycopg.pool", "zart"
+    ):  # connections are lost all the time here: that is what it is about
         return await _run(directory, transfers=transfers, seed=seed, workers=workers, kill_every=kill_every)
 
 

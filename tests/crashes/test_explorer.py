@@ -5,7 +5,6 @@ it.
 """
 
 import itertools
-import logging
 import os
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -19,6 +18,7 @@ from tests.crashes.exploring import Exploration, command, exploration
 from tests.crashes.faults import parse, told
 from tests.crashes.workflow import Ended
 from tests.support.databases import Databases
+from tests.support.quiet import errors_alone
 
 SEED = int(os.environ.get("ZART_CRASHES_SEED", "1"))
 WITHIN = 40.0
@@ -32,9 +32,8 @@ pytestmark = pytest.mark.timeout(600)
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    logging.getLogger("zart.reaper").setLevel(logging.ERROR)
-    yield tmp_path_factory.mktemp("crashes")
-    logging.getLogger("zart.reaper").setLevel(logging.NOTSET)
+    with errors_alone("zart.reaper"):
+        yield tmp_path_factory.mktemp("crashes")
 
 
 @pytest.fixture

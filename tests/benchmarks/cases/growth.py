@@ -1,7 +1,6 @@
 """Case d: whether a database that holds millions of executions is as quick as an empty one."""
 
 import itertools
-import logging
 import random
 import time
 from collections.abc import Awaitable, Callable
@@ -16,6 +15,7 @@ from tests.benchmarks.bench import Bench, Case, note
 from tests.benchmarks.figures import Unit, percentile
 from tests.support.backlog import Backlog, Loaded, execution_of, load
 from tests.support.floor import Floor, Hand
+from tests.support.quiet import errors_alone
 
 ROUNDS: Final = 3
 SAMPLES: Final = 200
@@ -65,7 +65,11 @@ class Filled(msgspec.Struct, kw_only=True, frozen=True):
 
 
 def run(bench: Bench) -> None:
-    logging.getLogger("zart").setLevel(logging.ERROR)  # that nobody serves what is ready is meant
+    with errors_alone("zart"):  # that nobody serves what is ready is meant
+        _run(bench)
+
+
+def _run(bench: Bench) -> None:
     filled = [fill(bench, setup) for setup in setups(bench)]
     ids = itertools.count()
     samples = bench.options.scaled(SAMPLES, least=5)
