@@ -161,8 +161,9 @@ async def cost_of_replays(bench: Bench, dsn: str) -> None:
                 expect(await handle.result(timeout="60s"), count, "steps that were replayed")
                 found[count] = bench.figure("c", "Zart", f"a replay of {count} steps", "statements").median
     (few, least), (many, most) = found.items()
-    told = f"statements for each replayed step: {many} steps against {few}"
-    bench.target("c", told, (most - least) / (many - few), 0.0, at_least=False)
+    # None; but while a longer replay goes on, the worker looks for work a few times more.
+    told = f"statements for each replayed step, with the looks meanwhile: {many} steps against {few}"
+    bench.target("c", told, (most - least) / (many - few), 0.01, at_least=False)
 
 
 async def until_waiting(dsn: str, id: str, *, waits: int = 1) -> None:
