@@ -335,20 +335,25 @@ def test_schema_with_quotes(place: Path, empty_dsn: str) -> None:
     assert zart("list").returncode == 1  # nothing in public
 
 
+def ended_by_two(number: signal.Signals, worker: Running) -> int:
+    """The exit code of a worker that is sent one signal, and then others until it has ended: soon after the second."""
+    worker.process.send_signal(number)
+    worker.until(f"{number.name}: stopping")
+
+    def gone() -> bool:
+        if worker.process.poll() is None:
+            worker.process.send_signal(number)
+        return worker.process.poll() is not None
+
+    until(gone, lambda: worker.output, seconds=4.0)  # the shutdown timeout is 5 s
+    return int(worker.process.wait())
+
+
 def test_second_signal_ends_at_once(zart: Command, place: Path, worker: Running) -> None:
     """The first lets a running step have its time, the second does not wait for it."""
     zart("start", "slow", "--id", "s")
     until((place / "lingering").exists, lambda: worker.output)
-    worker.process.send_signal(signal.SIGTERM)
-    worker.until("SIGTERM: stopping")
-
-    def gone() -> bool:
-        if worker.process.poll() is None:
-            worker.process.send_signal(signal.SIGTERM)
-        return worker.process.poll() is not None
-
-    until(gone, lambda: worker.output, seconds=4.0)  # the shutdown timeout is 5 s
-    assert worker.process.returncode == 128 + signal.SIGTERM
+    assert ended_by_two(signal.SIGTERM, worker) == 128 + signal.SIGTERM
 
 
 def test_several_processes(zart: Command, place: Path) -> None:
@@ -394,16 +399,7 @@ def test_second_signal_ends_several_processes_at_once(zart: Command, place: Path
     zart("start", "slow", "--id", "s")
     with zart.running("worker", "--app", "app", "--processes", "2") as workers:
         until((place / "lingering").exists, lambda: workers.output)
-        workers.process.send_signal(signal.SIGINT)
-        workers.until("SIGINT: stopping")
-
-        def gone() -> bool:
-            if workers.process.poll() is None:
-                workers.process.send_signal(signal.SIGINT)
-            return workers.process.poll() is not None
-
-        until(gone, lambda: workers.output, seconds=4.0)
-        assert workers.process.returncode == 128 + signal.SIGINT
+        assert ended_by_two(signal.SIGINT, workers) == 128 + signal.SIGINT
 
 
 def test_several_processes_end_with_the_one_that_looks_after_them(zart: Command) -> None:

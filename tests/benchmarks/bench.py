@@ -88,30 +88,28 @@ class Bench:
         self, case: str, product: str, setup: str, quantity: str, unit: Unit, value: float
     ) -> None:
         """One more value of a figure."""
-        for figure in self.figures:
-            if (figure.case, figure.product, figure.setup, figure.quantity) == (
-                case,
-                product,
-                setup,
-                quantity,
-            ):
-                figure.values.append(value)
-                return
-        self.figures.append(
-            Figure(case=case, product=product, setup=setup, quantity=quantity, unit=unit, values=[value])
-        )
+        figure = self._find(case, product, setup, quantity)
+        if figure is None:
+            figure = Figure(case=case, product=product, setup=setup, quantity=quantity, unit=unit)
+            self.figures.append(figure)
+        figure.values.append(value)
 
     def figure(self, case: str, product: str, setup: str, quantity: str) -> Figure:
         """What was added under these names. Raises LookupError when nothing was."""
-        for figure in self.figures:
-            if (figure.case, figure.product, figure.setup, figure.quantity) == (
-                case,
-                product,
-                setup,
-                quantity,
-            ):
-                return figure
-        raise LookupError(f"nothing was measured for {product}, {setup}, {quantity} in case {case}")
+        figure = self._find(case, product, setup, quantity)
+        if figure is None:
+            raise LookupError(f"nothing was measured for {product}, {setup}, {quantity} in case {case}")
+        return figure
+
+    def _find(self, *names: str) -> Figure | None:
+        return next(
+            (
+                figure
+                for figure in self.figures
+                if (figure.case, figure.product, figure.setup, figure.quantity) == names
+            ),
+            None,
+        )
 
     def target(self, case: str, told: str, found: float, wanted: float, *, at_least: bool = True) -> None:
         self.targets.append(Target(case=case, told=told, wanted=wanted, at_least=at_least, found=found))

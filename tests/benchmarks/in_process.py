@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
 import zart
@@ -24,21 +24,6 @@ async def working(
 ) -> AsyncGenerator[zart.Client]:
     async with zart.Client(dsn) as client, zart.Worker(client, registry, config):
         yield client
-
-
-async def closed_loop(callers: int, items: Sequence[T], call: Callable[[T], Awaitable[None]]) -> float:
-    """`call` with each of the items, so many of them at once; returns seconds."""
-    left = iter(items)
-
-    async def caller() -> None:
-        for item in left:
-            await call(item)
-
-    begun = time.perf_counter()
-    async with asyncio.TaskGroup() as group:
-        for _ in range(min(callers, len(items))):
-            group.create_task(caller())
-    return time.perf_counter() - begun
 
 
 async def closed_loop_for(seconds: float, callers: list[Callable[[], Awaitable[int]]]) -> tuple[int, float]:

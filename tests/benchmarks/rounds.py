@@ -15,8 +15,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 STEPS = 5
 """No-op steps in each execution."""
@@ -26,11 +28,20 @@ async def closed_loop(
     execute: Callable[[int], Awaitable[object]], concurrency: int, executions: int
 ) -> float:
     """The seconds that `executions` calls of `execute` took, `concurrency` at a time."""
-    numbers = iter(range(executions))
+
+    async def checked(number: int) -> None:
+        check(await execute(number), number)
+
+    return await side_by_side(range(executions), concurrency, checked)
+
+
+async def side_by_side(items: Iterable[T], concurrency: int, call: Callable[[T], Awaitable[None]]) -> float:
+    """The seconds that calls with each of the items took, `concurrency` at a time."""
+    left = iter(items)
 
     async def caller() -> None:
-        for number in numbers:
-            check(await execute(number), number)
+        for item in left:
+            await call(item)
 
     began = time.perf_counter()
     async with asyncio.TaskGroup() as callers:
@@ -42,16 +53,25 @@ async def closed_loop(
 def closed_loop_of_threads(execute: Callable[[int], object], concurrency: int, executions: int) -> float:
     """The same with a thread for each caller, for code that is not asynchronous."""
     numbers = itertools.count()  # one call of next() is atomic
+
+    def caller(_: int, failed: list[BaseException]) -> None:
+        while (number := next(numbers)) < executions and not failed:
+            check(execute(number), number)
+
+    return in_threads(concurrency, caller)
+
+
+def in_threads(count: int, work: Callable[[int, list[BaseException]], None]) -> float:
+    """The seconds until `count` threads had done their work, which gets its number and what others failed of."""
     errors: list[BaseException] = []
 
-    def caller() -> None:
+    def guarded(number: int) -> None:
         try:
-            while (number := next(numbers)) < executions and not errors:
-                check(execute(number), number)
+            work(number, errors)
         except BaseException as error:
             errors.append(error)
 
-    threads = [threading.Thread(target=caller) for _ in range(concurrency)]
+    threads = [threading.Thread(target=guarded, args=(number,)) for number in range(count)]
     began = time.perf_counter()
     for thread in threads:
         thread.start()

@@ -89,9 +89,8 @@ HOT: Final[dict[tuple[str, str], set[str]]] = {
 WHOLE: Final[dict[tuple[str, str], str]] = {
     ("client", "live_page"): "a page of one status: of a million that live it sorts those that have it",
     ("client", "count_by_status"): "counts everything, for whoever asks for statistics",
-    ("client", "count_unserved"): "counts all that nobody serves, for whoever asks for statistics",
     (
-        "workers",
+        "client",
         "unserved",
     ): "counts all that nobody serves; lanes that are served cost it one step in the index each",
 }

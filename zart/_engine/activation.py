@@ -289,6 +289,7 @@ class Activation:
             retry = msgspec.structs.replace(change, ending=self.ending, token=0, done=self._ended)
             self.host.end(retry)
             return
+        self._got_on(error)
         if error is not None:
             self.lost = True
         reach("ending.acknowledged")
@@ -637,6 +638,7 @@ class Activation:
             entry.clears_recoveries = True
 
     def _got_on(self, error: Exception | None) -> None:
+        """The verdict on something that it has written is here."""
         if error is None:
             self._suspect = False
 

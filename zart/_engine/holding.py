@@ -368,8 +368,6 @@ class Holding:
     def ended(self, activation: Activation, /) -> None:
         if isinstance(activation.ending, SuspendedEnding) and not activation.lost:
             self._say_what_for(activation.claim.execution_id, activation.ending)
-        if self._suspect is activation:
-            self._suspect = None
         self._let_go(activation)
 
     def _let_go(self, activation: Activation) -> None:

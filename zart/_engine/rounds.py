@@ -87,7 +87,7 @@ class Rounds:
         """Say which ready work nobody has registered."""
         try:
             connection = await self._connected()
-            rows = await (await connection.execute(load("workers", self._schema)["unserved"], {})).fetchall()
+            rows = await (await connection.execute(load("client", self._schema)["unserved"], {})).fetchall()
         except (psycopg.Error, OSError) as error:
             _log.debug("could not look for unserved work: %s", error)
             await self._hang_up()

@@ -109,9 +109,8 @@ async def attempt(
         return decoded, result, None
     finally:
         step.over = True
-        step.inside.on_progress = (
-            None  # it refers to this step: a cycle for each step is work for the collector
-        )
+        # It refers to this step, and a cycle for each step is work for the collector.
+        step.inside.on_progress = None
         place.reset(token)
         steps.tasks.discard(task)
         del steps.running[key]

@@ -1,6 +1,7 @@
 """What a client sees: how executions stand, what they did, how many there are."""
 
 import datetime as dt
+from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Final, cast
 
@@ -93,11 +94,13 @@ class Lookout:
     async def stats(self) -> Stats:
         """How much there is of what."""
         statuses = await self._database.query("count_by_status", {})
-        unserved = await self._database.query("count_unserved", {})
+        unserved: Counter[str] = Counter()
+        for _, name, version, count in await self._database.query("unserved", {}):
+            unserved[name if version is None else f"{name} version {version}"] += count
         ((workers,),) = await self._database.query("count_workers", {})
         return Stats(
             by_status=dict(cast("list[tuple[str, int]]", statuses)),
-            unserved=dict(cast("list[tuple[str, int]]", unserved)),
+            unserved=dict(unserved),
             workers=workers,
         )
 

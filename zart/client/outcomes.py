@@ -89,7 +89,10 @@ class Outcomes:
             interval = FIRST_INTERVAL_LISTENING if self._listener.listening else FIRST_INTERVAL
             wait = _Wait(execution_id, loop.create_future(), marked=awaited, interval=interval)
             self._waits[execution_id] = wait
-            self._look_after(wait, max(interval, self._interval_of_many()) if awaited else 0)
+            if awaited:
+                self._look_later(wait)
+            else:
+                self._look_after(wait, 0)
         wait.waiters += 1
         try:
             if deadline is not None and not awaited:  # however short the timeout, one look is taken
@@ -139,8 +142,9 @@ class Outcomes:
         for wait in self._waits.values():
             self._look_after(wait, 0)
 
-    def _interval_of_many(self) -> float:
-        return len(self._waits) / LOOKS_PER_SECOND if self._listener.listening else 0.0
+    def _look_later(self, wait: _Wait) -> None:
+        of_many = len(self._waits) / LOOKS_PER_SECOND if self._listener.listening else 0.0
+        self._look_after(wait, max(wait.interval, of_many))
 
     def _look_after(self, wait: _Wait, seconds: float) -> None:
         """Look at it then; an entry of the queue with another time than the wait's own does not count any more."""
@@ -195,7 +199,7 @@ class Outcomes:
                 ended.ended.set_result(Outcome(*row))
         for wait in waits:
             if wait.due_at is None and not wait.ended.done():  # else somebody asked for an earlier look
-                self._look_after(wait, max(wait.interval, self._interval_of_many()))
+                self._look_later(wait)
             wait.interval = min(wait.interval * _GROWTH, LONGEST_INTERVAL)
         for look in looks:
             if not look.done():

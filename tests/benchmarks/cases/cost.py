@@ -12,8 +12,9 @@ import psycopg
 import zart
 from tests.benchmarks.bench import Bench, Case, note
 from tests.benchmarks.figures import Unit
-from tests.benchmarks.in_process import closed_loop, expect, in_loop, working
+from tests.benchmarks.in_process import expect, in_loop, working
 from tests.benchmarks.meter import CLIENT, UNMETERED, WORKER, Meter
+from tests.benchmarks.rounds import side_by_side
 from zart._postgres.listener import Listener
 
 STEPS: Final = 5
@@ -83,13 +84,13 @@ async def cost_of_steps(bench: Bench, dsn: str) -> None:
                 expect(await client.start_and_wait(steps, count), count, "steps that ran")
 
             for (callers, count), times in setups.items():
-                await closed_loop(callers, [count] * min(callers, times), execute)
+                await side_by_side([count] * min(callers, times), callers, execute)
             rounds = bench.options.scaled(ROUNDS)
             for number in range(rounds):
                 note(f"  cost of steps, round {number + 1} of {rounds}")
                 for (callers, count), times in setups.items():
                     begun = meter.read()
-                    await closed_loop(callers, [count] * times, execute)
+                    await side_by_side([count] * times, callers, execute)
                     used = meter.since(begun)
                     updated, hot = meter.updates(used)
                     entries = meter.entries(used)
@@ -108,7 +109,7 @@ async def cost_of_steps(bench: Bench, dsn: str) -> None:
                         bench.add("c", "Zart", setup, quantity, unit, value / (times * count))
             with connections_watched(meter) as most:
                 times = setups[CALLERS, STEPS]
-                await closed_loop(CALLERS, [STEPS] * times, execute)
+                await side_by_side([STEPS] * times, CALLERS, execute)
         for who, count in most.items():
             bench.add(
                 "c", "Zart", f"{CALLERS} callers, {STEPS} steps each", f"connections of {who}", "count", count

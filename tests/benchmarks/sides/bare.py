@@ -15,7 +15,6 @@ import datetime as dt
 import importlib.metadata
 import itertools
 import os
-import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Sequence
@@ -27,7 +26,7 @@ from psycopg import pq, sql
 from psycopg.adapt import Buffer, Dumper
 
 import zart
-from tests.benchmarks.rounds import STEPS, answer, requests
+from tests.benchmarks.rounds import STEPS, answer, in_threads, requests
 from tests.benchmarks.sides.with_zart import workflow
 from zart._postgres import arrays
 
@@ -243,24 +242,11 @@ class Statements:
 
 def seconds(statements: Statements, connections: Sequence[psycopg.Connection], portions: list[Work]) -> float:
     """For all of them, dealt out to these connections."""
-    errors: list[BaseException] = []
 
-    def write(number: int) -> None:
-        try:
-            statements.write(connections[number], portions[number :: len(connections)])
-        except BaseException as error:
-            errors.append(error)
+    def write(number: int, _: list[BaseException]) -> None:
+        statements.write(connections[number], portions[number :: len(connections)])
 
-    threads = [threading.Thread(target=write, args=(number,)) for number in range(len(connections))]
-    began = time.perf_counter()
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    took = time.perf_counter() - began
-    if errors:
-        raise errors[0]
-    return took
+    return in_threads(len(connections), write)
 
 
 def main() -> None:

@@ -80,9 +80,7 @@ FROM unnest(%(ids)s::text[]) AS wanted (id)
     LEFT JOIN LATERAL (SELECT * FROM {schema}.zart_tasks x WHERE x.id = e.task_id OFFSET 0) t ON true;
 
 -- Those of the ids that have ended or are blocked. The ids stand in a subquery, where the planner does not look at their
--- values: else it would make a plan for these values alone each time, which takes longer than to run it. All is looked
--- up one by one (OFFSET 0): a join would be planned while the tables are small, as a scan of the whole of them, and be
--- run like that for a while after they have grown.
+-- values: else it would make a plan for these values alone each time, which takes longer than to run it.
 -- name: ended
 SELECT e.id, CASE WHEN t.state = 'blocked' THEN 'blocked' ELSE e.status END, e.result::text, e.failure::text
 FROM unnest((SELECT %(ids)s::text[])) AS wanted (id)
@@ -144,7 +142,8 @@ WHERE EXISTS (SELECT FROM {schema}.zart_workers w WHERE w.idle) AND pg_notificat
 
 -- Tells clients that an execution has ended; a hint, as above.
 -- name: announce_end
-SELECT set_config('synchronous_commit', 'off', true), pg_notify(%(channel)s, %(id)s) WHERE pg_notification_queue_usage() < 0.5;
+SELECT set_config('synchronous_commit', 'off', true), pg_notify(%(channel)s, %(id)s)
+WHERE pg_notification_queue_usage() < 0.5;
 
 -- Where an execution's live work is.
 -- name: find
@@ -300,8 +299,9 @@ ORDER BY r.ended_at NULLS LAST;
 -- name: count_by_status
 SELECT v.status, count(*) FROM {schema}.zart_v_executions v GROUP BY v.status;
 
--- Ready work that no live worker has registered. One execution of each lane says what its function is.
--- name: count_unserved
+-- Ready work that no worker which runs now has registered. One execution of each lane says what its function is. It goes
+-- from lane to lane by the index, since every worker asks this again and again: only the work that is counted is read.
+-- name: unserved
 WITH RECURSIVE lane AS (
     (SELECT t.lane AS id FROM {schema}.zart_tasks t WHERE t.state = 'ready' ORDER BY t.lane LIMIT 1)
     UNION ALL
@@ -314,11 +314,13 @@ WITH RECURSIVE lane AS (
         WHERE t.lane = l.id AND t.state = 'ready'
     ) found
     WHERE l.id IS NOT NULL AND NOT EXISTS (
-        SELECT FROM {schema}.zart_workers w WHERE w.writer = 0 AND l.id = ANY (w.lanes) AND w.expires_at > clock_timestamp())
+        SELECT FROM {schema}.zart_workers w WHERE l.id = ANY (w.lanes) AND w.expires_at > clock_timestamp())
 )
-SELECT coalesce(t.step_function, e.name || coalesce(' version ' || e.version, '')), sum(w.tasks)::bigint
+SELECT e.queue, coalesce(t.step_function, e.name), CASE WHEN t.step_name IS NULL THEN e.version END,
+    sum(w.tasks)::bigint
 FROM waiting w JOIN {schema}.zart_tasks t ON t.id = w.example JOIN {schema}.zart_executions e ON e.id = t.execution_id
-GROUP BY 1;
+GROUP BY 1, 2, 3
+ORDER BY 1, 2, 3;
 
 -- name: count_workers
 SELECT count(DISTINCT w.worker_id) FROM {schema}.zart_workers w WHERE w.expires_at > clock_timestamp();

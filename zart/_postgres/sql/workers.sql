@@ -90,26 +90,3 @@ SELECT w.worker_id, w.host, w.pid, min(a.pid), min(a.state), min(a.application_n
 FROM {schema}.zart_workers w LEFT JOIN pg_stat_activity a ON a.backend_xid = w.xmax
 WHERE w.expires_at < clock_timestamp()
 GROUP BY w.worker_id, w.host, w.pid;
-
--- Ready work that no worker which runs now has registered. One execution of each lane says what its function is. It goes
--- from lane to lane by the index, since every worker asks this again and again: only the work that is counted is read.
--- name: unserved
-WITH RECURSIVE lane AS (
-    (SELECT t.lane AS id FROM {schema}.zart_tasks t WHERE t.state = 'ready' ORDER BY t.lane LIMIT 1)
-    UNION ALL
-    SELECT (SELECT t.lane FROM {schema}.zart_tasks t WHERE t.state = 'ready' AND t.lane > l.id ORDER BY t.lane LIMIT 1)
-    FROM lane l WHERE l.id IS NOT NULL
-), waiting AS (
-    SELECT found.tasks, found.example
-    FROM lane l CROSS JOIN LATERAL (
-        SELECT count(*) AS tasks, min(t.id) AS example FROM {schema}.zart_tasks t
-        WHERE t.lane = l.id AND t.state = 'ready'
-    ) found
-    WHERE l.id IS NOT NULL AND NOT EXISTS (
-        SELECT FROM {schema}.zart_workers w WHERE l.id = ANY (w.lanes) AND w.expires_at > clock_timestamp())
-)
-SELECT e.queue, coalesce(t.step_function, e.name), CASE WHEN t.step_name IS NULL THEN e.version END,
-    sum(w.tasks)::bigint
-FROM waiting w JOIN {schema}.zart_tasks t ON t.id = w.example JOIN {schema}.zart_executions e ON e.id = t.execution_id
-GROUP BY 1, 2, 3
-ORDER BY 1, 2, 3;
