@@ -38,6 +38,11 @@ class StepSpec(msgspec.Struct, frozen=True, kw_only=True):
     known: KnownExceptions
     """The exception classes that a replay may rebuild."""
 
+    @property
+    def plain(self) -> bool:
+        """An `async def` that runs until it returns, as often as it takes, and is recorded after that."""
+        return not (self.threaded or self.timeout is not None or self.at_most_once or self.transaction)
+
 
 class StepCall(msgspec.Struct, frozen=True, gc=False):
     """One call of a step: its rendered name and its arguments."""

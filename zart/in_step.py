@@ -9,6 +9,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, NoReturn, TypeVar
 
+import msgspec
 import psycopg
 
 from zart.calls import ChildCall, StepCall, Transaction
@@ -21,43 +22,24 @@ from zart.state import Context, StepContext
 T = TypeVar("T")
 
 
-class Inside:
+class Inside(msgspec.Struct, eq=False, kw_only=True):
     """What the code of one attempt has to do with the engine, beside what it returns."""
 
-    __slots__ = (
-        "connection",
-        "data",
-        "on_progress",
-        "progress",
-        "scheduled",
-        "schema",
-        "sync_connection",
-        "transaction",
-    )
-
-    def __init__(
-        self,
-        *,
-        transaction: Transaction = False,
-        progress: bytes | None = None,
-        on_progress: Callable[[], None] | None = None,
-        scheduled: bool = False,
-    ) -> None:
-        self.transaction: Transaction = transaction
-        self.scheduled: bool = scheduled
-        """It runs apart from the body that has scheduled it."""
-        self.connection: psycopg.AsyncConnection[Any] | None = None
-        """On which its transaction is open, in an `async def`."""
-        self.sync_connection: psycopg.Connection[Any] | None = None
-        """The same in a plain `def`."""
-        self.schema: str = "public"
-        """Where the tables are that `connection` leads to."""
-        self.data: bytes | None = None
-        """What it has set with `set_data`: a part of its record."""
-        self.progress: bytes | None = progress
-        """What was told last, by this attempt or an earlier one."""
-        self.on_progress: Callable[[], None] | None = on_progress
-        """Called with each progress, on whatever thread."""
+    transaction: Transaction = False
+    scheduled: bool = False
+    """It runs apart from the body that has scheduled it."""
+    connection: psycopg.AsyncConnection[Any] | None = None
+    """On which its transaction is open, in an `async def`."""
+    sync_connection: psycopg.Connection[Any] | None = None
+    """The same in a plain `def`."""
+    schema: str = "public"
+    """Where the tables are that `connection` leads to."""
+    data: bytes | None = None
+    """What it has set with `set_data`: a part of its record."""
+    progress: bytes | None = None
+    """What was told last, by this attempt or an earlier one."""
+    on_progress: Callable[[], None] | None = None
+    """Called with each progress, on whatever thread."""
 
 
 class InStep:

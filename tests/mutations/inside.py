@@ -189,6 +189,11 @@ INSIDE = (
         breaks="The progress of an attempt that fails is there for the next one.",
         edits=(
             Edit(file=CALLS, old="        self._progress = step.inside.progress\n", new="        pass\n"),
+            Edit(
+                file=CALLS,
+                old="self._first, self._progress = step.first_started_at, step.inside.progress",
+                new="self._first = step.first_started_at",
+            ),
         ),
         tests=(f"{_LONG}test_progress_is_kept_for_the_next_attempt",),
     ),

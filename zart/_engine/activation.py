@@ -64,6 +64,7 @@ from zart._engine.lineage import library_of
 from zart._engine.log import Log
 from zart._engine.outgoing import Outgoing
 from zart._engine.parking import DurableFuture
+from zart._engine.parts import Part
 from zart._engine.patches import Patches
 from zart._engine.points import reach
 from zart._engine.rest import Rest
@@ -100,25 +101,71 @@ class _WhenLive(NamedTuple):
 class Activation:
     """See the module."""
 
+    __slots__ = (
+        "_apart",
+        "_first_write",
+        "_gate",
+        "_in_doubt",
+        "_inflight",
+        "_late",
+        "_orders",
+        "_out_of_patience",
+        "_outbox",
+        "_outcome",
+        "_outgoing",
+        "_patience",
+        "_suspect",
+        "_turns",
+        "_when_live",
+        "anyio_deadlines",
+        "blamed",
+        "claim",
+        "closed",
+        "data",
+        "dormant",
+        "ending",
+        "fired",
+        "heard",
+        "host",
+        "log",
+        "loop",
+        "lost",
+        "made",
+        "notes",
+        "own_library",
+        "replaying",
+        "resting",
+        "root",
+        "signal",
+        "spec",
+        "tasks",
+    )
+
+    alarms = Part(lambda activation: Alarms(activation.host, closed=activation.closed))
+    cancels = Part(endings.Cancels)
+    delegated = Part(Delegated)
+    patches = Part(Patches)
+    phase = Part(endings.Phase)
+    rest = Part(Rest)
+    sagas = Part(Sagas)
+    steps = Part(Steps)
+    unwinding = Part(Unwinding)
+    waits = Part(Waits)
+
     def __init__(self, claim: Claim, spec: DurableSpec, host: Host) -> None:
         self.claim = claim
         self.spec = spec
         self.host = host
         self.loop = asyncio.get_running_loop()
         self.log = Log(claim.entries, claim.floor)
-        self.alarms = Alarms(host)
-        self.steps = Steps(self)
-        self.waits = Waits(self)
-        self.delegated = Delegated(self)
-        self.sagas = Sagas(self)
-        self.patches = Patches(self)
+        self.made: dict[str, Any] = {}
+        """The parts that were asked for so far."""
         self.signal = claim.signal
         self.data: bytes | None = None
         self.replaying = True
         self.closed = False
         self.lost = False
         self.resting = False
-        self.rest = Rest(self)
         self.dormant: Change | None = None
         """The suspension with which it went to sleep, while it is kept beyond that."""
         self.anyio_deadlines = False
@@ -133,16 +180,14 @@ class Activation:
         """Time limits that have passed, and the number of the last entry that was heard then."""
         self.heard = 0
         """The number of the last entry that the body has heard of."""
-        self.cancels = endings.Cancels(self)
-        self.phase = endings.Phase(self)
         self._outgoing = Outgoing(host, self.log.last_seq)
         self._inflight = 0
         self._in_doubt = 0
         self._orders: tuple[Order, ...] = ()
-        self._outbox: deque[tuple[Record, Callable[[Record], None]]] = deque()
+        self._outbox: deque[tuple[Record, Callable[[Record], None]]] | None = None
         self._apart: set[asyncio.Task[None]] = set()
         self._turns: dict[Key, Callable[[Record], None]] = {}
-        self._late: deque[StoredEntry] = deque()
+        self._late: deque[StoredEntry] | None = None
         self._gate: list[tuple[Key, bytes | None, DurableFuture]] = []
         self._when_live: list[_WhenLive] = []
         self._outcome: Completed | Failed | Cancelled | None = None
@@ -150,7 +195,6 @@ class Activation:
         self._out_of_patience = False
         self._first_write = claim.recoveries > 0
         self._suspect = claim.is_suspect
-        self.unwinding = Unwinding(self)
 
     # ------------------------------------------------------------ life
 
@@ -159,7 +203,8 @@ class Activation:
         if self.log.damaged is not None:
             self.block(_damaged(self.log.damaged), "misfit")
             return
-        self.waits.offer(self.claim.events)
+        if self.claim.events:
+            self.waits.offer(self.claim.events)
         try:
             coroutine = self.phase.first()
         except PayloadError as error:
@@ -201,8 +246,9 @@ class Activation:
         if not self.closed:
             self.steps.show_long(now)
             if not self.replaying:
-                self.waits.save()
-                self.alarms.ring()
+                self._save_waits()
+                if "alarms" in self.made:
+                    self.alarms.ring()
 
     def release(self) -> None:
         """Give the execution back for another worker to go on."""
@@ -218,6 +264,16 @@ class Activation:
             if already:
                 return  # its change is on the way and will report
             self.host.ended(self)
+
+    @property
+    def done(self) -> int:
+        """How much of what it gave away was seen to have ended."""
+        return self.delegated.done if "delegated" in self.made else self.claim.done
+
+    @property
+    def _has_given_away(self) -> bool:
+        """Whether this activation, or one before it, has given anything away."""
+        return "delegated" in self.made or bool(self.claim.entries)
 
     @property
     def is_over(self) -> bool:
@@ -245,7 +301,8 @@ class Activation:
     @property
     def _outlived(self) -> bool:
         """Whether something is to come before the outcome: the end of what was given away, or a recorded cancel."""
-        return self.delegated.unfinished or (self.replaying and self.log.brings_cancel)
+        unfinished = self._has_given_away and self.delegated.unfinished
+        return unfinished or (self.replaying and self.log.brings_cancel)
 
     def end(self, ending: Ending) -> None:
         """Write the ending, and unwind what is left of the body.
@@ -262,9 +319,9 @@ class Activation:
         self.ending = ending
         reach("ending.begin")
         if not self.replaying or isinstance(ending, BodyRetry):
-            self.patches.save()
+            self._save_answers()
         if not self.replaying:
-            self.waits.save()
+            self._save_waits()
         change = self._change(ending, self._ended)
         self._close()
         self._outgoing.end(change)
@@ -300,8 +357,8 @@ class Activation:
     def _fall_asleep(self, ending: SuspendedEnding) -> None:
         """Write the suspension, and stay as it is."""
         reach("ending.begin")
-        self.patches.save()
-        self.waits.save()
+        self._save_answers()
+        self._save_waits()
         self.alarms.silence()
         self.dormant = self._change(ending, self._asleep)
         self.notes.clear()
@@ -356,7 +413,8 @@ class Activation:
         """A task of the body: it is part of what rests, parks and ends."""
         self.forget()
         self.tasks[task] = None
-        self.sagas.started(task)
+        if "sagas" in self.made:
+            self.sagas.started(task)
         self.rest.begins(task)
         task.add_done_callback(self._task_done)
 
@@ -368,11 +426,13 @@ class Activation:
     def _task_done(self, task: "asyncio.Task[Any]") -> None:
         self.forget()
         self.tasks.pop(task, None)
-        self.sagas.ended(task)
+        if "sagas" in self.made:
+            self.sagas.ended(task)
         self.rest.ends(task)
         if self.closed:
             if not task.cancelled():
                 task.exception()  # an unwound task's exception is nobody's news
+            self._dissolve()
             return
         if task is self.root:
             leftovers = [left for left in self.tasks if left not in self.sagas.undoing]
@@ -440,6 +500,8 @@ class Activation:
     def on_turn(self, record: StoredEntry, deliver: Callable[[Record], None]) -> None:
         upcoming = self.log.next
         if upcoming is None or (record.seq or 0) < (upcoming.seq or 0):
+            if self._late is None:
+                self._late = deque()
             self._late.append(record)
         self._turns[record.key] = deliver
         self.stir()
@@ -514,7 +576,7 @@ class Activation:
 
     def write(self, entry: Entry, done: Callable[[Entry, Exception | None], None] | None = None) -> None:
         """Write an entry that the body does not observe."""
-        self.patches.save()
+        self._save_answers()
         self.put(entry, done)
 
     def put(self, entry: Entry, done: Callable[[Entry, Exception | None], None] | None = None) -> None:
@@ -544,7 +606,7 @@ class Activation:
         if self.closed:
             future.cancel()
             return future
-        self.patches.save()
+        self._save_answers()
         entry.done = self._noted
         entry.deliver = future
         self._inflight += 1
@@ -564,15 +626,24 @@ class Activation:
         if self.closed:
             future.cancel()
             return future
-        self.patches.save()
+        self._save_answers()
         entry.done = self._acknowledged
         entry.deliver = (future, deliver)
         self._inflight += 1
-        if self.waits.unsaved:
-            self.waits.save()
+        self._save_waits()
         self._mark(entry)
         self._outgoing.submit(entry)
         return future
+
+    def _save_answers(self) -> None:
+        """Write what `zart.patched` has answered: before anything that comes after it."""
+        if "patches" in self.made:
+            self.patches.save()
+
+    def _save_waits(self) -> None:
+        """Write the waits that have no row so far."""
+        if "waits" in self.made and self.waits.unsaved:
+            self.waits.save()
 
     def order(self, orders: tuple[Order, ...]) -> None:
         """Have what was given away cancelled: with the next record."""
@@ -587,7 +658,7 @@ class Activation:
         if key in self.log.by_key:
             return
         now = self.host.now()
-        self.patches.save()
+        self._save_answers()
         self.put_numbered(Entry.at_once(self.claim.run_id, key, b"null", now))
 
     def submit_apart(self, entry: Entry, transaction: Transaction) -> DurableFuture:
@@ -600,11 +671,10 @@ class Activation:
             transaction.abandon()
             future.cancel()
             return future
-        self.patches.save()
+        self._save_answers()
         entry.deliver = (future, None)
         self._inflight += 1
-        if self.waits.unsaved:
-            self.waits.save()
+        self._save_waits()
         self._mark(entry)
         committing = self._commit_apart(entry, transaction)
         task = asyncio.Task(committing, loop=self.loop, context=self.host.base_context.copy())
@@ -691,6 +761,8 @@ class Activation:
             future.set_result(entry)
             reach("input.delivered")
             return
+        if self._outbox is None:
+            self._outbox = deque()
         self._outbox.append((entry, deliver or functools.partial(self._hand_over, future)))
         self.stir()
 
@@ -806,8 +878,11 @@ class Activation:
     @property
     def nothing_to_look_for(self) -> bool:
         """A step or a commit is under way and nothing waits for its turn: what comes of it will stir again."""
-        under_way = self._inflight or self.steps.tasks or self._in_doubt or self.delegated.unsure
-        return bool(under_way) and not (self.replaying or self._outbox or self._late)
+        if self.replaying or self._outbox or self._late:
+            return False
+        if self._inflight or self.steps.tasks or self._in_doubt:
+            return True
+        return self._has_given_away and self.delegated.unsure
 
     def at_rest(self) -> None:
         """Go on with what has waited for that."""
@@ -901,8 +976,10 @@ class Activation:
                 future.set_result(None)
         for later in when_live:
             later.act()
-        self.waits.match_all()
-        self.delegated.go_live()
+        if "waits" in self.made:
+            self.waits.match_all()
+        if self._has_given_away:
+            self.delegated.go_live()
         self.cancels.go_live()
         self.stir()
 
@@ -937,10 +1014,20 @@ class Activation:
         if self.closed:
             return
         self.closed = True
-        self.alarms.close()
+        if "alarms" in self.made:
+            self.alarms.close()
         if self._patience is not None:
             self._patience.cancel()
-        self.unwinding.begin()
+        if self.tasks:
+            self.unwinding.begin()
+        self._dissolve()
+
+    def _dissolve(self) -> None:
+        """Once nothing of the body is left, let go of all that refers back to this: see `parts`."""
+        if not self.tasks:
+            self.made.clear()
+            self.root = None
+            self.blamed.clear()
 
 
 def _damaged(entry: StoredEntry) -> PayloadError:

@@ -38,15 +38,15 @@ class Alarm:
 
 
 class Alarms:
-    """All alarms of one activation, on one timer of its clock."""
+    """All alarms of one activation, on one timer of its clock. `closed`: none of them ever calls back."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, *, closed: bool = False) -> None:
         self._clock = clock
         self._heap: list[tuple[dt.datetime, int, Alarm]] = []
         self._numbers = itertools.count()
         self._timer: Cancellable | None = None
         self._timer_at: dt.datetime | None = None
-        self._closed = False
+        self._closed = closed
         self._silent = False
 
     def set(self, when: dt.datetime, callback: Callable[[], None]) -> Alarm:

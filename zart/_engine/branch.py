@@ -109,6 +109,21 @@ class Branch:
         self.heard(record)
         return record
 
+    def goes_on_at_once(self, key: Key, digest: bytes | None) -> bool:
+        """The short way of `recorded`: whether the body is live and this call has no record, so that it may run.
+
+        When not, nothing is decided.
+        """
+        activation = self.activation
+        if activation.replaying or activation.closed or activation.dormant is not None:
+            return False
+        if not self.adopted or activation.anyio_deadlines or key in activation.log.by_key:
+            return False
+        activation.log.ask(key)
+        activation.refuse_contradiction(key, digest)
+        activation.busy()
+        return True
+
     async def check_call(self, key: Key) -> None:
         """Refuse a durable call where none can be, and make its task a part of the body."""
         activation = self.activation
@@ -172,7 +187,10 @@ class Branch:
     # ------------------------------------------------------------ steps
 
     def call_step(self, call: StepCall, /) -> Coroutine[Any, Any, Any]:
-        return self._step(call, self.key(call.name, "step"), sagas.around())
+        key, within = self.key(call.name, "step"), sagas.around()
+        if call.spec.plain and not within:
+            return self.activation.steps.run_plain(self, key, call)
+        return self._step(call, key, within)
 
     def undo(self, call: StepCall, undoes: Undos, /) -> Coroutine[Any, Any, Any]:
         """Call an undo step of a saga that this branch has opened."""

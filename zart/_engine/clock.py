@@ -21,4 +21,5 @@ class DatabaseClock:
         self._now = max(now, estimate) if abs((now - estimate).total_seconds()) < 1 else now
 
     def now(self) -> dt.datetime:
-        return self._now + dt.timedelta(seconds=time.monotonic() - self._at)
+        # Twice for each step: days and seconds by their places are read faster than by their names.
+        return self._now + dt.timedelta(0, time.monotonic() - self._at)

@@ -103,6 +103,8 @@ def _continuation(error: BaseException | None) -> ContinuedAsNew | None:
 class Cancels:
     """Whether the execution is to end early, and who wants it."""
 
+    __slots__ = ("_activation", "_count", "_deadline", "_submitted", "requested", "timed_out")
+
     def __init__(self, activation: "Activation") -> None:
         self._activation = activation
         self._deadline: Alarm | None = None
@@ -168,6 +170,8 @@ class Cancels:
 
 class Phase:
     """Which body of the run is on, and what follows it."""
+
+    __slots__ = ("_activation", "_failure", "path", "pauses")
 
     def __init__(self, activation: "Activation") -> None:
         self._activation = activation

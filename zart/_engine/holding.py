@@ -121,7 +121,7 @@ class Holding:
 
     def watched(self) -> list[tuple[int, int, int, int]]:
         return [
-            (task, held.claim.epoch, held.signal, held.delegated.done)
+            (task, held.claim.epoch, held.signal, held.done)
             for task, held in self._held.items()
             if not held.closed
         ]
@@ -184,7 +184,7 @@ class Holding:
             dormant.forget()  # somebody else has held it in between
             return None
         self._expected.add(task)
-        return Kept(dormant.signal, dormant.delegated.done)
+        return Kept(dormant.signal, dormant.done)
 
     def tell(self, news: News, epoch: int) -> None:
         """News of what was held under `epoch` when they were asked for."""
@@ -352,7 +352,7 @@ class Holding:
             self._say_what_for(change.execution_id, change.ending)
 
     def holds_back(self, activation: Activation, /) -> bool:
-        return activation.steps.may_be_interrupted and (self.stopping or self._shared.always_suspend)
+        return (self.stopping or self._shared.always_suspend) and activation.steps.may_be_interrupted
 
     def rests(self, activation: Activation, /) -> None:
         task = activation.claim.task_id

@@ -10,7 +10,7 @@ activation goes live; only then a call without a record may run. Before it does,
 stands in the place of a recorded one: then the code has changed under the run.
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from zart._engine.entries import FINAL, Key, StoredEntry
 
@@ -40,9 +40,29 @@ class Log:
         "last_seq",
     )
 
-    def __init__(self, entries: Iterable[StoredEntry], floor: int) -> None:
+    def __init__(self, entries: Sequence[StoredEntry], floor: int) -> None:
+        self._floor = floor
+        self._position = 0
+        self._asked: set[Key] = set()
+        self._last_used: dict[str, int] = {}
+        self._unused: dict[Key, StoredEntry] | None = None
+        self.by_key: dict[Key, StoredEntry] = {}
+        self.damaged: StoredEntry | None = None
+        """An entry that nobody here has written so: what has ended has a number, what is under way has none.
+
+        What somebody else does has ended before it gets one.
+        """
+        self._records: list[StoredEntry] = []
+        self._under_way: list[Key] = []
+        self._given: dict[Key, StoredEntry] = {}
+        """What was given away, has no number, and was not asked for."""
+        self.last_seq = floor
+        if entries:
+            self._read(entries)
+
+    def _read(self, entries: Sequence[StoredEntry]) -> None:
         self.by_key = {entry.key: entry for entry in entries}
-        self.damaged: StoredEntry | None = next(
+        self.damaged = next(
             (
                 entry
                 for entry in self.by_key.values()
@@ -50,26 +70,16 @@ class Log:
             ),
             None,
         )
-        """An entry that nobody here has written so: what has ended has a number, what is under way has none.
-
-        What somebody else does has ended before it gets one.
-        """
         numbered = [entry for entry in self.by_key.values() if entry.seq is not None and entry.state in FINAL]
         self._records = sorted(
             (entry for entry in numbered if entry.key.path != PATCHED),
             key=lambda entry: entry.seq or 0,
         )
         self._under_way = [key for key, entry in self.by_key.items() if entry.seq is None]
-        self._floor = floor
-        self._position = 0
-        self._asked: set[Key] = set()
-        self._last_used: dict[str, int] = {}
-        self._unused: dict[Key, StoredEntry] | None = None
         self._given = {
             entry.key: entry for entry in self.by_key.values() if entry.given_away and entry.seq is None
         }
-        """What was given away, has no number, and was not asked for."""
-        self.last_seq = max([floor, *(entry.seq or 0 for entry in numbered)])
+        self.last_seq = max([self._floor, *(entry.seq or 0 for entry in numbered)])
 
     def begin_after(self, seq: int, path: str) -> None:
         """Entries up to number `seq` belong to a body that has ended: they are not handed out. This one's are below
@@ -81,6 +91,8 @@ class Log:
 
     def ask(self, key: Key) -> StoredEntry | None:
         """What is recorded of a call that the body makes now; it counts as asked for from here on."""
+        if not self.by_key:
+            return None
         self._asked.add(key)
         if self._given:
             self._given.pop(key, None)

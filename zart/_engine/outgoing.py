@@ -29,10 +29,13 @@ class Writer(Protocol):
 class Outgoing:
     """See the module. `acknowledged` must be called once for each entry, when its verdict is here."""
 
+    __slots__ = ("_apart", "_held", "_quiet", "_under_way", "_writer", "last_seq")
+
     def __init__(self, writer: Writer, last_seq: int) -> None:
         self._writer = writer
         self._under_way = 0
-        self._apart = asyncio.Lock()
+        self._apart: asyncio.Lock | None = None
+        """Held by the record that goes another way, if one ever does."""
         self._held: deque[Callable[[], None]] | None = None
         """What waits behind a record that goes another way; None while nothing does."""
         self._quiet: asyncio.Future[None] | None = None
@@ -41,7 +44,10 @@ class Outgoing:
 
     def submit(self, entry: Entry) -> None:
         """An entry that the body observes: it has a number from the moment on when it leaves."""
-        self._pass(self._number_and_write, entry)
+        if self._held is None:
+            self._number_and_write(entry)
+        else:
+            self._held.append(functools.partial(self._number_and_write, entry))
 
     def write(self, entry: Entry) -> None:
         """An entry that the body does not observe."""
@@ -58,6 +64,8 @@ class Outgoing:
 
     async def apart(self, entry: Entry, commit: Callable[[Entry], Awaitable[None]]) -> None:
         """Number an entry and commit it another way, alone. Raises what `commit` raises: then it has no number."""
+        if self._apart is None:
+            self._apart = asyncio.Lock()
         async with self._apart:
             held = self._held = deque[Callable[[], None]]()
             try:

@@ -112,6 +112,8 @@ def _nothing() -> None:
 class Rest:
     """Looks for the rest of one body, and tells its activation. See the module."""
 
+    __slots__ = ("_activation", "_awake", "_calm", "_context", "_doubtful", "_looking", "_looks")
+
     def __init__(self, activation: "Activation") -> None:
         self._activation = activation
         self._context = activation.host.base_context

@@ -17,6 +17,7 @@ from zart._engine.branch import Branch
 from zart._engine.entries import CancelRequest, Claim, Ending, Entry, Key, Record, StepEnded
 from zart._engine.host import Host
 from zart._engine.parking import DurableFuture
+from zart._engine.parts import Part
 from zart._engine.points import reach
 from zart.calls import DurableSpec, StepSpec
 from zart.codec import ANY, Codec
@@ -51,12 +52,15 @@ def spec_of(name: str, step: StepSpec) -> DurableSpec:
 class ScheduledStep(Activation):
     """See the module."""
 
+    __slots__ = ("_step", "key")
+
+    cancels = Part(lambda step: _StepCancels(step))  # type: ignore[assignment]  # noqa: PLW0108 (it comes below)
+
     def __init__(self, claim: Claim, name: str, step: StepSpec, host: Host) -> None:
         super().__init__(claim, spec_of(name, step), host)
         assert claim.step is not None  # noqa: S101 (that is what makes it one)
         self._step = step
         self.key: Key = claim.step
-        self.cancels = _StepCancels(self)  # type: ignore[assignment]
 
     @property
     def _what(self) -> str:

@@ -1,7 +1,9 @@
 """One call of a step that has no record: its attempts, one after the other, until there is one.
 
 A failed attempt is written with the time of the next one, so a worker that takes over waits for the remainder and
-counts on. What the function returns is its record, in one of four ways:
+counts on. Most calls need none of this: a plain function whose first attempt returns takes the straight path of
+`plain_steps`, which comes here with whatever is out of the ordinary. What the function returns is its record, in one of
+four ways:
 
     plainly              through the journal, when the function has returned
     at_most_once         the same; but that it is started is recorded before it runs, and who finds that runs it no more
@@ -13,6 +15,7 @@ import asyncio
 import datetime as dt
 import functools
 import random
+from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from zart._engine import sagas
@@ -32,7 +35,7 @@ if TYPE_CHECKING:
     from zart._engine.steps import Steps
 
 
-class _Tried(NamedTuple):
+class Tried(NamedTuple):
     """What came of one attempt."""
 
     decoded: Any = None
@@ -57,8 +60,8 @@ class StepRun:
         *,
         digest: bytes | None,
         preview: str | None,
-        within: tuple[Undos, ...],
-        undoes: Undos | None,
+        within: tuple[Undos, ...] = (),
+        undoes: Undos | None = None,
     ) -> None:
         activation = branch.activation
         host = activation.host
@@ -90,7 +93,13 @@ class StepRun:
         ):
             self._own = OwnRecord(host.transactions, activation, key)
 
-    async def run(self) -> Any:
+    def after(self, step: Running, error: Exception) -> Coroutine[Any, Any, Any]:
+        """Go on where a first attempt, made outside of this, has come to nothing; see `plain_steps`."""
+        self._first, self._progress = step.first_started_at, step.inside.progress
+        return self.run(Tried(error=error, began=step.started_at))
+
+    async def run(self, tried: Tried | None = None) -> Any:
+        """`tried`: the first attempt was made already."""
         branch, host = self._branch, self._branch.activation.host
         if self._interrupted:
             return await self._fail(self._was_interrupted(), self._first or host.now())
@@ -101,7 +110,8 @@ class StepRun:
                 await branch.activation.pause(
                     branch, self._until, f"step {self._key}, attempt {self._attempt}"
                 )
-            tried = await self._try()
+            if tried is None:
+                tried = await self._try()
             finished, error = host.now(), tried.error
             if tried.recorded is not None:
                 return await self._take_over(tried.recorded, finished)
@@ -113,6 +123,7 @@ class StepRun:
             if isinstance(error, Again):
                 error = await self._after_conflict(error)
                 if error is None:
+                    tried = None
                     continue
             reach("step.failed")
             self._until = self._again(error, finished)
@@ -121,8 +132,9 @@ class StepRun:
             self._wait_for_next(error, tried.began or finished, finished)
             self._attempt += 1
             self._conflicts = 0
+            tried = None
 
-    async def _try(self) -> "_Tried":
+    async def _try(self) -> Tried:
         """One attempt, when there is room for it."""
         branch, activation = self._branch, self._branch.activation
         if not self._steps.take_slot():
@@ -136,7 +148,7 @@ class StepRun:
             if self._own is not None:
                 recorded = await self._ask_own(self._own.before(self._number))
                 if recorded is not None:
-                    return _Tried(recorded=recorded)
+                    return Tried(recorded=recorded)
             if self._call.spec.transaction is True and activation.host.transactions is not None:
                 transaction = await self._begin(activation.host.transactions)
             return await self._run_function(self._running(transaction))
@@ -147,7 +159,7 @@ class StepRun:
         finally:
             self._steps.give_back()
 
-    async def _run_function(self, step: Running) -> "_Tried":
+    async def _run_function(self, step: Running) -> Tried:
         reach("step.begin")
         if step.at_most_once:
             with self._steps.not_to_be_interrupted(step):
@@ -165,7 +177,7 @@ class StepRun:
             recorded, error = await self._commit_beside(self._own, step.transaction, result or b"null")
         elif self._own is not None:
             recorded, error = await self._end_own(self._own, error)
-        return _Tried(decoded, result, error, recorded, step.inside.data, step.started_at, step.transaction)
+        return Tried(decoded, result, error, recorded, step.inside.data, step.started_at, step.transaction)
 
     # ------------------------------------------------------------ before the function runs
 
@@ -224,7 +236,7 @@ class StepRun:
             **what,
         )
 
-    async def _record(self, tried: _Tried, finished: dt.datetime) -> Exception | None:
+    async def _record(self, tried: Tried, finished: dt.datetime) -> Exception | None:
         """Record the result, and wait for the body's turn to have it. Returns what it could not be recorded for."""
         branch, activation = self._branch, self._branch.activation
         completed = self._so_far(

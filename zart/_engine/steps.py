@@ -1,8 +1,9 @@
 """The steps that an activation runs: they run inline, in the task that called them.
 
-How one call comes to its record is in `step_calls`, how one attempt runs in `step_attempts`. Here is what they share:
-how many may run at a time, which of them run now, and what is shown of those that run for long. A step that has run for
-a second gets a `running` record, and one that tells its progress does, too; any other never pays for that.
+How one call comes to its record is in `plain_steps` and `step_calls`, how one attempt runs in `step_attempts`. Here is
+what they share: how many may run at a time, which of them run now, and what is shown of those that run for long. A step
+that has run for a second gets a `running` record, and one that tells its progress does, too; any other never pays for
+that.
 """
 
 import asyncio
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from zart._engine.branch import Branch
 from zart._engine.entries import Entry, Key
+from zart._engine.plain_steps import run_plain
 from zart._engine.points import reach
 from zart._engine.sagas import Undos
 from zart._engine.step_attempts import Running
@@ -34,10 +36,13 @@ _PROGRESS_EVERY: Final = 1.0
 class Steps:
     """See the module."""
 
+    __slots__ = ("_activation", "_free", "_not_to_be_interrupted", "_queue", "running", "tasks")
+
     def __init__(self, activation: "Activation") -> None:
         self._activation = activation
         self._free = activation.host.max_inflight_steps
-        self._queue: deque[asyncio.Future[None]] = deque()
+        self._queue: deque[asyncio.Future[None]] | None = None
+        """Those who wait for room, if anybody ever has."""
         self._not_to_be_interrupted: set[Running] = set()
         self.running: dict[Key, Running] = {}
         self.tasks: set[asyncio.Task[Any]] = set()
@@ -61,6 +66,10 @@ class Steps:
         return StepRun(
             self, branch, key, call, digest=digest, preview=preview, within=within, undoes=undoes
         ).run()
+
+    def run_plain(self, branch: Branch, key: Key, call: StepCall) -> Coroutine[Any, Any, Any]:
+        """The same for a plain step in no saga, whether it has a record or not."""
+        return run_plain(self, branch, key, call)
 
     @property
     def may_be_interrupted(self) -> bool:
@@ -105,6 +114,8 @@ class Steps:
     async def slot(self, branch: Branch) -> None:
         """Wait for room: first come, first served."""
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        if self._queue is None:
+            self._queue = deque()
         self._queue.append(turn)
         try:
             await branch.parked(turn)
