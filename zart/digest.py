@@ -31,7 +31,7 @@ import inspect
 import math
 import sys
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from typing import Any, Final, NamedTuple
 
@@ -66,7 +66,7 @@ class Digest(NamedTuple):
 class Arguments:
     """Takes digests of the arguments of one function. Make it once per function; threads may share it."""
 
-    __slots__ = ("_defaults", "_keywords", "_names", "_plain", "_required", "_signature", "_spread")
+    __slots__ = ("_by_place", "_defaults", "_keywords", "_names", "_required", "_signature", "_spread")
 
     def __init__(self, signature: inspect.Signature) -> None:
         self._signature = signature
@@ -84,6 +84,8 @@ class Arguments:
         )
         self._defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
         self._spread = {p.name: p.kind for p in parameters if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
+        self._by_place = not self._spread and self._required.issubset(self._names)
+        """Whether as many arguments as there are names are a whole call."""
 
     def digest(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], bound: int = 0) -> Digest:
         """Take the digest of a call with `args` and `kwargs`.
@@ -94,6 +96,8 @@ class Arguments:
         if not args and not kwargs and not self._required:
             return _NOTHING
         names = self._names
+        if self._by_place and len(args) == len(names) and not (kwargs or bound):
+            return self._of(zip(names, args))  # noqa: B905 (strict= would cost more than the call)
         if self._spread or len(args) > len(names) or (kwargs and not self._keywords.issuperset(kwargs)):
             given = self._bind(args, kwargs)
         else:
@@ -106,12 +110,12 @@ class Arguments:
             for name in names[:bound]:
                 if name in given:
                     given[name] = _type_text(given[name])
-        return self._of(given)
+        return self._of(given.items())
 
-    def _of(self, given: dict[str, Any]) -> Digest:
+    def _of(self, given: Iterable[tuple[str, Any]]) -> Digest:
         defaults = self._defaults
         canonical: dict[str, Any] = {}
-        for name, value in given.items():
+        for name, value in given:
             if name in defaults and _equals(value, defaults[name]):
                 continue
             canonical[name] = value if type(value) in _PLAIN else _canonical(value, 1)
