@@ -44,20 +44,28 @@ class Outcome(NamedTuple):
 class _Wait:
     """One execution whose end somebody waits for."""
 
-    __slots__ = ("due_at", "ended", "execution_id", "interval", "looks", "marked", "waiters")
+    __slots__ = ("due_at", "execution_id", "interval", "looks", "marked", "waiters")
 
-    def __init__(
-        self, execution_id: str, ended: asyncio.Future[Outcome], *, marked: bool, interval: float
-    ) -> None:
+    def __init__(self, execution_id: str, *, marked: bool, interval: float) -> None:
         self.execution_id = execution_id
-        self.ended = ended
         self.marked = marked
         self.interval = interval
-        self.waiters = 0
+        self.waiters: set[asyncio.Future[Outcome | None]] = set()
+        """Who waits: each has a future of its own, since whoever is cancelled cancels the one that it waits for."""
         self.due_at: float | None = None
         """When it is looked at next, by the loop's clock; None while a look is under way."""
         self.looks: list[asyncio.Future[None]] = []
         """Done by a look that began after they were put here."""
+
+    def end(self, outcome: Outcome) -> None:
+        for waiter in self.waiters:
+            if not waiter.done():
+                waiter.set_result(outcome)
+
+    def fail(self, error: Exception) -> None:
+        for waiter in self.waiters:
+            if not waiter.done():
+                waiter.set_exception(error)
 
 
 class Outcomes:
@@ -87,27 +95,32 @@ class Outcomes:
         wait = self._waits.get(execution_id)
         if wait is None:
             interval = FIRST_INTERVAL_LISTENING if self._listener.listening else FIRST_INTERVAL
-            wait = _Wait(execution_id, loop.create_future(), marked=awaited, interval=interval)
+            wait = _Wait(execution_id, marked=awaited, interval=interval)
             self._waits[execution_id] = wait
             if awaited:
                 self._look_later(wait)
             else:
                 self._look_after(wait, 0)
-        wait.waiters += 1
+        waiter: asyncio.Future[Outcome | None] = loop.create_future()
+        wait.waiters.add(waiter)
+        timer: asyncio.TimerHandle | None = None
         try:
             if deadline is not None and not awaited:  # however short the timeout, one look is taken
                 look = loop.create_future()
                 wait.looks.append(look)
                 self._look_after(wait, 0)
-                await asyncio.wait((wait.ended, look), return_when=asyncio.FIRST_COMPLETED)
-            left = None if deadline is None else max(deadline - loop.time(), 0)
-            done, _ = await asyncio.wait((wait.ended,), timeout=left)
-            return wait.ended.result() if done else None
+                await asyncio.wait((waiter, look), return_when=asyncio.FIRST_COMPLETED)
+            if deadline is not None:
+                timer = loop.call_later(max(deadline - loop.time(), 0), _give_up, waiter)
+            return await waiter
         finally:
-            wait.waiters -= 1
-            if not wait.waiters and self._waits.get(execution_id) is wait:
+            if timer is not None:
+                timer.cancel()
+            if waiter.done() and not waiter.cancelled():
+                waiter.exception()  # whoever was cancelled in the moment of an error has not heard of it
+            wait.waiters.discard(waiter)
+            if not wait.waiters and self._is_open(wait):
                 del self._waits[execution_id]
-                wait.ended.cancel()
 
     async def close(self) -> None:
         """Stop; whoever still waits gets an error."""
@@ -122,6 +135,10 @@ class Outcomes:
         wait = self._waits.get(execution_id)
         if wait is not None:
             self._look_after(wait, 0)
+
+    def _is_open(self, wait: _Wait) -> bool:
+        """Whether its end is still waited for."""
+        return self._waits.get(wait.execution_id) is wait
 
     # -- what runs beside
 
@@ -176,7 +193,7 @@ class Outcomes:
         taken: list[_Wait] = []
         while self._due and self._due[0][0] <= now and len(taken) < _BATCH:
             at, _, wait = heapq.heappop(self._due)
-            if wait.due_at == at and self._waits.get(wait.execution_id) is wait:
+            if wait.due_at == at and self._is_open(wait):
                 wait.due_at = None
                 taken.append(wait)
         return taken
@@ -195,10 +212,10 @@ class Outcomes:
             return
         for row in rows:
             ended = self._waits.pop(row[0], None)
-            if ended is not None and not ended.ended.done():
-                ended.ended.set_result(Outcome(*row))
+            if ended is not None:
+                ended.end(Outcome(*row))
         for wait in waits:
-            if wait.due_at is None and not wait.ended.done():  # else somebody asked for an earlier look
+            if wait.due_at is None and self._is_open(wait):  # else somebody asked for an earlier look
                 self._look_later(wait)
             wait.interval = min(wait.interval * _GROWTH, LONGEST_INTERVAL)
         for look in looks:
@@ -216,13 +233,18 @@ class Outcomes:
             row = found.get(wait.execution_id)
             if row is not None:
                 wait.marked = row[4]
-            elif self._waits.get(wait.execution_id) is wait:
+            elif self._is_open(wait):
                 del self._waits[wait.execution_id]
-                wait.ended.set_exception(not_found(wait.execution_id))
+                wait.fail(not_found(wait.execution_id))
         return [row[:4] for row in rows if row[1] != "scheduled"]
 
     def _fail(self, error: Exception) -> None:
         waits, self._waits = self._waits, {}
         for wait in waits.values():
-            if not wait.ended.done():
-                wait.ended.set_exception(error)
+            wait.fail(error)
+
+
+def _give_up(waiter: "asyncio.Future[Outcome | None]") -> None:
+    """The time of who waits has passed."""
+    if not waiter.done():
+        waiter.set_result(None)
