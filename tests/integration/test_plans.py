@@ -46,6 +46,7 @@ HOT: Final[dict[tuple[str, str], set[str]]] = {
         *("zart_tasks_pkey", "zart_executions_pkey", "zart_steps_pkey", "zart_events_pkey")
     },
     ("journal", "finish"): {"zart_tasks_pkey", "zart_executions_pkey", "zart_steps_pkey"},
+    ("journal", "record_and_finish"): {"zart_tasks_pkey", "zart_executions_pkey", "zart_steps_pkey"},
     ("journal", "start_child"): {"zart_tasks_pkey", "zart_executions_pkey"},
     ("journal", "find_child"): {"zart_executions_pkey", "zart_steps_pkey"},
     ("journal", "begin_anew"): {
@@ -311,7 +312,10 @@ def test_every_statement_can_be_planned(new: Planner, file: str, name: str) -> N
 
 NOT_KEPT: Final = {
     # planned anew as the count of them grows
-    *(("journal", name) for name in ("record_and_end", "finish", "begin_anew", "read_back")),
+    *(
+        ("journal", name)
+        for name in ("record_and_end", "finish", "record_and_finish", "begin_anew", "read_back")
+    ),
     *(("claim", "claim"), ("wakeups", "apply_wakeups")),
     # seldom asked, and on connections that prepare nothing before its sixth time
     *(("workers", "orphaned"), ("workers", "take_over"), ("client", "page")),

@@ -358,11 +358,14 @@ BODIES = (
                 new="if cancels.requested is not None and root.cancelled():\n            activation.end(Cancelled",
             ),
             # The database's own word on it: see `end-before-cancel`.
-            Edit(
-                file="zart/_postgres/sql/journal.sql",
-                under="finish",
-                old="CASE WHEN m.cancelling THEN 'cancelled' ELSE m.ending END",
-                new="m.ending",
+            *(
+                Edit(
+                    file="zart/_postgres/sql/journal.sql",
+                    under=statement,
+                    old="CASE WHEN m.cancelling THEN 'cancelled' ELSE m.ending END",
+                    new="m.ending",
+                )
+                for statement in ("finish", "record_and_finish")
             ),
         ),
         tests=("tests/integration/test_cancelling.py::test_cleanup_runs_once",),

@@ -20,7 +20,7 @@ _CONFLICT = """
         progress = coalesce(excluded.progress, s.progress), token = excluded.token
     WHERE s.state IN ('started', 'running', 'waiting') AND excluded.task_id IS NULL
         AND ((s.token >> 24) IS DISTINCT FROM (excluded.token >> 24) OR s.token < excluded.token)"""
-_EACH = ("record", "record_one", "record_and_end")
+_EACH = ("record", "record_one", "record_and_end", "record_and_finish")
 
 JOURNAL_MUTATIONS = (
     Mutation(
@@ -321,11 +321,14 @@ JOURNAL_MUTATIONS = (
         name="end-before-cancel",
         breaks="An execution that was to be cancelled before its end is cancelled, however its body ended.",
         edits=(
-            Edit(
-                file=JOURNAL,
-                under="finish",
-                old="CASE WHEN m.cancelling THEN 'cancelled' ELSE m.ending END",
-                new="m.ending",
+            *(
+                Edit(
+                    file=JOURNAL,
+                    under=statement,
+                    old="CASE WHEN m.cancelling THEN 'cancelled' ELSE m.ending END",
+                    new="m.ending",
+                )
+                for statement in ("finish", "record_and_finish")
             ),
             Edit(
                 file=JOURNAL,
@@ -347,7 +350,7 @@ JOURNAL_MUTATIONS = (
                 new="SET state = 'cancelled', finished_at = {schema}.zart_now()\n    FROM mine m\n"
                 "    WHERE false AND s.run_id",
             )
-            for statement in ("record_and_end", "finish")
+            for statement in ("record_and_end", "finish", "record_and_finish")
         ),
         tests=(f"{_WRITES}test_an_outcome_ends_the_execution_and_what_was_under_way",),
     ),

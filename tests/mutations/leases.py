@@ -53,7 +53,7 @@ LEASES = (
         breaks="Nothing of a worker is under way any more once its work is taken over.",
         edits=tuple(
             Edit(file=JOURNAL, under=statement, old=f"{_FENCE}    FOR KEY SHARE\n", new=_FENCE)
-            for statement in ("record", "record_one", "record_and_end", "finish")
+            for statement in ("record", "record_one", "record_and_end", "finish", "record_and_finish")
         ),
         tests=(
             "tests/integration/test_journal.py::test_the_reaper_waits_for_a_statement_in_flight",
@@ -104,7 +104,7 @@ LEASES = (
             ),
             *(
                 Edit(file=JOURNAL, under=statement, old=_FENCE, new=f"{_FENCE}        AND w.alive\n")
-                for statement in ("record", "record_one", "record_and_end", "finish")
+                for statement in ("record", "record_one", "record_and_end", "finish", "record_and_finish")
             ),
         ),
         tests=(
@@ -354,6 +354,7 @@ LEASES = (
             for statement, old in (
                 ("record_and_end", " AND (c.ending = 'none' OR h.epoch = c.epoch)"),
                 ("finish", " AND h.epoch = c.epoch"),
+                ("record_and_finish", " AND h.epoch = c.epoch"),
             )
         ),
         tests=("tests/integration/test_journal.py::test_an_ending_must_match_owner_epoch_and_run",),

@@ -24,7 +24,7 @@ from zart._engine.entries import (
     StepEnded,
     Suspended,
 )
-from zart._engine.folding import fold, is_plain, size
+from zart._engine.folding import fold, is_plain, records_and_finishes, size
 
 NOW = dt.datetime(2026, 3, 1, 12, tzinfo=dt.UTC)
 RUN, OTHER = uuid.UUID(int=1), uuid.UUID(int=2)
@@ -163,6 +163,25 @@ def test_only_entries_that_concern_their_own_row_are_plain():
         change(Released()),
     ):
         assert not is_plain(fold([record]).batch)
+
+
+def test_entries_beside_final_endings_need_no_more_than_that():
+    """Whatever else a batch holds needs the whole statement."""
+    plain, final = entry("a"), change(Completed(result=b"1"), run=OTHER)
+    assert records_and_finishes(fold([plain, final]).batch)
+    third = uuid.UUID(int=3)
+    for record in (
+        entry("b", event_id=1),
+        entry("b", clears_recoveries=True),
+        entry("b", failed_attempt=attempt()),
+        change(Released(), run=third),
+        change(Completed(result=b"1"), run=third, parent_task=4),
+        change(Completed(result=b"1"), run=third, notes=(("warning", "that"),)),
+    ):
+        assert not records_and_finishes(fold([plain, final, record]).batch)
+    folded = fold([entry("a", state="running"), plain, final])
+    assert folded.batch.earlier
+    assert not records_and_finishes(folded.batch)
 
 
 def test_a_record_weighs_what_the_user_gave():

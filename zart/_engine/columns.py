@@ -2,7 +2,7 @@
 
 import datetime as dt
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar, assert_never
+from typing import Any, Final, NamedTuple, TypeVar, assert_never
 from uuid import UUID
 
 from zart._engine.entries import (
@@ -26,7 +26,7 @@ from zart._engine.entries import (
     text,
 )
 from zart._engine.folding import Batch
-from zart._postgres.arrays import Array, bools, byteas, int4s, int8s, jsons, texts, times, uuids
+from zart._postgres.arrays import Array, bools, byteas, int4s, int8s, jsons, texts, times, uuids, words
 
 T = TypeVar("T")
 
@@ -51,19 +51,19 @@ BEGINNING_ANEW = ("task_ids", "task_executions", "task_runs", "epochs", "task_to
 """The columns of tasks that `begin_anew` needs."""
 
 
-FINISHING = frozenset(
-    (
-        "task_ids",
-        "task_executions",
-        "task_runs",
-        "epochs",
-        "endings",
-        "task_tokens",
-        "task_results",
-        "task_failures",
-    )
-)
-"""The columns of tasks that a final ending needs."""
+def finishing_columns(changes: Sequence[Change]) -> dict[str, Array]:
+    """The columns of tasks that final endings need."""
+    rows = [_ending_row(change, clears=False) for change in changes]
+    return {
+        "task_ids": int8s([row.id for row in rows]),
+        "task_executions": texts([row.execution for row in rows]),
+        "task_runs": uuids([row.run_id for row in rows]),
+        "epochs": int4s([row.epoch for row in rows]),
+        "endings": words([row.ending for row in rows]),
+        "task_tokens": int8s([row.token for row in rows]),
+        "task_results": jsons([row.result for row in rows]),
+        "task_failures": jsons([row.failure for row in rows]),
+    }
 
 
 def key_columns(entries: Sequence[Entry], changes: Sequence[Change] = ()) -> dict[str, Array]:
@@ -82,10 +82,10 @@ def _keys(prefix: str, rows: Sequence[tuple[int, UUID, Key]]) -> dict[str, Array
     return {
         f"{prefix}tokens": int8s([token for token, _, _ in rows]),
         f"{prefix}runs": uuids([run_id for _, run_id, _ in rows]),
-        f"{prefix}paths": texts([key[0] for _, _, key in rows]),
-        f"{prefix}names": texts([key[1] for _, _, key in rows]),
+        f"{prefix}paths": words([key[0] for _, _, key in rows]),
+        f"{prefix}names": words([key[1] for _, _, key in rows]),
         f"{prefix}occurrences": int4s([key[2] for _, _, key in rows]),
-        f"{prefix}kinds": texts([key[3] for _, _, key in rows]),
+        f"{prefix}kinds": words([key[3] for _, _, key in rows]),
     }
 
 
@@ -106,7 +106,7 @@ def entry_columns(batch: Batch) -> dict[str, Array]:
     return {
         **key_columns(entries),
         "seqs": int4s([entry.seq for entry in entries]),
-        "states": texts([entry.state for entry in entries]),
+        "states": words([entry.state for entry in entries]),
         "digests": byteas(digests),
         "arguments": texts(arguments),
         "results": jsons([entry.result for entry in entries]),
@@ -163,7 +163,7 @@ def all_columns(batch: Batch) -> dict[str, Array]:
         **task_columns(batch),
         **_attempt_columns(batch),
         **_note_columns(batch.changes),
-        **_number_columns([entry for entry in batch.entries if entry.numbers]),
+        **_number_columns(batch),
         **_work_columns(written),
         **_order_columns(batch),
     }
@@ -212,7 +212,7 @@ def task_columns(batch: Batch) -> dict[str, Array]:
         "task_executions": texts([row.execution for row in rows]),
         "task_runs": uuids([row.run_id for row in rows]),
         "epochs": int4s([row.epoch for row in rows]),
-        "endings": texts([row.ending for row in rows]),
+        "endings": words([row.ending for row in rows]),
         "task_tokens": int8s([row.token for row in rows]),
         "clears": bools([row.clears for row in rows]),
         "task_results": jsons([row.result for row in rows]),
@@ -294,6 +294,10 @@ def _attempt_columns(batch: Batch) -> dict[str, Array]:
             rows.extend((change.token, change.run_id, attempt) for attempt in change.ending.afresh)
         elif isinstance(change.ending, Blocked) and change.ending.failed_undo is not None:
             rows.append((change.token, change.run_id, change.ending.failed_undo))
+    return _columns_of_attempts(rows) if rows else _NO_ATTEMPTS
+
+
+def _columns_of_attempts(rows: Sequence[tuple[int, UUID, FailedAttempt]]) -> dict[str, Array]:
     return {
         **_keys("attempt_", [(token, run_id, attempt.key) for token, run_id, attempt in rows]),
         "attempt_numbers": int4s([attempt.attempt for _, _, attempt in rows]),
@@ -312,6 +316,10 @@ def _note_columns(changes: Sequence[Change]) -> dict[str, Array]:
         for change in changes
         if isinstance(change.ending, Blocked)
     ]
+    return _columns_of_notes(notes) if notes else _NO_NOTES
+
+
+def _columns_of_notes(notes: Sequence[tuple[int, str, str]]) -> dict[str, Array]:
     return {
         "note_tokens": int8s([token for token, _, _ in notes]),
         "note_whats": texts([what for _, what, _ in notes]),
@@ -319,7 +327,12 @@ def _note_columns(changes: Sequence[Change]) -> dict[str, Array]:
     }
 
 
-def _number_columns(entries: Sequence[Entry]) -> dict[str, Array]:
+def _number_columns(batch: Batch) -> dict[str, Array]:
+    entries = [entry for entry in batch.entries if entry.numbers]
+    return _columns_of_numbers(entries) if entries else _NO_NUMBERS
+
+
+def _columns_of_numbers(entries: Sequence[Entry]) -> dict[str, Array]:
     return {
         **_keys("number_", [(entry.token, entry.run_id, entry.key) for entry in entries]),
         "number_seqs": int4s([entry.seq for entry in entries]),
@@ -336,9 +349,16 @@ def _work_columns(entries: Sequence[Entry]) -> dict[str, Array]:
         elif isinstance(entry.work, ChildWork):
             children.append((entry.token, _giver(entry), entry.work))
     return {
+        **(_columns_of_steps(steps) if steps else _NO_STEPS),
+        **(_columns_of_children(children) if children else _NO_CHILDREN),
         "given_away": bools([entry.work is not None for entry in entries]),
         "givers": int8s([entry.task_id for entry in entries]),
         "inputs": jsons([None if entry.work is None else entry.work.stored() for entry in entries]),
+    }
+
+
+def _columns_of_steps(steps: Sequence[tuple[int, Claim, StepWork]]) -> dict[str, Array]:
+    return {
         "work_tokens": int8s([token for token, _, _ in steps]),
         "work_executions": texts([giver.execution_id for _, giver, _ in steps]),
         "work_lanes": int8s([work.lane for _, _, work in steps]),
@@ -346,6 +366,11 @@ def _work_columns(entries: Sequence[Entry]) -> dict[str, Array]:
         "work_parents": int8s([giver.task_id for _, giver, _ in steps]),
         "work_functions": texts([work.function for _, _, work in steps]),
         "work_held_back": bools([work.held_back for _, _, work in steps]),
+    }
+
+
+def _columns_of_children(children: Sequence[tuple[int, Claim, ChildWork]]) -> dict[str, Array]:
+    return {
         "child_tokens": int8s([token for token, _, _ in children]),
         "child_ids": texts([work.id for _, _, work in children]),
         "child_names": texts([work.name for _, _, work in children]),
@@ -383,8 +408,21 @@ def _order_columns(batch: Batch) -> dict[str, Array]:
             rows += [(entry.token, entry.run_id, order) for order in told.orders]
     for change in batch.changes:
         rows += [(change.token, change.run_id, order) for order in change.orders]
+    return _columns_of_orders(rows) if rows else _NO_ORDERS
+
+
+def _columns_of_orders(rows: Sequence[tuple[int, UUID, Order]]) -> dict[str, Array]:
     return {
         **_keys("order_", [(token, run_id, order.key) for token, run_id, order in rows]),
         "order_reasons": texts([order.reason for _, _, order in rows]),
         "order_authors": texts([order.author for _, _, order in rows]),
     }
+
+
+# What most batches do not carry; there are many columns of it.
+_NO_ATTEMPTS: Final = _columns_of_attempts(())
+_NO_NOTES: Final = _columns_of_notes(())
+_NO_NUMBERS: Final = _columns_of_numbers(())
+_NO_STEPS: Final = _columns_of_steps(())
+_NO_CHILDREN: Final = _columns_of_children(())
+_NO_ORDERS: Final = _columns_of_orders(())

@@ -144,7 +144,11 @@ def _fold_entries(
 
 def is_plain(batch: Batch) -> bool:
     """Whether it concerns nothing but rows of the journal."""
-    if batch.changes or batch.earlier:
+    return not batch.changes and _entries_are_plain(batch)
+
+
+def _entries_are_plain(batch: Batch) -> bool:
+    if batch.earlier:
         return False
     for entry in batch.entries:
         if entry.event_id is not None or entry.clears_recoveries or entry.failed_attempt is not None:
@@ -156,7 +160,16 @@ def is_plain(batch: Batch) -> bool:
 
 def only_finishes(batch: Batch) -> bool:
     """Whether it holds final endings and nothing else."""
-    return not batch.entries and all(
+    return not batch.entries and _endings_are_final(batch)
+
+
+def records_and_finishes(batch: Batch) -> bool:
+    """Whether it holds entries that concern nothing but rows of the journal, and final endings, of other runs."""
+    return _endings_are_final(batch) and _entries_are_plain(batch)
+
+
+def _endings_are_final(batch: Batch) -> bool:
+    return all(
         isinstance(change.ending, (Completed, Failed, Cancelled))
         and change.parent_task is None
         and not (change.notes or change.orders)

@@ -20,11 +20,11 @@ import psycopg
 from psycopg import AsyncConnection
 
 from zart._engine.columns import (
-    FINISHING,
     all_columns,
     columns_to_begin_anew,
     entry_columns,
     entry_values,
+    finishing_columns,
     key_columns,
     task_columns,
 )
@@ -35,6 +35,7 @@ from zart._engine.folding import (
     is_plain,
     only_begins_anew,
     only_finishes,
+    records_and_finishes,
     touches_entries,
 )
 from zart._engine.points import reach
@@ -120,6 +121,7 @@ class Sender:
         self._record_one = _Send(journal["record_one"], "journal.record")
         self._record_and_end = _Send(journal["record_and_end"], "journal.record-and-end")
         self._finish = _Send(journal["finish"], "journal.finish")
+        self._record_and_finish = _Send(journal["record_and_finish"], "journal.record-and-end")
         self._begin_anew = _Send(journal["begin_anew"], "journal.begin-anew")
         self._read_back_statement = _Send(journal["read_back"], "journal.read-back")
         self._now = _Send(journal["now"], "journal.now")
@@ -203,15 +205,17 @@ class Sender:
             else:
                 statement, parameters = self._record, entry_columns(part)
         elif only_finishes(part):
-            columns = task_columns(part)
             statement = self._finish
             parameters = {
-                **{name: columns[name] for name in FINISHING},
+                **finishing_columns(part.changes),
                 "announce": len(part.changes) == 1,
                 "done_channel": self._channels["done_channel"],
             }
         elif only_begins_anew(part):
             statement, parameters = self._begin_anew, columns_to_begin_anew(part)
+        elif records_and_finishes(part):
+            statement = self._record_and_finish
+            parameters = {**entry_columns(part), **finishing_columns(part.changes)}
         else:
             statement, parameters = self._record_and_end, all_columns(part)
         rows = await statement(direct, {**parameters, **self._fence})

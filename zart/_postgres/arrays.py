@@ -6,6 +6,7 @@ carries its type, so that statements keep one prepared form whatever the values 
 """
 
 import datetime as dt
+import functools
 from collections.abc import Iterable
 from struct import Struct
 from typing import ClassVar, TypeVar
@@ -70,6 +71,11 @@ def texts(values: Iterable[str | None]) -> Texts:
     return _array(Texts, [_NULL if value is None else _text(value) for value in values])
 
 
+def words(values: Iterable[str]) -> Texts:
+    """Texts of which there are few in all, such as states and the names of steps: each is packed once."""
+    return _array(Texts, [_word(value) for value in values])
+
+
 def jsons(values: Iterable[bytes | None]) -> Jsons:
     return _array(Jsons, [_NULL if value is None else _LENGTH(len(value)) + value for value in values])
 
@@ -104,6 +110,9 @@ def times(values: Iterable[dt.datetime | None]) -> Times:
 def _text(value: str) -> bytes:
     data = value.encode()
     return _LENGTH(len(data)) + data
+
+
+_word = functools.lru_cache(maxsize=4096)(_text)
 
 
 def _array(kind: type[A], elements: list[bytes]) -> A:

@@ -211,7 +211,7 @@ class Direct:
         return known.name
 
     def _send(self, text: bytes, name: bytes | None, values: list[bytes | None]) -> None:
-        formats = [int(isinstance(value, Array)) for value in values]
+        formats = [1 if isinstance(value, Array) else 0 for value in values]
         if name is None:
             self._libpq.send_query_params(text, values, _types(values), formats, _BINARY)
         else:

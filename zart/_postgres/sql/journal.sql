@@ -378,6 +378,73 @@ SELECT EXISTS (SELECT FROM fence), {schema}.zart_now(), NULL::bigint[], (SELECT 
             AND pg_notify(%(done_channel)s::text, f.id) IS NOT NULL)),
     0::bigint;
 
+-- name: record_and_finish
+-- Entries that concern nothing but their own rows, and final endings of other runs: what most batches of a busy worker
+-- hold. The same as `record` and `finish` together, with a plan that starts in a fraction of the time of `record_and_end`.
+WITH fence AS MATERIALIZED (
+    SELECT 1 AS stands FROM {schema}.zart_workers w
+    WHERE w.worker_id = %(worker)s::bigint AND w.writer = %(writer)s::smallint
+    FOR KEY SHARE
+), held AS MATERIALIZED (
+    SELECT t.id, t.owner, t.epoch, t.run_id, t.started_at, t.cancel_at IS NOT NULL AS cancelling
+    FROM fence, {schema}.zart_tasks t
+    WHERE t.id = ANY (%(task_ids)s::bigint[])
+    ORDER BY t.id
+    FOR NO KEY UPDATE OF t
+), mine AS MATERIALIZED (
+    SELECT c.*, h.started_at AS claimed_at, h.cancelling
+    FROM held h JOIN unnest(%(task_ids)s::bigint[], %(task_executions)s::text[], %(task_runs)s::uuid[],
+        %(epochs)s::int[], %(endings)s::text[], %(task_tokens)s::bigint[], %(task_results)s::json[],
+        %(task_failures)s::json[]) AS c(task_id, execution_id, run_id, epoch, ending, token, result, failure)
+        ON c.task_id = h.id
+    WHERE h.owner = %(worker)s::bigint AND h.run_id = c.run_id AND h.epoch = c.epoch
+), gone AS (
+    DELETE FROM {schema}.zart_tasks t USING mine m WHERE t.id = m.task_id RETURNING m.token
+), finished AS (
+    UPDATE {schema}.zart_executions e SET
+        status = CASE WHEN m.cancelling THEN 'cancelled' ELSE m.ending END,
+        result = CASE WHEN NOT m.cancelling THEN m.result END,
+        failure = m.failure,
+        started_at = m.claimed_at,
+        finished_at = {schema}.zart_now(),
+        token = m.token
+    FROM mine m
+    WHERE e.id = m.execution_id AND (SELECT count(*) FROM gone) > 0
+    RETURNING e.id, e.awaited
+), swept AS (
+    UPDATE {schema}.zart_steps s SET state = 'cancelled', finished_at = {schema}.zart_now()
+    FROM mine m
+    WHERE s.run_id = m.run_id AND s.state IN ('started', 'running', 'waiting') AND s.kind <> 'child'
+        AND (SELECT count(*) FROM finished) >= 0
+    RETURNING 1
+), written AS (
+    INSERT INTO {schema}.zart_steps AS s (run_id, path, name, occurrence, kind, seq, state, digest, arguments, result,
+        failure, attempts, started_at, finished_at, until, progress, token)
+    SELECT u.run_id, u.path, u.name, u.occurrence, u.kind, u.seq, u.state, u.digest, u.arguments, u.result,
+        u.failure, u.attempts, u.started_at, u.finished_at, u.until, u.progress,
+        u.token
+    FROM fence, unnest(%(runs)s::uuid[], %(paths)s::text[], %(names)s::text[], %(occurrences)s::int[],
+        %(kinds)s::text[], %(seqs)s::int[], %(states)s::text[], %(digests)s::bytea[], %(arguments)s::text[],
+        %(results)s::json[], %(failures)s::json[], %(attempts)s::int[], %(started)s::timestamptz[],
+        %(finished)s::timestamptz[], %(untils)s::timestamptz[], %(progresses)s::json[],
+        %(tokens)s::bigint[])
+        AS u(run_id, path, name, occurrence, kind, seq, state, digest, arguments, result, failure, attempts,
+            started_at, finished_at, until, progress, token)
+    WHERE (SELECT count(*) FROM finished) >= 0
+    ORDER BY u.run_id, u.path, u.name, u.occurrence, u.kind
+    ON CONFLICT (run_id, path, name, occurrence, kind) DO UPDATE SET
+        seq = excluded.seq, state = excluded.state, digest = coalesce(excluded.digest, s.digest),
+        arguments = coalesce(excluded.arguments, s.arguments), result = excluded.result, failure = excluded.failure,
+        attempts = excluded.attempts, started_at = coalesce(excluded.started_at, s.started_at),
+        finished_at = excluded.finished_at, until = excluded.until,
+        progress = coalesce(excluded.progress, s.progress), token = excluded.token
+    WHERE s.state IN ('started', 'running', 'waiting') AND excluded.task_id IS NULL
+        AND ((s.token >> 24) IS DISTINCT FROM (excluded.token >> 24) OR s.token < excluded.token)
+    RETURNING s.token
+)
+SELECT EXISTS (SELECT FROM fence), {schema}.zart_now(), (SELECT array_agg(token) FROM written),
+    (SELECT array_agg(token) FROM gone), (SELECT array_agg(f.id) FROM finished f WHERE f.awaited), 0::bigint;
+
 -- name: start_child
 -- A child whose id its parent has chosen. Somebody else may have the same id in a transaction that stays open, so it is
 -- not a part of a batch: it is sent alone, gives way after `gives_way`, and is sent again. Says whether the fence stood
