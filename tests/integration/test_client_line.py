@@ -41,3 +41,18 @@ async def test_a_start_that_waits_for_somebodys_transaction_delays_no_other(
         if not cancelled:
             assert (await waiting).created
         assert (await client.start(ship, Order(5), id="after")).created
+
+
+async def test_two_statements_at_a_time_need_no_pool(dsn: str) -> None:
+    """A start is sent at once although another one waits, on the second of the client's own connections."""
+    async with Client(dsn) as client, await psycopg.AsyncConnection.connect(dsn) as somebody:
+        await client.start(ship, Order(0), id="before")
+        await somebody.execute(INSERT)
+        waiting = asyncio.create_task(client.start(ship, Order(1), id="held", on_conflict="return"))
+        await until_locked_out(dsn)
+        assert (await client.start(ship, Order(2))).created
+        pool = client._database._pool
+        assert pool is not None
+        assert not pool.get_stats().get("requests_num")
+        await somebody.rollback()
+        assert (await waiting).created

@@ -53,7 +53,8 @@ class Database:
         self.schema: str = check_schema(schema)
         self._dsn = dsn
         self._address: str | None = None
-        self._line = Line(self._dial)
+        self._lines = (Line(self._dial), Line(self._dial))
+        """The second one is opened when a start and a look for results are first sent at the same time."""
         self._pool: AsyncConnectionPool[Connection] | None = None
 
     @property
@@ -78,7 +79,8 @@ class Database:
 
     async def close(self) -> None:
         pool, self._pool = self._pool, None
-        await self._line.close()
+        for line in self._lines:
+            await line.close()
         if pool is not None:
             await pool.close()
 
@@ -131,8 +133,10 @@ class Database:
                 "the Client is not open: use it in `async with zart.Client(...) as client:` "
                 "(only start and offer_event with connection= need no open one)"
             )
-        if statement in _WAITED_FOR and not self._line.busy:
-            return await self._line.rows(statements("client", self.schema)[statement], parameters)
+        if statement in _WAITED_FOR:
+            for line in self._lines:
+                if not line.busy:
+                    return await line.rows(statements("client", self.schema)[statement], parameters)
         async with self._pool.connection() as connection:
             try:
                 cursor = await connection.execute(

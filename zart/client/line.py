@@ -1,7 +1,7 @@
-"""A client's own connection, for the statements that somebody waits for all the time.
+"""A connection of a client's own, for the statements that somebody waits for all the time.
 
-The pool is for all the rest, and for what comes while this connection is busy: it costs more for each statement than
-the statement itself.
+A client has two, since it starts executions and looks for their results at the same time. The pool is for all the rest,
+and for what comes while both are busy: it costs more for each statement than the statement itself.
 """
 
 import asyncio
