@@ -108,7 +108,7 @@ from zart.primitives import (
 from zart.registry import Registry
 from zart.retry import Retry
 from zart.saga import Saga
-from zart.state import Context, Execution, History, Record, Stats, StepContext
+from zart.state import Context, Execution, History, Record, Rerun, Run, Stats, StepContext
 from zart.step import AsyncStep, BoundStep, Step, SyncStep, step
 from zart.worker import Worker
 
@@ -141,9 +141,11 @@ __all__ = [
     "PayloadError",
     "Record",
     "Registry",
+    "Rerun",
     "ResultTimeout",
     "Retry",
     "RetryAfter",
+    "Run",
     "Saga",
     "SchemaError",
     "SerializationError",

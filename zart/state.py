@@ -8,6 +8,9 @@
         │            └──▶ blocked ──▶ running                           (resumed by a person)
         └──▶ cancelled | failed                                         (ended before its first claim)
 
+A person may begin another run from any of them (`restart`, `rerun`): then it is `scheduled`. So it is when a step is
+retried after a failure, in the same run.
+
 `paused` stands beside all three live states: it holds an execution where it is, and lets it go on from there.
 """
 
@@ -43,7 +46,7 @@ class ExecutionStatus(StrEnum):
 FINAL_STATUSES: Final = frozenset(
     {ExecutionStatus.COMPLETED, ExecutionStatus.FAILED, ExecutionStatus.CANCELLED}
 )
-"""A run that has reached one of these never leaves it."""
+"""What has reached one of these stays so, unless a person repairs it."""
 
 TRANSITIONS: Final[Mapping[ExecutionStatus, frozenset[ExecutionStatus]]] = MappingProxyType(
     {
@@ -56,9 +59,15 @@ TRANSITIONS: Final[Mapping[ExecutionStatus, frozenset[ExecutionStatus]]] = Mappi
             }
         ),
         ExecutionStatus.RUNNING: FINAL_STATUSES
-        | {ExecutionStatus.WAITING, ExecutionStatus.PAUSED, ExecutionStatus.BLOCKED},
+        | {
+            ExecutionStatus.SCHEDULED,
+            ExecutionStatus.WAITING,
+            ExecutionStatus.PAUSED,
+            ExecutionStatus.BLOCKED,
+        },
         ExecutionStatus.WAITING: frozenset(
             {
+                ExecutionStatus.SCHEDULED,
                 ExecutionStatus.RUNNING,
                 ExecutionStatus.PAUSED,
                 ExecutionStatus.FAILED,
@@ -74,10 +83,12 @@ TRANSITIONS: Final[Mapping[ExecutionStatus, frozenset[ExecutionStatus]]] = Mappi
                 ExecutionStatus.CANCELLED,
             }
         ),
-        ExecutionStatus.BLOCKED: frozenset({ExecutionStatus.RUNNING, ExecutionStatus.CANCELLED}),
-        ExecutionStatus.COMPLETED: frozenset(),
-        ExecutionStatus.FAILED: frozenset(),
-        ExecutionStatus.CANCELLED: frozenset(),
+        ExecutionStatus.BLOCKED: frozenset(
+            {ExecutionStatus.SCHEDULED, ExecutionStatus.RUNNING, ExecutionStatus.CANCELLED}
+        ),
+        ExecutionStatus.COMPLETED: frozenset({ExecutionStatus.SCHEDULED}),
+        ExecutionStatus.FAILED: frozenset({ExecutionStatus.SCHEDULED}),
+        ExecutionStatus.CANCELLED: frozenset({ExecutionStatus.SCHEDULED}),
     }
 )
 """The one table of allowed changes: from a status to those that may follow it."""
@@ -191,3 +202,26 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
     """Ready work that no live worker has registered, by function name."""
     workers: int
     """Workers whose lease stands."""
+
+
+@final
+class Run(msgspec.Struct, frozen=True, kw_only=True):
+    """One run of an execution: the one that is on, or one that gave way to another."""
+
+    run_id: str
+    status: str
+    """How the execution stood when this run gave way, `continued` when it began anew by itself. Of the run that is on,
+    or was the last, how it stands."""
+    started_at: dt.datetime
+    ended_at: dt.datetime | None
+    """When it gave way to the next one; None for the last."""
+    failure: Failure | None
+
+
+@final
+class Rerun(msgspec.Struct, frozen=True, kw_only=True):
+    """What `rerun` has begun."""
+
+    run_id: str
+    stale: list[str]
+    """Keys of results that are kept and came after one that is done again: they may rest on what that gave."""

@@ -74,9 +74,10 @@ def list_(database: Database, limit: int, as_json: bool, **filters: Any) -> None
 
 @click.command(short_help="What execution ID did, as a timeline.")
 @click.argument("execution_id", metavar="ID")
+@click.option("--run", "run_id", metavar="RUN", help="An earlier run of it; see `zart runs`.")
 @json_option
 @database_options
-def show(database: Database, execution_id: str, as_json: bool) -> None:
+def show(database: Database, execution_id: str, run_id: str | None, as_json: bool) -> None:
     """What execution ID did, as a timeline: steps, attempts, waits, and what else happened to it.
 
     Below it stand the executions that it has started, and theirs.
@@ -84,7 +85,7 @@ def show(database: Database, execution_id: str, as_json: bool) -> None:
 
     async def run() -> None:
         async with database.client() as client:
-            history = await client.history(execution_id)
+            history = await client.history(execution_id, run_id=run_id)
             children = None if as_json else await read_children(client, history)
         if as_json:
             write_json(history)

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from zart import Execution, Failure, Stats
+from zart import Execution, Failure, Run, Stats
 from zart_cli.times import ago, clock
 
 STYLES: Final = {
@@ -61,6 +61,19 @@ def describe(failure: Failure) -> str:
     message = failure.message.strip().splitlines()
     told = f"{failure.type}: {message[0]}" if message else failure.type
     return told if failure.step is None else f"{told} (step {failure.step!r})"
+
+
+def print_runs(runs: list[Run]) -> None:
+    table = plain_table("run", "status", "started", "gave way", "")
+    for run in runs:
+        table.add_row(
+            run.run_id,
+            run.status,
+            clock(run.started_at),
+            "" if run.ended_at is None else clock(run.ended_at),
+            "" if run.failure is None else escape(describe(run.failure)),
+        )
+    console().print(table)
 
 
 def print_executions(executions: list[Execution]) -> None:

@@ -76,10 +76,11 @@ HOT: Final[dict[tuple[str, str], set[str]]] = {
     ("client", "offer_event_in_transaction"): {"zart_executions_pkey", "zart_events_dedup"},
     ("client", "status"): {"zart_executions_pkey", "zart_tasks_pkey"},
     ("client", "page"): {"zart_executions_created", "zart_tasks_pkey"},
-    ("client", "records"): {"zart_steps_pkey", "zart_executions_parent"},
+    ("client", "records"): {"zart_steps_pkey", "zart_executions_pkey"},
     ("client", "attempts"): {"zart_step_attempts_run"},
     ("client", "notes"): {"zart_history_execution"},
     ("client", "runs"): {"zart_execution_runs_execution"},
+    ("client", "each_run"): {"zart_execution_runs_execution", "zart_executions_pkey", "zart_tasks_pkey"},
     ("client", "cancel"): {"zart_tasks_pkey", "zart_executions_pkey", "zart_steps_pkey"},
     ("client", "cancel_below"): {
         *("zart_executions_pkey", "zart_steps_pkey", "zart_tasks_pkey", "zart_wakeups_cancels")

@@ -433,6 +433,13 @@ async def client(rows: psycopg.AsyncConnection[Any]) -> None:
         async for found in shop.executions(name="sell", status="waiting", id_prefix="o-", limit=10):
             assert_type(found, zart.Execution)
 
+        assert_type(await shop.runs("o-1"), list[zart.Run])
+        assert_type(await shop.retry_step("o-1", "charge", reason="mended"), bool)
+        assert_type(await shop.restart("o-1", {"id": 1}), str)
+        begun = await shop.rerun("o-1", steps=["charge"])
+        assert_type(begun, zart.Rerun)
+        assert_type(begun.stale, list[str])
+        assert_type(await shop.delete("o-1"), bool)
         history = await shop.history("o-1")
         assert_type(history, zart.History)
         assert_type(history.records, list[zart.Record])

@@ -67,6 +67,7 @@ from zart._engine.parking import DurableFuture
 from zart._engine.parts import Part
 from zart._engine.patches import Patches
 from zart._engine.points import reach
+from zart._engine.repairs import Repair
 from zart._engine.rest import Rest
 from zart._engine.sagas import Sagas
 from zart._engine.steps import Steps
@@ -125,6 +126,7 @@ class Activation:
         "dormant",
         "ending",
         "fired",
+        "gives_way",
         "heard",
         "host",
         "log",
@@ -133,6 +135,7 @@ class Activation:
         "made",
         "notes",
         "own_library",
+        "repair",
         "replaying",
         "resting",
         "root",
@@ -180,6 +183,10 @@ class Activation:
         """Time limits that have passed, and the number of the last entry that was heard then."""
         self.heard = 0
         """The number of the last entry that the body has heard of."""
+        self.repair: Repair | None = None
+        """What a person wants done again: it is met at the end of the log."""
+        self.gives_way = False
+        """It is to be given back at its next record."""
         self._outgoing = Outgoing(host, self.log.last_seq)
         self._inflight = 0
         self._in_doubt = 0
@@ -206,6 +213,11 @@ class Activation:
         if self.claim.events:
             self.waits.offer(self.claim.events)
         try:
+            self.repair = Repair.of(self)
+        except PayloadError as error:
+            self.block(error, "misfit")
+            return
+        try:
             coroutine = self.phase.first()
         except PayloadError as error:
             self.phase.refuse(error)
@@ -231,6 +243,8 @@ class Activation:
         cancel: CancelRequest | None,
         done: int = 0,
         arrived: Sequence[StoredEntry] = (),
+        *,
+        repair: bool = False,
     ) -> None:
         """What has happened to the execution outside, while it is held."""
         if self.closed or self.dormant is not None:
@@ -239,7 +253,15 @@ class Activation:
         self.waits.offer(events)
         self.delegated.news(done, arrived)
         self.cancels.request(cancel)
+        if repair and self.repair is None:
+            self.give_way()
         self._end_at_last()
+
+    def give_way(self) -> None:
+        """Give the execution back, as soon as no step and no record of it is under way, or at its next record."""
+        self.gives_way = True
+        if not self.closed and not self.steps.tasks and not self._inflight:
+            self.release()
 
     def tick(self, now: dt.datetime) -> None:
         """Once a second: show what takes long, and write the deadlines that are not written yet."""
@@ -956,6 +978,9 @@ class Activation:
     def _go_live(self) -> None:
         """The log is at its end: what had no record may run now."""
         reach("replay.over")
+        if self.repair is not None:
+            self.repair.meet(None)
+            return
         gate, self._gate = self._gate, []
         when_live, self._when_live = self._when_live, []
         try:

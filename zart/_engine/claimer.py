@@ -64,6 +64,8 @@ class News(msgspec.Struct, frozen=True, kw_only=True):
     """How much of what it gave away has ended."""
     arrived: list[StoredEntry] = []
     """What has ended of that, and has no number so far."""
+    repair: bool = False
+    """A person wants some of it done again."""
     lost: bool
     """It is no longer held under this epoch: drop it, nothing that it writes would be accepted."""
 
@@ -327,8 +329,9 @@ class Claimer:
                 done=arrived[task][0] if task in arrived else done or 0,
                 arrived=arrived[task][1] if task in arrived else [],
                 lost=lost,
+                repair=bool(repair),
             )
-            for task, lost, signal, _, cancelled, reason, author, done in rows
+            for task, lost, signal, _, cancelled, reason, author, done, repair in rows
         ]
 
     # -- what a tick does for everybody

@@ -265,7 +265,13 @@ def _ending_row(change: Change, *, clears: bool) -> TaskRow:
                 waiting_for=ending.waiting_for,
             )
         case BodyRetry():
-            return row("body-retry", attempt=ending.attempt, floor=ending.floor, not_before=ending.not_before)
+            return row(
+                "body-retry",
+                attempt=ending.attempt,
+                floor=ending.floor,
+                not_before=ending.not_before,
+                seen=ending.met,
+            )
         case ContinuedAsNew():
             return row("continued", result=ending.payload)
         case Blocked():

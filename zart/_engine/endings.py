@@ -177,6 +177,7 @@ class Phase:
         self._activation = activation
         self._failure: bytes | None = None
         self.path = ""
+        self.second_path = ON_FAILURE
         self.pauses: dict[str, dt.datetime] = {}
         """Steps that wait for their next attempt, for people."""
 
@@ -188,7 +189,8 @@ class Phase:
         """The body to run at this activation. Raises PayloadError when the payload does not fit."""
         activation = self._activation
         failed = activation.log.by_key.get(_FAILED)
-        if failed is None or failed.seq is None or activation.spec.on_failure is None:
+        repaired = activation.repair is not None  # then there is no failure any more
+        if failed is None or failed.seq is None or activation.spec.on_failure is None or repaired:
             spec = activation.spec
             return spec.fn(self._payload()) if spec.takes_payload else spec.fn()
         activation.log.begin_after(failed.seq, ON_FAILURE)
@@ -222,6 +224,9 @@ class Phase:
         activation = self._activation
         cancels = activation.cancels
         error = asyncio.CancelledError("the body cancelled itself") if root.cancelled() else root.exception()
+        if activation.repair is not None:
+            activation.repair.meet(error)
+            return
         self._note_unused()
         continued = _continuation(error)
         if cancels.requested is not None:
@@ -284,7 +289,7 @@ class Phase:
             )
         )
         reach("body.retrying")
-        afresh, forgotten = self._afresh(error)
+        afresh, forgotten = self.tried_afresh([error])
         for saga in forgotten:
             activation.note_down(saga.next_mark)
         activation.end(
@@ -332,8 +337,8 @@ class Phase:
 
     # ------------------------------------------------------------ what is tried afresh
 
-    def _afresh(self, error: BaseException) -> tuple[tuple[FailedAttempt, ...], list[Undos]]:
-        """The records whose exception left the body: itself, its causes, the members of groups.
+    def tried_afresh(self, errors: list[BaseException]) -> tuple[tuple[FailedAttempt, ...], list[Undos]]:
+        """The records behind exceptions that left the body: themselves, their causes, the members of groups.
 
         With them go the records within sagas that were undone for that: what was done there is to be done again. These
         sagas are returned, too.
@@ -342,7 +347,7 @@ class Phase:
         afresh: dict[Key, FailedAttempt] = {}
         since: list[int] = []
         seen: dict[int, BaseException] = {}
-        pending: list[BaseException] = [error]
+        pending = list(errors)
         while pending:
             current = pending.pop()
             if id(current) in seen:
@@ -350,11 +355,11 @@ class Phase:
             seen[id(current)] = current
             blamed = activation.blamed.get(id(current))
             if blamed is not None:
-                afresh[blamed[1].key] = self._moved(blamed[1].key, blamed[1], current)
+                afresh[blamed[1].key] = self.moved(blamed[1].key, blamed[1], current)
                 since.append(blamed[1].seq or 0)
             elif type(current) is TimeoutError and activation.fired:
                 key, at = activation.fired[-1]
-                afresh[key] = self._moved(key, None, current)
+                afresh[key] = self.moved(key, None, current)
                 since.append(at)
             if isinstance(current, BaseExceptionGroup):
                 pending.extend(cast("BaseExceptionGroup[BaseException]", current).exceptions)
@@ -363,10 +368,11 @@ class Phase:
         forgotten = activation.sagas.forgotten(seen.values(), min(since, default=0))
         for saga in forgotten:
             for key, record in saga.called.items():
-                afresh.setdefault(key, self._moved(key, record, None))
+                afresh.setdefault(key, self.moved(key, record, None))
         return tuple(afresh.values()), forgotten
 
-    def _moved(self, key: Key, record: Record | None, error: BaseException | None) -> FailedAttempt:
+    def moved(self, key: Key, record: Record | None, error: BaseException | None) -> FailedAttempt:
+        """A record that is set aside, as an attempt."""
         now = self._activation.host.now()
         stored = record.failure if record is not None else None
         if stored is None and error is not None:

@@ -113,6 +113,8 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     """Its body is in memory here, and goes on from where it is: payload and entries were not loaded."""
     arrived: list[StoredEntry] = []
     """For such a body: what has ended meanwhile of what it gave away."""
+    repair: str | None = None
+    """The keys of records that a person wants done again, as JSON."""
 
     @property
     def is_suspect(self) -> bool:
@@ -290,6 +292,8 @@ class BodyRetry(msgspec.Struct, frozen=True, kw_only=True):
     not_before: dt.datetime
     floor: int
     afresh: tuple[FailedAttempt, ...]
+    met: int | None = None
+    """It meets the request of a person that was there when the task's signal was this."""
 
 
 class Blocked(msgspec.Struct, frozen=True, kw_only=True):

@@ -67,6 +67,7 @@ class Pending(msgspec.Struct, kw_only=True, eq=False):
     weight: int
     complete: bool
     kept: bool
+    repair: str | None
     entries: list[StoredEntry]
     arrived: list[StoredEntry] = []
 
@@ -98,6 +99,7 @@ class Pending(msgspec.Struct, kw_only=True, eq=False):
             done=self.done,
             kept=self.kept,
             arrived=self.arrived,
+            repair=self.repair,
         )
 
 
@@ -262,7 +264,7 @@ def _pending(row: TupleRow, now: dt.datetime, kept: Kept | None) -> Pending:
         not_before,
     ) = row[:12]
     cancelled, reason, author, accept_arguments, time_limit, priority, parent_task, done = row[12:20]
-    path, name, occurrence, payload, steps, weight = row[20:]
+    path, name, occurrence, payload, steps, weight, repair = row[20:]
     first = epoch == 1 and steps == 0 and signal == 0 and weight <= SHORT_INPUT
     return Pending(
         task_id=task,
@@ -291,6 +293,7 @@ def _pending(row: TupleRow, now: dt.datetime, kept: Kept | None) -> Pending:
         # Only a holder writes records, and with each event that is to be seen the signal moves.
         complete=(signal, done) == kept if kept is not None else first,
         kept=kept is not None,
+        repair=repair,
         entries=[],
     )
 

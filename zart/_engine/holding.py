@@ -131,14 +131,14 @@ class Holding:
         reach("claim.handed-out")
         dormant = self._dormant.pop(claim.task_id, None)
         self._expected.discard(claim.task_id)
-        if claim.kept and dormant is not None:
+        if claim.kept and dormant is not None and claim.repair is None:
             self._clock.set(claim.now)  # what it sleeps for may be over by that
             self._hold(claim, dormant)
             self._begin(dormant, lambda: dormant.wake(claim))
             return
         if dormant is not None:
             dormant.forget()
-        if claim.kept:  # it has moved meanwhile, and was unwound: the next claim loads its history
+        if claim.kept:  # it has moved meanwhile, or is to be repaired: the next claim loads its history
             self._journal.end(_never_begun(claim, Released()))
             return
         exhausted = claim.recoveries > self._shared.max_recoveries
@@ -194,7 +194,9 @@ class Holding:
         if news.lost:
             activation.lose()
         else:
-            activation.news(news.signal, news.events, news.cancel, news.done, news.arrived)
+            activation.news(
+                news.signal, news.events, news.cancel, news.done, news.arrived, repair=news.repair
+            )
 
     def tick(self) -> None:
         """Once a second."""
@@ -352,11 +354,12 @@ class Holding:
             self._say_what_for(change.execution_id, change.ending)
 
     def holds_back(self, activation: Activation, /) -> bool:
-        return (self.stopping or self._shared.always_suspend) and activation.steps.may_be_interrupted
+        gives_back = self.stopping or self._shared.always_suspend or activation.gives_way
+        return gives_back and activation.steps.may_be_interrupted
 
     def rests(self, activation: Activation, /) -> None:
         task = activation.claim.task_id
-        if self.stopping:
+        if self.stopping or activation.gives_way:
             activation.release()
         elif self._held.get(task) is activation:
             self._resting.add(task)

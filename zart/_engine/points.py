@@ -48,6 +48,7 @@ POINTS: Final[Mapping[str, str]] = {
     "replay.delivering": "it is the turn of a recorded entry; the body has not got it",
     "replay.delivered": "the body has got it, and has not gone on",
     "replay.over": "the body rests at the end of the log; nothing runs live so far",
+    "repair.begin": "all that is recorded was replayed, and a person wants some of it done again; nothing is set aside",
     "patch.answered": "the body has heard whether the run takes a change of the code; nothing of that is recorded",
     # Running a step
     "step.begin": "an attempt is about to run",

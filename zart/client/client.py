@@ -3,7 +3,7 @@
 import datetime as dt
 import getpass
 import socket
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Any, Final, Literal, Self, TypeVar, overload
@@ -19,6 +19,7 @@ from zart.client.lookout import Lookout
 from zart.client.offering import Answer, check_known_id, make_offer, read_answer
 from zart.client.outcomes import Outcomes
 from zart.client.outside import refuse_in_body
+from zart.client.repairing import Repairs
 from zart.client.starter import Starter
 from zart.client.starting import NOT_GIVEN, OnConflict, make_start, read_target
 from zart.client.steering import Steering
@@ -30,7 +31,7 @@ from zart.errors import UsageError
 from zart.names import check_text
 from zart.outside import opened
 from zart.primitives import Event
-from zart.state import Execution, History, Stats
+from zart.state import Execution, History, Rerun, Run, Stats
 
 D = TypeVar("D")
 R = TypeVar("R")
@@ -61,9 +62,9 @@ class Client:
         self._outcomes_: Outcomes | None = None
         self._starter = Starter(self._database)
         self._lookout = Lookout(self._database)
-        self._steering = Steering(
-            self._database, check_text(author, "the author") if author is not None else _who()
-        )
+        named = check_text(author, "the author") if author is not None else _who()
+        self._steering = Steering(self._database, named)
+        self._repairs = Repairs(self._database, named)
 
     async def __aenter__(self) -> Self:
         if self._open is not None:
@@ -386,6 +387,64 @@ class Client:
         if resumed:
             await self._announce()
         return resumed
+
+    # ------------------------------------------------------------ repair
+
+    async def runs(self, id: str, /) -> list[Run]:
+        """The runs of an execution that are kept, the oldest first; the last is the one that is on, or was. Raises
+        ExecutionNotFound.
+        """
+        refuse_in_body("Client.runs")
+        return await self._lookout.runs(check_known_id(id))
+
+    async def retry_step(self, id: str, key: str, /, *, reason: str | None = None) -> bool:
+        """Have a step that failed for good tried again, in the run that is on or was the last, with all its retries;
+        False when no call of that key has failed.
+
+        `key` is as `zart show` prints it. The body runs again, completed steps are kept, and what stood in the way is
+        set aside: whatever else left the body with the failure, and what `on_failure` did. A step that runs at this
+        moment is let finish. Also for a scheduled step and for a child (which begins anew, under another id). Raises
+        ExecutionNotFound, ExecutionFinished when the run was completed or cancelled, UsageError for an unknown key.
+        """
+        refuse_in_body("Client.retry_step")
+        asked = await self._repairs.retry_step(check_known_id(id), key, reason)
+        if asked:
+            await self._announce()
+        return asked
+
+    async def restart(self, id: str, data: Any = NOT_GIVEN, /, *, reason: str | None = None) -> str:
+        """Begin the execution again, in any state, as a run with a history of its own; returns that run's id.
+
+        It has the input of the run before, or `data`. That run is kept as it stands, and nothing is written into the
+        new one by whoever still holds it; its scheduled steps and children are cancelled, unless they are detached.
+        Events that nobody has consumed are dropped. Raises ExecutionNotFound, SerializationError.
+        """
+        refuse_in_body("Client.restart")
+        run_id = await self._repairs.restart(check_known_id(id), data, reason)
+        await self._announce()
+        return run_id
+
+    async def rerun(self, id: str, /, *, steps: Sequence[str], reason: str | None = None) -> Rerun:
+        """Begin the execution again, in any state, and keep what is recorded, but for `steps`.
+
+        Each of them is a key as `zart show` prints it; where no call has that key, all calls of that name. Kept are
+        results, consumed events and failures that the body has caught; a failure that left the body, a cancel and what
+        came after it are not. Kept results are taken though the code may call them with other arguments now: `stale`
+        of what is returned names those that came after the first step to be done again. Raises ExecutionNotFound,
+        UsageError for a step that is not recorded.
+        """
+        refuse_in_body("Client.rerun")
+        begun = await self._repairs.rerun(check_known_id(id), steps, reason)
+        await self._announce()
+        return begun
+
+    async def delete(self, id: str, /, *, reason: str | None = None) -> bool:
+        """Delete an execution that has ended, with its history; that it was deleted is kept. Its children stay.
+
+        Its id is free then. Raises ExecutionNotFound, UsageError when it has not ended.
+        """
+        refuse_in_body("Client.delete")
+        return await self._repairs.delete(check_known_id(id), reason)
 
 
 def _who() -> str:

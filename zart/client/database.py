@@ -10,8 +10,8 @@ import datetime as dt
 import logging
 import random
 import time
-from collections.abc import Mapping
-from typing import Any, Final
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final, TypeVar
 
 import psycopg
 from psycopg import errors
@@ -44,6 +44,7 @@ _WAITED_FOR: Final = frozenset(("start", "start_many", "await_ends", "ended"))
 """The statements of every execution."""
 
 Row = tuple[Any, ...]
+T = TypeVar("T")
 
 
 class Database:
@@ -101,11 +102,22 @@ class Database:
         Raises SchemaError for tables that are not as expected, DatabaseUnreachable when the database stayed
         away. What somebody's open transaction holds is waited for however long that takes, on no connection.
         """
+        return await self._persistently(lambda: self._send(statement, parameters), patience)
+
+    async def transact(self, work: "Callable[[Transaction], Awaitable[T]]") -> T:
+        """What `work` returns, once all its statements are committed together.
+
+        It is done again from the start while the database is away, and when nobody knows whether it was committed: so
+        it must find out whether it was. Raises like `query`.
+        """
+        return await self._persistently(lambda: self._transact(work), PATIENCE)
+
+    async def _persistently(self, send: Callable[[], Awaitable[T]], patience: dt.timedelta) -> T:
         deadline = time.monotonic() + patience.total_seconds()
         pause = _FIRST_PAUSE
         while True:
             try:
-                return await self._send(statement, parameters)
+                return await send()
             except psycopg.Error as error:
                 trouble = classify(error)
                 if trouble is Trouble.SCHEMA:
@@ -127,17 +139,22 @@ class Database:
         except psycopg.Error as error:
             _log.debug("a notification could not be sent: %s", error)
 
-    async def _send(self, statement: str, parameters: Mapping[str, Any]) -> list[Row]:
+    @property
+    def _opened(self) -> AsyncConnectionPool[Connection]:
         if self._pool is None:
             raise UsageError(
                 "the Client is not open: use it in `async with zart.Client(...) as client:` "
                 "(only start and offer_event with connection= need no open one)"
             )
+        return self._pool
+
+    async def _send(self, statement: str, parameters: Mapping[str, Any]) -> list[Row]:
+        pool = self._opened
         if statement in _WAITED_FOR:
             for line in self._lines:
                 if not line.busy:
                     return await line.rows(statements("client", self.schema)[statement], parameters)
-        async with self._pool.connection() as connection:
+        async with pool.connection() as connection:
             try:
                 cursor = await connection.execute(
                     load("client", self.schema)[statement],
@@ -150,6 +167,25 @@ class Database:
                     connection.close()
                 )  # a server that was demoted: the pool makes a new connection elsewhere
                 raise
+
+    async def _transact(self, work: "Callable[[Transaction], Awaitable[T]]") -> T:
+        async with self._opened.connection() as connection, connection.transaction():
+            transaction = Transaction(connection, self.schema)
+            await transaction.query("limit_idling", {"limit": f"{int(PATIENCE.total_seconds() * 1000)}"})
+            return await work(transaction)
+
+
+class Transaction:
+    """Several statements of `repairs.sql` that are committed together."""
+
+    def __init__(self, connection: Connection, schema: str) -> None:
+        self._connection = connection
+        self._statements = load("repairs", schema)
+
+    async def query(self, statement: str, parameters: Mapping[str, Any]) -> list[Row]:
+        """The rows of one of them; none if it returns nothing."""
+        cursor = await self._connection.execute(self._statements[statement], parameters)
+        return await cursor.fetchall() if cursor.description is not None else []
 
 
 async def query_within(

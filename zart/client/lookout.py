@@ -7,10 +7,10 @@ from typing import Final, cast
 
 from zart.client.database import Database
 from zart.client.offering import not_found
-from zart.client.reading import read_execution, read_notes, read_record
+from zart.client.reading import read_execution, read_notes, read_record, read_run
 from zart.errors import ExecutionNotFound, UsageError
 from zart.names import check_text
-from zart.state import FINAL_STATUSES, Execution, ExecutionStatus, History, Stats
+from zart.state import FINAL_STATUSES, Execution, ExecutionStatus, History, Run, Stats
 
 _PAGE: Final = 200
 
@@ -80,7 +80,7 @@ class Lookout:
                 execution_id=id,
             )
         run = {"run_id": run_id or execution.run_id}
-        records = await self._database.query("records", {**run, "id": id})
+        records = await self._database.query("records", run)
         attempts = await self._database.query("attempts", run)
         notes = await self._database.query("notes", {"id": id})
         return History(
@@ -90,6 +90,13 @@ class Lookout:
             records=[read_record(row) for row in records],
             notes=read_notes(notes, attempts),
         )
+
+    async def runs(self, id: str) -> list[Run]:
+        """The kept runs. Raises ExecutionNotFound."""
+        rows = await self._database.query("each_run", {"id": id})
+        if not rows:
+            raise not_found(id)
+        return [read_run(row) for row in rows]
 
     async def stats(self) -> Stats:
         """How much there is of what."""

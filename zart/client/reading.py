@@ -6,7 +6,7 @@ from typing import Any
 from zart.client.database import Row
 from zart.errors import Failure, PayloadError
 from zart.failures import failure_from_json
-from zart.state import Execution, Record
+from zart.state import Execution, Record, Run
 
 
 def read_execution(row: Row) -> Execution:
@@ -58,6 +58,12 @@ def read_record(row: Row) -> Record:
         child_id=child,
         progress=progress,
     )
+
+
+def read_run(row: Row) -> Run:
+    """A row of `each_run`."""
+    run_id, status, started, ended, failure = row
+    return Run(run_id=run_id, status=status, started_at=started, ended_at=ended, failure=_failure(failure))
 
 
 def read_notes(notes: list[Row], attempts: list[Row]) -> list[str]:

@@ -63,7 +63,7 @@ WITH fence AS MATERIALIZED (
     WHERE t.id = ANY (ARRAY(SELECT f.id FROM fit f UNION ALL SELECT s.id FROM suspect s))
     RETURNING t.id, t.execution_id, t.run_id, t.lane, t.priority, t.epoch, t.signal, t.attempt, t.floor, t.recoveries,
         t.due_at, t.started_at, t.not_before, t.cancel_at, t.cancel_reason, t.cancel_author, t.accept_arguments,
-        t.time_limit, t.parent_task, t.done, t.step_path, t.step_name, t.step_occurrence,
+        t.time_limit, t.parent_task, t.done, t.step_path, t.step_name, t.step_occurrence, t.repair::text AS repair,
         CASE WHEN t.step_name IS NULL
             THEN (SELECT e.payload::text FROM {schema}.zart_executions e
                 WHERE e.id = t.execution_id AND t.epoch = 1 AND pg_column_size(e.payload) <= %(short)s)
@@ -88,7 +88,7 @@ SELECT EXISTS (SELECT FROM fence) AS fenced, (SELECT count(*) FROM candidate) AS
     c.id, c.execution_id, c.run_id, c.lane, c.epoch, c.signal, c.attempt, c.floor, c.recoveries,
     {time:c.due_at}, {time:c.started_at}, {time:c.not_before}, c.cancel_at IS NOT NULL, c.cancel_reason, c.cancel_author,
     c.accept_arguments, {interval:c.time_limit}, c.priority, c.parent_task, c.done, c.step_path, c.step_name,
-    c.step_occurrence, c.input, c.steps, coalesce(c.payload, 0) + coalesce(c.results, 0)
+    c.step_occurrence, c.input, c.steps, coalesce(c.payload, 0) + coalesce(c.results, 0), c.repair
 FROM (SELECT) AS always LEFT JOIN claimed c ON true
 ORDER BY c.priority, c.id;
 
@@ -165,7 +165,7 @@ ORDER BY v.id;
 -- Their events are read by a later statement, so none is older than the signal that is returned here.
 -- name: read_inbox
 SELECT held.task, t.id IS NULL, t.signal, t.execution_id, t.cancel_at IS NOT NULL, t.cancel_reason, t.cancel_author,
-    t.done
+    t.done, t.repair IS NOT NULL
 FROM unnest((SELECT %(tasks)s::bigint[]), (SELECT %(epochs)s::int[]), (SELECT %(signals)s::int[]),
         (SELECT %(dones)s::int[])) AS held (task, epoch, signal, done)
     LEFT JOIN LATERAL (SELECT * FROM {schema}.zart_tasks t WHERE t.id = held.task OFFSET 0) t

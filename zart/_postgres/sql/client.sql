@@ -277,9 +277,7 @@ LIMIT %(limit)s;
 -- name: records
 SELECT s.path, s.name, s.occurrence, s.kind, s.state, s.attempts, {time:s.started_at}, {time:s.finished_at},
     {time:s.until}, s.failure::text, c.id, {time:c.created_at}, s.progress::text
-FROM {schema}.zart_steps s LEFT JOIN {schema}.zart_executions c ON s.kind = 'child' AND c.parent_id = %(id)s
-    AND c.parent_run = s.run_id AND c.parent_path = s.path AND c.parent_name = s.name
-    AND c.parent_occurrence = s.occurrence
+FROM {schema}.zart_steps s LEFT JOIN {schema}.zart_executions c ON s.kind = 'child' AND c.id = s.input ->> 0
 WHERE s.run_id = %(run_id)s
 ORDER BY s.seq NULLS LAST, s.started_at NULLS LAST, s.path, s.name, s.occurrence;
 
@@ -295,6 +293,17 @@ SELECT {time:h.at}, h.what, h.author, h.note FROM {schema}.zart_history h WHERE 
 -- name: runs
 SELECT r.run_id::text FROM {schema}.zart_execution_runs r WHERE r.execution_id = %(id)s
 ORDER BY r.ended_at NULLS LAST;
+
+-- The same with what came of each, and the run that is on, or was the last, behind them.
+-- name: each_run
+SELECT r.run_id::text, coalesce(r.status, 'continued'), {time:r.started_at}, {time:r.ended_at} AS ended, r.failure::text
+FROM {schema}.zart_execution_runs r JOIN {schema}.zart_executions e ON e.id = r.execution_id AND e.run_id <> r.run_id
+WHERE r.execution_id = %(id)s
+UNION ALL
+SELECT v.run_id::text, v.status, coalesce({time:v.started_at}, {time:v.created_at}), NULL,
+    (SELECT e.failure::text FROM {schema}.zart_executions e WHERE e.id = v.id)
+FROM {schema}.zart_v_executions v WHERE v.id = %(id)s
+ORDER BY ended NULLS LAST;
 
 -- name: count_by_status
 SELECT v.status, count(*) FROM {schema}.zart_v_executions v GROUP BY v.status;

@@ -152,6 +152,7 @@ WITH fence AS MATERIALIZED (
         attempt = CASE WHEN m.ending = 'body-retry' THEN m.attempt ELSE t.attempt END,
         floor = CASE WHEN m.ending = 'body-retry' THEN m.floor ELSE t.floor END,
         not_before = CASE WHEN m.ending = 'body-retry' THEN m.not_before ELSE t.not_before END,
+        repair = CASE WHEN m.ending = 'body-retry' AND m.seen = t.signal THEN NULL ELSE t.repair END,
         token = coalesce(m.token, t.token)
     FROM touched m
     WHERE t.id = m.task_id AND (m.ending <> 'none' OR m.arrivals > 0 OR (m.clears AND t.recoveries > 0))
