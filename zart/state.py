@@ -8,7 +8,8 @@
         │            └──▶ blocked ──▶ running                           (resumed by a person)
         └──▶ cancelled | failed                                         (ended before its first claim)
 
-`paused` stands beside all three live states: it holds an execution where it is, and lets it go on from there.
+`paused` stands beside all three live states: it holds an execution where it is, and lets it go on from there. One
+that is blocked is `paused` when it is resumed under a rule.
 """
 
 import datetime as dt
@@ -74,7 +75,9 @@ TRANSITIONS: Final[Mapping[ExecutionStatus, frozenset[ExecutionStatus]]] = Mappi
                 ExecutionStatus.CANCELLED,
             }
         ),
-        ExecutionStatus.BLOCKED: frozenset({ExecutionStatus.RUNNING, ExecutionStatus.CANCELLED}),
+        ExecutionStatus.BLOCKED: frozenset(
+            {ExecutionStatus.RUNNING, ExecutionStatus.PAUSED, ExecutionStatus.CANCELLED}
+        ),
         ExecutionStatus.COMPLETED: frozenset(),
         ExecutionStatus.FAILED: frozenset(),
         ExecutionStatus.CANCELLED: frozenset(),
@@ -85,9 +88,10 @@ TRANSITIONS: Final[Mapping[ExecutionStatus, frozenset[ExecutionStatus]]] = Mappi
 TASK_TRANSITIONS: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
     {
         "none": frozenset({"ready", "waiting"}),
-        "ready": frozenset({"running", "none"}),
-        "running": frozenset({"ready", "waiting", "blocked", "none"}),
-        "waiting": frozenset({"ready", "none"}),
+        "ready": frozenset({"running", "paused", "none"}),
+        "running": frozenset({"ready", "waiting", "paused", "blocked", "none"}),
+        "waiting": frozenset({"ready", "paused", "none"}),
+        "paused": frozenset({"ready", "waiting", "none"}),
         "blocked": frozenset({"ready", "none"}),
     }
 )
@@ -135,7 +139,7 @@ class Execution(msgspec.Struct, frozen=True, kw_only=True):
     ]
     run_id: str
     waiting_for: str | None
-    """What a waiting execution waits for, in words for people."""
+    """What a waiting execution waits for, or which rule holds a paused one back, in words for people."""
     cancelling: bool
     """A cancellation was asked for, and the body has not ended yet."""
     served: bool
@@ -191,3 +195,18 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
     """Ready work that no live worker has registered, by function name."""
     workers: int
     """Workers whose lease stands."""
+
+
+@final
+class PauseRule(msgspec.Struct, frozen=True, kw_only=True):
+    """A rule that holds back what all that it gives is true of."""
+
+    id: str
+    execution_id: str | None
+    name: str | None
+    """Of a durable function."""
+    step: str | None
+    """A pattern over the names of steps."""
+    reason: str | None
+    author: str
+    expires_at: dt.datetime | None

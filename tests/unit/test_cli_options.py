@@ -36,6 +36,7 @@ def test_every_command_has_help() -> None:
     """The commands of the design are there, each with an explanation."""
     wanted = ["migrate", "worker", "dev", "start", "status", "wait", "event"]
     wanted += ["list", "show", "cancel", "resume", "stats", "dsn"]
+    wanted += ["pause", "pauses", "unpause"]
     assert list(cli.commands) == wanted
     for name in wanted:
         told = run(name, "--help")
@@ -46,7 +47,7 @@ def test_every_command_has_help() -> None:
     assert "zart" in run("--version").output
 
 
-@pytest.mark.parametrize("command", ["status", "list", "show", "stats", "dsn"])
+@pytest.mark.parametrize("command", ["status", "list", "show", "stats", "dsn", "pauses"])
 def test_reading_commands_offer_json(command: str) -> None:
     """--json is on every reading command."""
     assert "--json" in run(command, "--help").output

@@ -52,6 +52,7 @@ from zart._engine.entries import (
     Key,
     Lost,
     Order,
+    Paused,
     Record,
     Released,
     StoredEntry,
@@ -65,6 +66,7 @@ from zart._engine.log import Log
 from zart._engine.outgoing import Outgoing
 from zart._engine.parking import DurableFuture
 from zart._engine.patches import Patches
+from zart._engine.pauses import Holds
 from zart._engine.points import reach
 from zart._engine.rest import Rest
 from zart._engine.sagas import Sagas
@@ -112,6 +114,7 @@ class Activation:
         self.delegated = Delegated(self)
         self.sagas = Sagas(self)
         self.patches = Patches(self)
+        self.holds = Holds(self)
         self.signal = claim.signal
         self.data: bytes | None = None
         self.replaying = True
@@ -230,7 +233,8 @@ class Activation:
         return here if isinstance(here, Branch) and here.activation is self else None
 
     def reconsider(self) -> None:
-        """A cancel, or the end of the time limit, has come while the outcome waited: it counts."""
+        """A cancel, or the end of the time limit, has come. While the outcome waited: it counts."""
+        self.holds.reconsider()
         if self._outcome is not None and self.root is not None:
             self._outcome = None
             self.over(self.root)
@@ -913,6 +917,9 @@ class Activation:
             due = self.alarms.due
             if self.host.suspends(self, due):
                 reach("suspension.begin")
+                if (paused := self.holds.ending()) is not None:
+                    self._pause_for(paused)
+                    return
                 waiting = ", ".join(filter(None, (str(self.waits), str(self.delegated), *self.phase.pauses)))
                 ending = SuspendedEnding(
                     seen=self.signal,
@@ -929,6 +936,13 @@ class Activation:
         if not self.resting and not self.closed and not self.nothing_to_look_for:
             self.resting = True
             self.host.rests(self)
+
+    def _pause_for(self, ending: Paused) -> None:
+        """A rule holds back what the body would do next; nobody wakes it before the rule has ended."""
+        if self.claim.step is None:
+            self.notes.append(("paused", f"{ending.waiting_for}, by rule {ending.rule}"))
+        self.end(ending)
+        reach("suspension.unwinding")
 
     # ------------------------------------------------------------ unwinding
 

@@ -23,6 +23,7 @@ from zart._engine.columns import (
     FINISHING,
     all_columns,
     columns_to_begin_anew,
+    columns_to_park,
     entry_columns,
     entry_values,
     key_columns,
@@ -35,6 +36,7 @@ from zart._engine.folding import (
     is_plain,
     only_begins_anew,
     only_finishes,
+    only_parks,
     touches_entries,
 )
 from zart._engine.points import reach
@@ -121,6 +123,7 @@ class Sender:
         self._record_and_end = _Send(journal["record_and_end"], "journal.record-and-end")
         self._finish = _Send(journal["finish"], "journal.finish")
         self._begin_anew = _Send(journal["begin_anew"], "journal.begin-anew")
+        self._park = _Send(statements("pauses", schema)["park"], "journal.park")
         self._read_back_statement = _Send(journal["read_back"], "journal.read-back")
         self._now = _Send(journal["now"], "journal.now")
         self._announcement = _Send(journal["announce"], "journal.announce")
@@ -133,7 +136,7 @@ class Sender:
 
     async def commit(self, batch: Batch) -> None:
         """Returns when every record of the batch is settled. Raises FenceGone or Unwritable."""
-        todo = batch.begins_anew_apart()[::-1]
+        todo = batch.rare_apart()[::-1]
         while todo:
             part = todo.pop()
             try:
@@ -212,6 +215,8 @@ class Sender:
             }
         elif only_begins_anew(part):
             statement, parameters = self._begin_anew, columns_to_begin_anew(part)
+        elif only_parks(part):
+            statement, parameters = self._park, columns_to_park(part)
         else:
             statement, parameters = self._record_and_end, all_columns(part)
         rows = await statement(direct, {**parameters, **self._fence})

@@ -101,6 +101,8 @@ class StepRun:
                 await branch.activation.pause(
                     branch, self._until, f"step {self._key}, attempt {self._attempt}"
                 )
+            if host.rules.any:
+                await branch.activation.holds.pass_by(branch, self._key)
             tried = await self._try()
             finished, error = host.now(), tried.error
             if tried.recorded is not None:

@@ -94,7 +94,7 @@ class Database:
     async def query(
         self, statement: str, parameters: Mapping[str, Any], patience: dt.timedelta = PATIENCE
     ) -> list[Row]:
-        """The rows of one statement of `client.sql`, committed.
+        """The rows of one statement, committed: of `client.sql`, or as `file.name` of another one.
 
         Raises SchemaError for tables that are not as expected, DatabaseUnreachable when the database stayed
         away. What somebody's open transaction holds is waited for however long that takes, on no connection.
@@ -136,7 +136,7 @@ class Database:
         async with self._pool.connection() as connection:
             try:
                 cursor = await connection.execute(
-                    load("client", self.schema)[statement],
+                    statement_text(self.schema, statement),
                     parameters,
                     prepare=False if statement in _WITH_FILTERS else None,
                 )
@@ -146,6 +146,12 @@ class Database:
                     connection.close()
                 )  # a server that was demoted: the pool makes a new connection elsewhere
                 raise
+
+
+def statement_text(schema: str, statement: str) -> bytes:
+    """A statement of `client.sql`, or as `file.name` of another one."""
+    file, _, name = statement.rpartition(".")
+    return load(file or "client", schema)[name]
 
 
 async def query_within(

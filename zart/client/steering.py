@@ -35,7 +35,7 @@ class Steering:
 
     async def cancel(self, id: str, reason: str | None, *, force: bool) -> Cancelled:
         """Ends it if there is nothing to unwind, or by force; tells its worker otherwise."""
-        _check_reason(reason)
+        check_reason(reason)
         task = await self._find(id)
         if task is None:
             return Cancelled(ended=False, told=False, urgent=False)
@@ -61,7 +61,7 @@ class Steering:
 
     async def resume(self, id: str, reason: str | None, *, accept_arguments: bool) -> bool:
         """Makes a blocked execution ready; whether it was blocked."""
-        _check_reason(reason)
+        check_reason(reason)
         task = await self._find(id)
         if task is None:
             return False
@@ -83,7 +83,7 @@ class Steering:
         return int(task) if status == "scheduled" else None
 
 
-def _check_reason(reason: object) -> None:
+def check_reason(reason: object) -> None:
     if reason is None:
         return
     if len(check_text(reason, "the reason").encode()) > _LONGEST_REASON:
