@@ -210,7 +210,7 @@ async def test_what_was_claimed_under_older_rules_is_given_back_before_it_runs(d
 
 
 async def test_a_step_is_held_back_wherever_it_is_asked_for(dsn: str) -> None:
-    """What comes before it runs; the execution is `paused`, and says before which step. What has no such step goes on."""
+    """What comes before it runs; the execution is `paused`, and says before which step. What has no such step runs."""
     async with knowing(dsn) as client:
         rule = await client.pause(step="do-[bx]", reason="the service is down")
         await client.start(plain, id="a")

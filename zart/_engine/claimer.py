@@ -239,6 +239,7 @@ class Claimer:
     async def peek(self, *, suspect: bool = True) -> Peek:
         """Whether a tick would find anything; `suspect` as there."""
         direct = await self._line.open()
+        await self._keeper.begin(direct)
         parameters = {"lanes": self._rules.open, "passing": self._rules.closed, "suspect": suspect}
         ((ready, suspects, wakeups, next_due, now, rules),) = await direct.rows(
             self._claims["peek"], parameters

@@ -11,6 +11,7 @@ from zart._engine.pauses import Rule, Rules
 from zart._engine.points import reach
 from zart._postgres.direct import Direct, statements
 
+_BATCH = 500
 _AGAIN = dt.timedelta(milliseconds=50)
 """Until what somebody else has in his hands is tried again."""
 
@@ -76,7 +77,7 @@ class RuleKeeper:
 
     async def _free(self, direct: Direct) -> Freed:
         reach("pauses.begin")
-        ((found, freed, ready),) = await direct.rows(self._statements["free"], {})
+        ((found, freed, ready),) = await direct.rows(self._statements["free"], {"batch": _BATCH})
         reach("pauses.committed")
         self._frees = found > 0
         return Freed(freed, ready)

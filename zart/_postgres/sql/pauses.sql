@@ -71,7 +71,8 @@ WITH over AS MATERIALIZED (
 ), noted AS (
     INSERT INTO {schema}.zart_history (execution_id, run_id, what, note)
     SELECT e.id, e.run_id, 'unpaused', 'its rule has expired'
-    FROM ended x JOIN {schema}.zart_executions e ON e.id = x.execution_id
+    FROM ended x
+        CROSS JOIN LATERAL (SELECT * FROM {schema}.zart_executions e WHERE e.id = x.execution_id OFFSET 0) e
 )
 SELECT count(*) FROM ended;
 
@@ -90,10 +91,10 @@ WITH RECURSIVE rule AS (
     SELECT held.id
     FROM rule r CROSS JOIN LATERAL (
         SELECT t.id FROM {schema}.zart_tasks t
-        WHERE t.state = 'paused' AND t.paused_by = r.id ORDER BY t.paused_by, t.id LIMIT 500
+        WHERE t.state = 'paused' AND t.paused_by = r.id ORDER BY t.paused_by, t.id LIMIT %(batch)s
     ) held
     WHERE r.id IS NOT NULL AND NOT EXISTS (SELECT FROM {schema}.zart_pause_rules s WHERE s.id = r.id)
-    LIMIT 500
+    LIMIT %(batch)s
 ), locked AS MATERIALIZED (
     SELECT t.id FROM {schema}.zart_tasks t
     WHERE t.id = ANY (ARRAY(SELECT f.id FROM found f)) AND t.state = 'paused'
