@@ -108,7 +108,7 @@ from zart.primitives import (
 from zart.registry import Registry
 from zart.retry import Retry
 from zart.saga import Saga
-from zart.state import Context, Execution, History, Record, Rerun, Run, Stats, StepContext
+from zart.state import Context, Execution, History, PauseRule, Record, Rerun, Run, Stats, StepContext
 from zart.step import AsyncStep, BoundStep, Step, SyncStep, step
 from zart.worker import Worker
 
@@ -138,6 +138,7 @@ __all__ = [
     "NonDeterminismError",
     "NonRetryable",
     "NotDurableWarning",
+    "PauseRule",
     "PayloadError",
     "Record",
     "Registry",

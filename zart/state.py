@@ -11,7 +11,8 @@
 A person may begin another run from any of them (`restart`, `rerun`): then it is `scheduled`. So it is when a step is
 retried after a failure, in the same run.
 
-`paused` stands beside all three live states: it holds an execution where it is, and lets it go on from there.
+`paused` stands beside all three live states: it holds an execution where it is, and lets it go on from there. One
+that is blocked is `paused` when it is resumed under a rule.
 """
 
 import datetime as dt
@@ -84,7 +85,12 @@ TRANSITIONS: Final[Mapping[ExecutionStatus, frozenset[ExecutionStatus]]] = Mappi
             }
         ),
         ExecutionStatus.BLOCKED: frozenset(
-            {ExecutionStatus.SCHEDULED, ExecutionStatus.RUNNING, ExecutionStatus.CANCELLED}
+            {
+                ExecutionStatus.SCHEDULED,
+                ExecutionStatus.RUNNING,
+                ExecutionStatus.PAUSED,
+                ExecutionStatus.CANCELLED,
+            }
         ),
         ExecutionStatus.COMPLETED: frozenset({ExecutionStatus.SCHEDULED}),
         ExecutionStatus.FAILED: frozenset({ExecutionStatus.SCHEDULED}),
@@ -96,9 +102,10 @@ TRANSITIONS: Final[Mapping[ExecutionStatus, frozenset[ExecutionStatus]]] = Mappi
 TASK_TRANSITIONS: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
     {
         "none": frozenset({"ready", "waiting"}),
-        "ready": frozenset({"running", "none"}),
-        "running": frozenset({"ready", "waiting", "blocked", "none"}),
-        "waiting": frozenset({"ready", "none"}),
+        "ready": frozenset({"running", "paused", "none"}),
+        "running": frozenset({"ready", "waiting", "paused", "blocked", "none"}),
+        "waiting": frozenset({"ready", "paused", "none"}),
+        "paused": frozenset({"ready", "waiting", "none"}),
         "blocked": frozenset({"ready", "none"}),
     }
 )
@@ -146,7 +153,7 @@ class Execution(msgspec.Struct, frozen=True, kw_only=True):
     ]
     run_id: str
     waiting_for: str | None
-    """What a waiting execution waits for, in words for people."""
+    """What a waiting execution waits for, or which rule holds a paused one back, in words for people."""
     cancelling: bool
     """A cancellation was asked for, and the body has not ended yet."""
     served: bool
@@ -225,3 +232,18 @@ class Rerun(msgspec.Struct, frozen=True, kw_only=True):
     run_id: str
     stale: list[str]
     """Keys of results that are kept and came after one that is done again: they may rest on what that gave."""
+
+
+@final
+class PauseRule(msgspec.Struct, frozen=True, kw_only=True):
+    """A rule that holds back what all that it gives is true of."""
+
+    id: str
+    execution_id: str | None
+    name: str | None
+    """Of a durable function."""
+    step: str | None
+    """A pattern over the names of steps."""
+    reason: str | None
+    author: str
+    expires_at: dt.datetime | None

@@ -17,6 +17,7 @@ from zart_cli.dev import dev
 from zart_cli.exits import ZartGroup
 from zart_cli.looking import dsn, list_, show, stats, status
 from zart_cli.migrating import migrate
+from zart_cli.pausing import pause, pauses, unpause
 from zart_cli.repairing import delete, rerun, restart, retry_step, runs
 from zart_cli.sending import event, start, wait
 from zart_cli.steering import cancel, resume
@@ -49,4 +50,6 @@ for command in (
     *(migrate, worker, dev, start, status, wait, event, list_, show, cancel, resume, stats, dsn),
     *(runs, retry_step, restart, rerun, delete),
 ):
+    cli.add_command(command)
+for command in (pause, pauses, unpause):
     cli.add_command(command)

@@ -42,13 +42,15 @@ def styled_status(execution: Execution) -> str:
     told = f"[{STYLES[execution.status]}]{execution.status}[/]"
     if execution.cancelling:
         told += " (being cancelled)"
-    elif execution.status in ("scheduled", "running", "waiting") and not execution.served:
+    elif execution.status in ("scheduled", "running", "waiting", "paused") and not execution.served:
         told += " [bold red](no worker serves it)[/]"
     return told
 
 
 def remark(execution: Execution) -> str:
     """What it waits for, or why it does not go on."""
+    if execution.waiting_for is not None and execution.status == "paused":
+        return execution.waiting_for
     if execution.waiting_for is not None and execution.status in ("waiting", "running"):
         return f"waits for {execution.waiting_for}"
     if execution.failure is not None:

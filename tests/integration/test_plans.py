@@ -28,7 +28,10 @@ HELD: Final = 100
 # What each uses of the large tables' indexes, and maybe more. It may read the small tables as it likes.
 HOT: Final[dict[tuple[str, str], set[str]]] = {
     # taking work, and hearing of it
-    ("claim", "claim"): {"zart_tasks_ready", "zart_tasks_pkey", "zart_executions_pkey", "zart_steps_pkey"},
+    ("claim", "claim"): {
+        *("zart_tasks_ready", "zart_tasks_cancelling", "zart_tasks_pkey", "zart_executions_pkey"),
+        "zart_steps_pkey",
+    },
     ("claim", "load_payloads"): {"zart_tasks_pkey", "zart_executions_pkey", "zart_execution_runs_pkey"},
     ("claim", "load_steps"): {"zart_steps_pkey"},
     ("claim", "load_scheduled"): {"zart_tasks_pkey", "zart_steps_pkey"},
@@ -37,7 +40,9 @@ HOT: Final[dict[tuple[str, str], set[str]]] = {
     ("claim", "load_events"): {"zart_events_buffered"},
     ("claim", "read_inbox"): {"zart_tasks_pkey"},
     ("claim", "look"): {"zart_wakeups_pkey", "zart_tasks_sleeping"},
-    ("claim", "peek"): {"zart_tasks_ready", "zart_wakeups_pkey", "zart_tasks_sleeping"},
+    ("claim", "peek"): {
+        *("zart_tasks_ready", "zart_tasks_cancelling", "zart_wakeups_pkey", "zart_tasks_sleeping")
+    },
     ("claim", "give_back"): {"zart_tasks_held"},
     # the journal
     ("journal", "record"): {"zart_steps_pkey"},
@@ -63,6 +68,12 @@ HOT: Final[dict[tuple[str, str], set[str]]] = {
         *("zart_wakeups_pkey", "zart_tasks_pkey", "zart_executions_pkey", "zart_steps_pkey")
     },
     ("wakeups", "promote"): {"zart_tasks_sleeping", "zart_tasks_pkey"},
+    # rules that hold executions back
+    ("pauses", "pause"): {"zart_tasks_pkey", "zart_executions_pkey"},
+    ("pauses", "unpause"): {"zart_executions_pkey"},
+    ("pauses", "end_expired"): {"zart_executions_pkey"},
+    ("pauses", "free"): {"zart_tasks_paused", "zart_tasks_pkey"},
+    ("pauses", "park"): {"zart_tasks_pkey", "zart_steps_pkey"},
     # leases
     ("workers", "orphaned"): {"zart_tasks_held"},
     ("workers", "take_over"): {"zart_tasks_held", "zart_tasks_pkey"},
@@ -180,6 +191,15 @@ def fill(connection: psycopg.Connection[Any], loaded: Loaded) -> None:
             f" WHERE id >= {ready.start} AND id < {ready.start + HELD}"
         ),
         f"UPDATE zart_tasks SET recoveries = 1 + id % 2 WHERE id >= {ready.stop - 50}",
+        f"UPDATE zart_tasks SET cancel_at = now() WHERE id BETWEEN {ready.stop - 2000} AND {ready.stop - 1000}",
+        (
+            f"UPDATE zart_tasks SET state = 'paused', paused_by = 'rule ' || id % 20"
+            f" WHERE id BETWEEN {sleeping.stop - 20_000} AND {sleeping.stop - 1}"
+        ),
+        (
+            "INSERT INTO zart_pause_rules (id, execution_id, author) SELECT 'rule ' || n, 'e' || n, 'ann'"
+            " FROM generate_series(0, 18) n"
+        ),
         (
             f"INSERT INTO zart_events (execution_id, name, payload, dedup) SELECT execution_id, 'news', '1', 'd' || id"
             f" FROM zart_tasks WHERE id BETWEEN {sleeping.start} AND {sleeping.start + 50_000}"
@@ -227,6 +247,9 @@ def parameters(ready: range, lane: int) -> dict[str, Any]:
         "worker": 1,
         "writer": 1,
         "lanes": [lane],
+        "passing": [lane],
+        "rule": "rule 1",
+        "rules": ["rule 1"] * twenty,
         "limit": twenty,
         "suspects": 1,
         "suspect": True,
@@ -293,6 +316,8 @@ def parameters(ready: range, lane: int) -> dict[str, Any]:
 
 NEW: Final = [f"new{number}" for number in range(20)]
 SPECIAL: Final[dict[tuple[str, str], dict[str, Any]]] = {
+    ("pauses", "pause"): {"step": None, "rule": "new", "author": "ann"},
+    ("pauses", "free"): {"batch": 20},
     ("claim", "claim"): {"batch": 8},
     ("claim", "load_page"): {"kind": "a"},
     ("client", "start"): {"id": NEW[0]},
@@ -317,13 +342,15 @@ NOT_KEPT: Final = {
         ("journal", name)
         for name in ("record_and_end", "finish", "record_and_finish", "begin_anew", "read_back")
     ),
-    *(("claim", "claim"), ("wakeups", "apply_wakeups")),
+    *(("claim", "claim"), ("wakeups", "apply_wakeups"), ("pauses", "park")),
     # seldom asked, and on connections that prepare nothing before its sixth time
-    *(("workers", "orphaned"), ("workers", "take_over"), ("client", "page")),
+    *(("workers", "orphaned"), ("workers", "take_over"), ("client", "page"), ("pauses", "pause")),
     # What marks the awaited is kept, and reads all executions of a new database, for a minute at most. It is sent for a
     # result that somebody asks for later than at the start.
     ("client", "await_ends"),
 }
+SMALL: Final = {"zart_workers", "zart_lanes", "zart_pause_rules", "zart_pause_changes"}
+"""As many rows as there are workers, functions, or rules of people."""
 kept = [statement for statement in HOT if statement not in NOT_KEPT]
 
 
@@ -331,7 +358,7 @@ kept = [statement for statement in HOT if statement not in NOT_KEPT]
 def test_a_plan_that_is_made_in_a_new_database_may_be_kept(new: Planner, file: str, name: str) -> None:
     """A worker's statements are planned before there is anything in the tables, and these plans stay for a while."""
     whole = [scan for scan in new.plan(file, name, {}, "generic").scans if scan.index is None]
-    assert {scan.relation for scan in whole} <= {"zart_workers", "zart_lanes"}
+    assert {scan.relation for scan in whole} <= SMALL
 
 
 @pytest.mark.slow

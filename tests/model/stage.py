@@ -40,8 +40,7 @@ from zart._engine.folding import Batch
 from zart._engine.lease import Lease, resolve_lanes
 from zart._engine.reaper import reap
 from zart._engine.writer import Journal
-from zart._postgres.queries import load
-from zart.client.database import Database
+from zart.client.database import Database, statement_text
 from zart.client.starter import Starter
 from zart.client.steering import Steering
 from zart.errors import ExecutionConflict, ExecutionFinished, ExecutionNotFound
@@ -97,7 +96,7 @@ class OneConnection(Database):
         self.connection = connection
 
     async def _send(self, statement: str, parameters: Mapping[str, Any]) -> list[tuple[Any, ...]]:
-        cursor = await self.connection.execute(load("client", self.schema)[statement], parameters)
+        cursor = await self.connection.execute(statement_text(self.schema, statement), parameters)
         return await cursor.fetchall()
 
 

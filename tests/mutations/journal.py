@@ -29,8 +29,8 @@ JOURNAL_MUTATIONS = (
         edits=(
             Edit(
                 file=SENDING,
-                old="        todo = batch.begins_anew_apart()[::-1]\n",
-                new="        todo = batch.begins_anew_apart()[::-1]\n"
+                old="        todo = batch.rare_apart()[::-1]\n",
+                new="        todo = batch.rare_apart()[::-1]\n"
                 "        for record in batch.records():\n"
                 "            told, record.done = record.done, None\n"
                 "            if told is not None:\n"

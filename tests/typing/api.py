@@ -451,6 +451,16 @@ async def client(rows: psycopg.AsyncConnection[Any]) -> None:
         assert_type(await shop.cancel("o-1", reason="asked to", force=True), bool)
         assert_type(await shop.resume("o-1", accept_arguments=True), bool)
 
+        rule = await shop.pause("o-1", step="charge*", reason="disputed", expires="2h")
+        assert_type(rule, str)
+        assert_type(await shop.pause(name="sell", expires=dt.datetime.now(dt.UTC)), str)
+        for each in await shop.pauses():
+            assert_type(each, zart.PauseRule)
+            assert_type((each.id, each.author), tuple[str, str])
+            assert_type((each.execution_id, each.name, each.step), tuple[str | None, str | None, str | None])
+            assert_type((each.reason, each.expires_at), tuple[str | None, dt.datetime | None])
+        assert_type(await shop.unpause(rule, reason="settled"), bool)
+
     assert_type(await zart.start(sell, order, id="o-1", connection=rows, schema="jobs"), str)
     assert_type(await zart.start(tick), str)
     assert_type(await zart.offer_event("o-1", Approved, Decision(approved=True), connection=rows), bool)

@@ -37,6 +37,7 @@ def test_every_command_has_help() -> None:
     wanted = ["migrate", "worker", "dev", "start", "status", "wait", "event"]
     wanted += ["list", "show", "cancel", "resume", "stats", "dsn"]
     wanted += ["runs", "retry-step", "restart", "rerun", "delete"]
+    wanted += ["pause", "pauses", "unpause"]
     assert list(cli.commands) == wanted
     for name in wanted:
         told = run(name, "--help")
@@ -47,7 +48,7 @@ def test_every_command_has_help() -> None:
     assert "zart" in run("--version").output
 
 
-@pytest.mark.parametrize("command", ["status", "list", "show", "stats", "dsn", "runs", "rerun"])
+@pytest.mark.parametrize("command", ["status", "list", "show", "stats", "dsn", "runs", "rerun", "pauses"])
 def test_reading_commands_offer_json(command: str) -> None:
     """--json is on every reading command."""
     assert "--json" in run(command, "--help").output

@@ -52,6 +52,7 @@ from zart._engine.entries import (
     Key,
     Lost,
     Order,
+    Paused,
     Record,
     Released,
     StoredEntry,
@@ -66,6 +67,7 @@ from zart._engine.outgoing import Outgoing
 from zart._engine.parking import DurableFuture
 from zart._engine.parts import Part
 from zart._engine.patches import Patches
+from zart._engine.pauses import Holds
 from zart._engine.points import reach
 from zart._engine.repairs import Repair
 from zart._engine.rest import Rest
@@ -147,6 +149,7 @@ class Activation:
     alarms = Part(lambda activation: Alarms(activation.host, closed=activation.closed))
     cancels = Part(endings.Cancels)
     delegated = Part(Delegated)
+    holds = Part(Holds)
     patches = Part(Patches)
     phase = Part(endings.Phase)
     rest = Part(Rest)
@@ -308,10 +311,16 @@ class Activation:
         return here if isinstance(here, Branch) and here.activation is self else None
 
     def reconsider(self) -> None:
-        """A cancel, or the end of the time limit, has come while the outcome waited: it counts."""
+        """A cancel, or the end of the time limit, has come. While the outcome waited: it counts."""
+        self.reconsider_rules()
         if self._outcome is not None and self.root is not None:
             self._outcome = None
             self.over(self.root)
+
+    def reconsider_rules(self) -> None:
+        """The rules that hold steps back have changed, or hold nothing of this back any more."""
+        if "holds" in self.made:
+            self.holds.reconsider()
 
     def _end_at_last(self) -> bool:
         """End with the outcome that has waited, if nothing is left to wait for; whether it did."""
@@ -1015,6 +1024,9 @@ class Activation:
             due = self.alarms.due
             if self.host.suspends(self, due):
                 reach("suspension.begin")
+                if "holds" in self.made and (paused := self.holds.ending()) is not None:
+                    self._pause_for(paused)
+                    return
                 waiting = ", ".join(filter(None, (str(self.waits), str(self.delegated), *self.phase.pauses)))
                 ending = SuspendedEnding(
                     seen=self.signal,
@@ -1031,6 +1043,13 @@ class Activation:
         if not self.resting and not self.closed and not self.nothing_to_look_for:
             self.resting = True
             self.host.rests(self)
+
+    def _pause_for(self, ending: Paused) -> None:
+        """A rule holds back what the body would do next; nobody wakes it before the rule has ended."""
+        if self.claim.step is None:
+            self.notes.append(("paused", f"{ending.waiting_for}, by rule {ending.rule}"))
+        self.end(ending)
+        reach("suspension.unwinding")
 
     # ------------------------------------------------------------ unwinding
 

@@ -31,7 +31,9 @@ from psycopg import AsyncConnection
 
 from zart._engine.entries import CancelRequest, Claim, StoredEntry, StoredEvent
 from zart._engine.histories import HISTORY_BYTES, SHORT_INPUT, Histories, Kept, Question, arrivals, by_task
+from zart._engine.pauses import Rules
 from zart._engine.points import reach
+from zart._engine.rule_keeping import RuleKeeper
 from zart._postgres.direct import Direct, DirectLine, Row, statements
 from zart._postgres.listener import done_channel, work_channel
 from zart.errors import ExecutionCancelled
@@ -82,7 +84,7 @@ class Tick(msgspec.Struct, frozen=True, kw_only=True):
     """Whether it has looked for wake-ups and sleepers."""
     news: list[News]
     next_due: dt.datetime | None
-    """When it is worth while to ask again, in durable time: the next sleeper of any lane is due."""
+    """When it is worth while to ask again, in durable time: the next sleeper of any lane is due, or a rule ends."""
     now: dt.datetime
     """Durable time."""
     busy: bool
@@ -103,6 +105,8 @@ class _Look(msgspec.Struct, frozen=True, kw_only=True):
     wakeups: bool
     next_due: dt.datetime | None
     now: dt.datetime
+    rules: int | None
+    """How often the rules that hold executions back have changed."""
 
     @property
     def due(self) -> bool:
@@ -124,10 +128,15 @@ class Claimer:
         lanes: Sequence[int],
         *,
         history_bytes: int = HISTORY_BYTES,
+        rules: Rules | None = None,
     ) -> None:
+        """`rules` is what holds executions back; it is told of each change before anything is handed out that was
+        claimed after the change.
+        """
         self._line = DirectLine(connect)
         self._worker = worker_id
-        self._lanes = list(lanes)
+        self._rules = rules or Rules(lanes)
+        self._keeper = RuleKeeper(schema, self._rules)
         self._histories = Histories(schema, worker_id, history_bytes)
         self._claims = statements("claim", schema)
         self._wakeups = statements("wakeups", schema)
@@ -186,7 +195,7 @@ class Claimer:
                 handed_out=early,
                 looked=False,
                 news=[],
-                next_due=None,
+                next_due=self._rules.next_end,
                 now=self._claimed_at,
                 busy=more,
             )
@@ -200,6 +209,9 @@ class Claimer:
         news = await self._news(direct, answers.pop(), watching) if watching else []
 
         next_due = seen.next_due
+        let_go = await self._keeper.look(direct, seen.rules, seen.now)
+        await self._share(direct, let_go.ready, limit - len(self._histories))
+        more = more or let_go.freed > 0
         if seen.wakeups:
             done, left = await self._apply(direct, free=limit - len(self._histories))
             more = more or done
@@ -221,7 +233,7 @@ class Claimer:
             claims=claims,
             handed_out=early,
             news=news,
-            next_due=next_due,
+            next_due=self._keeper.next_look(next_due, seen.now),
             now=seen.now,
             busy=more or len(self._histories) > 0,
         )
@@ -229,10 +241,17 @@ class Claimer:
     async def peek(self, *, suspect: bool = True) -> Peek:
         """Whether a tick would find anything; `suspect` as there."""
         direct = await self._line.open()
-        parameters = {"lanes": self._lanes, "suspect": suspect}
-        ((ready, suspects, wakeups, next_due, now),) = await direct.rows(self._claims["peek"], parameters)
+        await self._keeper.begin(direct)
+        parameters = {"lanes": self._rules.open, "passing": self._rules.closed, "suspect": suspect}
+        ((ready, suspects, wakeups, next_due, now, rules),) = await direct.rows(
+            self._claims["peek"], parameters
+        )
         due = next_due is not None and next_due <= now
-        return Peek(work=ready or suspects or wakeups or due, next_due=next_due, now=now)
+        return Peek(
+            work=ready or suspects or wakeups or due or self._keeper.has_work(rules, now),
+            next_due=self._keeper.next_look(next_due, now),
+            now=now,
+        )
 
     async def set_idle(self, idle: bool) -> None:  # noqa: FBT001
         """Says whether this worker listens for notifications and has free slots.
@@ -260,10 +279,12 @@ class Claimer:
         self, direct: Direct, room: int, keeps: Keeps | None = None, *, suspect: bool
     ) -> tuple[bool, bool]:
         """Whether the fence stood, and whether there may be more to claim."""
+        await self._keeper.begin(direct)
         batch = next(self._tokens) & 0x7FFF_FFFF_FFFF_FFFF
         parameters = {
             "worker": self._worker,
-            "lanes": self._lanes,
+            "lanes": self._rules.open,
+            "passing": self._rules.closed,
             "limit": room,
             "suspects": int(suspect),
             "short": SHORT_INPUT,
@@ -274,14 +295,15 @@ class Claimer:
         rows = await direct.rows(self._claims["claim"], parameters)
         reach("claim.committed")
         del self._doubtful[batch]
-        standing, candidates, now = rows[0][:3]
+        standing, candidates, now, rules = rows[0][:4]
         self._claimed_at = now
         taken = 0
         for row in rows:
-            if row[3] is None:
+            if row[4] is None:
                 break
-            self._histories.add(row[3:], now, keeps(row[3], row[5], row[7]) if keeps is not None else None)
+            self._histories.add(row[4:], now, keeps(row[4], row[6], row[8]) if keeps is not None else None)
             taken += 1
+        await self._keeper.hear(direct, rules)
         return standing, standing and (taken >= room or candidates > taken)
 
     async def _give_back(self, direct: Direct, tasks: list[int], epochs: list[int]) -> None:
@@ -392,5 +414,5 @@ def cancelled_before_start(execution_id: str, step: str | None, reason: str | No
 
 
 def _look(rows: list[Row]) -> _Look:
-    ((standing, wakeups, next_due, now),) = rows
-    return _Look(standing=standing, wakeups=wakeups, next_due=next_due, now=now)
+    ((standing, wakeups, next_due, now, rules),) = rows
+    return _Look(standing=standing, wakeups=wakeups, next_due=next_due, now=now, rules=rules)

@@ -19,6 +19,7 @@ from zart._engine.entries import (
     FailedAttempt,
     Key,
     Order,
+    Paused,
     Released,
     StepEnded,
     StepWork,
@@ -45,6 +46,22 @@ def columns_to_begin_anew(batch: Batch) -> dict[str, Array]:
     """The arrays of `begin_anew`."""
     columns = task_columns(batch)
     return {**{name: columns[name] for name in BEGINNING_ANEW}, **_note_columns(batch.changes)}
+
+
+def columns_to_park(batch: Batch) -> dict[str, Array]:
+    """The arrays of `park`."""
+    columns = task_columns(batch)
+    rules = [change.ending.rule if isinstance(change.ending, Paused) else None for change in batch.changes]
+    return {
+        **{name: columns[name] for name in PARKING},
+        "rules": texts(rules),
+        **_note_columns(batch.changes),
+        **_order_columns(batch),
+    }
+
+
+PARKING = ("task_ids", "task_executions", "task_runs", "epochs", "task_tokens", "waiting_for")
+"""The columns of tasks that `park` needs."""
 
 
 BEGINNING_ANEW = ("task_ids", "task_executions", "task_runs", "epochs", "task_tokens", "task_results")
@@ -264,6 +281,8 @@ def _ending_row(change: Change, *, clears: bool) -> TaskRow:
                 wake_at_done=ending.wake_at_done,
                 waiting_for=ending.waiting_for,
             )
+        case Paused():
+            return row("paused", waiting_for=ending.waiting_for)
         case BodyRetry():
             return row(
                 "body-retry",

@@ -285,6 +285,16 @@ class Suspended(msgspec.Struct, frozen=True, kw_only=True):
     """Go on when so much of what was given away has ended, in all."""
 
 
+class Paused(msgspec.Struct, frozen=True, kw_only=True):
+    """A rule holds it back: give it back until the rule has ended, whatever else happens to it but a cancel.
+
+    Refused by the database (the row becomes ready) when the rule has ended already.
+    """
+
+    rule: str
+    waiting_for: str | None = None
+
+
 class BodyRetry(msgspec.Struct, frozen=True, kw_only=True):
     """The body failed and is to run again: the records behind its failure move to the attempts."""
 
@@ -328,7 +338,16 @@ class StepEnded(msgspec.Struct, frozen=True, kw_only=True):
 
 
 Ending = (
-    StepEnded | Completed | Failed | Cancelled | Suspended | BodyRetry | ContinuedAsNew | Blocked | Released
+    StepEnded
+    | Completed
+    | Failed
+    | Cancelled
+    | Suspended
+    | Paused
+    | BodyRetry
+    | ContinuedAsNew
+    | Blocked
+    | Released
 )
 
 

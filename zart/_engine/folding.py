@@ -26,6 +26,7 @@ from zart._engine.entries import (
     Ending,
     Entry,
     Failed,
+    Paused,
     Released,
     StepEnded,
     StepWork,
@@ -55,13 +56,20 @@ class Batch(NamedTuple):
             Batch(self.entries[middle:], self.changes[max(0, middle - split) :], self.earlier),
         )
 
-    def begins_anew_apart(self) -> list["Batch"]:
-        """Those that begin anew have a statement of their own: in everybody's it would cost everybody."""
-        anew = [change for change in self.changes if isinstance(change.ending, ContinuedAsNew)]
-        if not anew or len(anew) == len(self):
+    def rare_apart(self) -> list["Batch"]:
+        """Those that begin anew, and those that a rule stops, have statements of their own: in everybody's it would
+        cost everybody."""
+        rare = [
+            [change for change in self.changes if isinstance(change.ending, kind)]
+            for kind in (ContinuedAsNew, Paused)
+        ]
+        if not any(rare) or any(len(changes) == len(self) for changes in rare):
             return [self]
-        others = [change for change in self.changes if not isinstance(change.ending, ContinuedAsNew)]
-        return [Batch(self.entries, others, self.earlier), Batch([], anew, {})]
+        others = [
+            change for change in self.changes if not isinstance(change.ending, (ContinuedAsNew, Paused))
+        ]
+        parts = [Batch(self.entries, others, self.earlier), *(Batch([], changes, {}) for changes in rare)]
+        return [part for part in parts if len(part)]
 
     def all_entries(self) -> Sequence[Entry]:
         """The entries, each after those that it took the place of."""
@@ -182,6 +190,11 @@ def only_begins_anew(batch: Batch) -> bool:
     return not batch.entries and all(isinstance(change.ending, ContinuedAsNew) for change in batch.changes)
 
 
+def only_parks(batch: Batch) -> bool:
+    """Whether it holds what a rule stops and nothing else."""
+    return not batch.entries and all(isinstance(change.ending, Paused) for change in batch.changes)
+
+
 def size(record: Record) -> int:
     """The bytes of a record that are a user's; the rest is small."""
     if isinstance(record, Entry):
@@ -203,7 +216,7 @@ def size(record: Record) -> int:
             return sum(len(attempt.failure or b"") for attempt in ending.afresh)
         case ContinuedAsNew():
             return len(ending.payload or b"")
-        case Suspended() | Released():
+        case Suspended() | Paused() | Released():
             return 0
         case _:
             assert_never(ending)

@@ -21,12 +21,13 @@ from zart._engine.activation import Activation
 from zart._engine.alarms import Cancellable
 from zart._engine.claimer import News
 from zart._engine.clock import DatabaseClock
-from zart._engine.entries import Change, Claim, Ending, Entry, Key, Released
+from zart._engine.entries import Change, Claim, Ending, Entry, Key, Paused, Released
 from zart._engine.entries import Suspended as SuspendedEnding
 from zart._engine.histories import Kept
 from zart._engine.host import Registered
 from zart._engine.lanes import lane_of, step_lane
 from zart._engine.named_children import NamedChildren
+from zart._engine.pauses import Rules
 from zart._engine.points import reach
 from zart._engine.scheduled import ScheduledStep
 from zart._engine.transactions import Connected
@@ -81,8 +82,12 @@ class Holding:
         fresh: Callable[[], bool],
         on_free: Callable[[], None],
         transactions: Connected | None = None,
+        rules: Rules,
     ) -> None:
         self._shared = shared
+        self.rules = rules
+        """What people hold back."""
+        rules.on_change = self._on_rules
         self.transactions = transactions
         """Where steps have their transactions."""
         self._fresh = fresh
@@ -131,13 +136,17 @@ class Holding:
         reach("claim.handed-out")
         dormant = self._dormant.pop(claim.task_id, None)
         self._expected.discard(claim.task_id)
-        if claim.kept and dormant is not None and claim.repair is None:
+        paused = self._paused(claim) if self.rules.any else None
+        if claim.kept and dormant is not None and paused is None and claim.repair is None:
             self._clock.set(claim.now)  # what it sleeps for may be over by that
             self._hold(claim, dormant)
             self._begin(dormant, lambda: dormant.wake(claim))
             return
         if dormant is not None:
             dormant.forget()
+        if paused is not None:
+            self._journal.end(_never_begun(claim, paused))
+            return
         if claim.kept:  # it has moved meanwhile, or is to be repaired: the next claim loads its history
             self._journal.end(_never_begun(claim, Released()))
             return
@@ -151,6 +160,18 @@ class Holding:
             activation.block(_crash_loop(f"scheduled step {claim.step} of {claim.execution_id!r}", claim))
         else:
             self._begin(activation, activation.start)
+
+    def _paused(self, claim: Claim) -> Paused | None:
+        """How a claim ends at once that a rule holds back: it was taken before the rule was known, or was let go by
+        something else than the end of the rule. A scheduled step is asked about before its attempt."""
+        if claim.step is not None or claim.cancel is not None:
+            return None
+        rule = self.rules.covering(claim.execution_id, self._shared.functions[claim.lane].name)
+        return None if rule is None else Paused(rule=rule.id)
+
+    def _on_rules(self) -> None:
+        for activation in list(self._held.values()):
+            activation.reconsider_rules()
 
     def _hold(self, claim: Claim, activation: Activation) -> None:
         self._held[claim.task_id] = activation
@@ -371,6 +392,8 @@ class Holding:
     def ended(self, activation: Activation, /) -> None:
         if isinstance(activation.ending, SuspendedEnding) and not activation.lost:
             self._say_what_for(activation.claim.execution_id, activation.ending)
+        elif isinstance(activation.ending, Paused) and not activation.lost:
+            _log.info("%s is paused by rule %s", activation.claim.execution_id, activation.ending.rule)
         self._let_go(activation)
 
     def _let_go(self, activation: Activation) -> None:

@@ -9,6 +9,7 @@ import anyio
 
 from zart._engine.alarms import Cancellable
 from zart._engine.entries import Change, Claim, Entry, Key
+from zart._engine.pauses import Rules
 from zart._engine.transactions import Connected
 from zart.calls import DurableSpec, StepCall, StepSpec
 
@@ -35,6 +36,11 @@ class Host(Protocol):
     @property
     def fresh(self) -> bool:
         """Whether the lease stands for certain; when not, no attempt of a step begins."""
+        ...
+
+    @property
+    def rules(self) -> Rules:
+        """What people hold back; what it covers begins no attempt of a step."""
         ...
 
     @property

@@ -39,6 +39,7 @@ from zart._engine.entries import (
 )
 from zart._engine.host import Registered
 from zart._engine.lanes import lane_of
+from zart._engine.pauses import NO_RULES
 from zart._engine.scheduled import ScheduledStep
 from zart.calls import DurableSpec, StepCall, StepSpec
 from zart.errors import UsageError
@@ -164,6 +165,7 @@ class Memory:
 
     max_inflight_steps = 256
     fresh = True
+    rules = NO_RULES
     resources: tuple[object, ...] = ()
     transactions = None
 

@@ -9,7 +9,8 @@ places:
 
     before its function has run    The call was under way already when this worker claimed the execution (an attempt
                                    has failed, or was interrupted), there is no room for one more step, the lease is in
-                                   doubt, or the body was closed while the call waited: a run of its own begins.
+                                   doubt, rules hold steps back, or the body was closed while the call waited: a run
+                                   of its own begins.
     after it                       The function has failed, or the database has refused what it returned: a run of its
                                    own goes on from the end of the first attempt.
 
@@ -41,7 +42,8 @@ async def run_plain(steps: "Steps", branch: Branch, key: Key, call: StepCall) ->
         if record is not None:
             return branch.value_of(record, call.spec)
     host = activation.host
-    if activation.closed or key in activation.log.by_key or not (host.fresh and steps.take_slot()):
+    unusual = activation.closed or host.rules.any or key in activation.log.by_key
+    if unusual or not (host.fresh and steps.take_slot()):
         return await steps.run(branch, key, call, digest, preview)
     began = host.now()
     step = Running(key, 1, began, began, False, Inside())  # noqa: FBT003 (it may run again)

@@ -44,6 +44,13 @@ POINTS: Final[Mapping[str, str]] = {
     "wakeups.committed": "they are applied; nobody was told that work is ready",
     "sleepers.begin": "sleepers that are due are about to become ready",
     "sleepers.committed": "they are ready; nobody was told",
+    # Rules that hold executions back
+    "rules.begin": "the rules have changed, and are about to be read",
+    "rules.read": "they are known; what they held or hold has not heard of it",
+    "rules.ending": "rules whose time is over are about to be deleted",
+    "rules.ended": "they are gone; what they held is still paused",
+    "pauses.begin": "what was paused for rules that are gone is about to be let go",
+    "pauses.committed": "it is ready; nobody was told",
     # Replaying
     "replay.delivering": "it is the turn of a recorded entry; the body has not got it",
     "replay.delivered": "the body has got it, and has not gone on",
@@ -51,6 +58,7 @@ POINTS: Final[Mapping[str, str]] = {
     "repair.begin": "all that is recorded was replayed, and a person wants some of it done again; nothing is set aside",
     "patch.answered": "the body has heard whether the run takes a change of the code; nothing of that is recorded",
     # Running a step
+    "step.held": "a rule holds a step back; the body waits for the end of the rule, in memory alone",
     "step.begin": "an attempt is about to run",
     "step.returned": "the attempt has had its effect; nothing of that is recorded",
     "step.failed": "the attempt has failed; nothing of that is recorded",
@@ -86,6 +94,9 @@ POINTS: Final[Mapping[str, str]] = {
     "journal.begin-anew.begin": "executions are about to begin anew",
     "journal.begin-anew.sent": "the statement is sent; whether it is committed nobody knows",
     "journal.begin-anew.answered": "they have begun anew, and are ready; nobody was told",
+    "journal.park.begin": "what a rule stops is about to be given back as paused",
+    "journal.park.sent": "the statement is sent; whether it is committed nobody knows",
+    "journal.park.answered": "it is paused, or ready since the rule has ended; nobody was told",
     "journal.acknowledged": "everybody whose record was in the batch was told",
     "journal.read-back.begin": "some records were not returned: they are about to be looked for",
     "journal.read-back.sent": "the question is sent",

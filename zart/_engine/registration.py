@@ -23,6 +23,7 @@ from zart._engine.clock import DatabaseClock
 from zart._engine.holding import Holding, Shared
 from zart._engine.lease import Lease
 from zart._engine.named_children import NamedChildren
+from zart._engine.pauses import Rules
 from zart._engine.points import reach
 from zart._engine.rounds import Rounds
 from zart._engine.transactions import Transactions
@@ -91,7 +92,8 @@ class Registration:
             draw_token=journal.draw_token,
             on_fenced=self._on_fenced,
         )
-        claimer = Claimer(self._connect, self._schema, lease.worker_id, lanes)
+        rules = Rules(lanes, {lane: spec.name for lane, spec in self._shared.functions.items()})
+        claimer = Claimer(self._connect, self._schema, lease.worker_id, lanes, rules=rules)
         named_children = NamedChildren(self._connect, self._schema, lease.worker_id)
         holding = Holding(
             self._shared,
@@ -101,6 +103,7 @@ class Registration:
             fresh=lambda: lease.fresh,
             on_free=lambda: claiming.freed(),  # noqa: PLW0108 (it comes below)
             transactions=transactions,
+            rules=rules,
         )
         claiming = Claiming(
             claimer,

@@ -22,6 +22,7 @@ from psycopg import AsyncConnection
 from zart._engine.columns import (
     all_columns,
     columns_to_begin_anew,
+    columns_to_park,
     entry_columns,
     entry_values,
     finishing_columns,
@@ -35,6 +36,7 @@ from zart._engine.folding import (
     is_plain,
     only_begins_anew,
     only_finishes,
+    only_parks,
     records_and_finishes,
     touches_entries,
 )
@@ -123,6 +125,7 @@ class Sender:
         self._finish = _Send(journal["finish"], "journal.finish")
         self._record_and_finish = _Send(journal["record_and_finish"], "journal.record-and-end")
         self._begin_anew = _Send(journal["begin_anew"], "journal.begin-anew")
+        self._park = _Send(statements("pauses", schema)["park"], "journal.park")
         self._read_back_statement = _Send(journal["read_back"], "journal.read-back")
         self._now = _Send(journal["now"], "journal.now")
         self._announcement = _Send(journal["announce"], "journal.announce")
@@ -135,7 +138,7 @@ class Sender:
 
     async def commit(self, batch: Batch) -> None:
         """Returns when every record of the batch is settled. Raises FenceGone or Unwritable."""
-        todo = batch.begins_anew_apart()[::-1]
+        todo = batch.rare_apart()[::-1]
         while todo:
             part = todo.pop()
             try:
@@ -216,6 +219,8 @@ class Sender:
         elif records_and_finishes(part):
             statement = self._record_and_finish
             parameters = {**entry_columns(part), **finishing_columns(part.changes)}
+        elif only_parks(part):
+            statement, parameters = self._park, columns_to_park(part)
         else:
             statement, parameters = self._record_and_end, all_columns(part)
         rows = await statement(direct, {**parameters, **self._fence})

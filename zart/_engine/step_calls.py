@@ -111,6 +111,8 @@ class StepRun:
                     branch, self._until, f"step {self._key}, attempt {self._attempt}"
                 )
             if tried is None:
+                if host.rules.any:
+                    await branch.activation.holds.pass_by(branch, self._key)
                 tried = await self._try()
             finished, error = host.now(), tried.error
             if tried.recorded is not None:

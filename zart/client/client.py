@@ -19,6 +19,7 @@ from zart.client.lookout import Lookout
 from zart.client.offering import Answer, check_known_id, make_offer, read_answer
 from zart.client.outcomes import Outcomes
 from zart.client.outside import refuse_in_body
+from zart.client.pausing import Pausing
 from zart.client.repairing import Repairs
 from zart.client.starter import Starter
 from zart.client.starting import NOT_GIVEN, OnConflict, make_start, read_target
@@ -31,7 +32,7 @@ from zart.errors import UsageError
 from zart.names import check_text
 from zart.outside import opened
 from zart.primitives import Event
-from zart.state import Execution, History, Rerun, Run, Stats
+from zart.state import Execution, History, PauseRule, Rerun, Run, Stats
 
 D = TypeVar("D")
 R = TypeVar("R")
@@ -65,6 +66,7 @@ class Client:
         named = check_text(author, "the author") if author is not None else _who()
         self._steering = Steering(self._database, named)
         self._repairs = Repairs(self._database, named)
+        self._pausing = Pausing(self._database, named)
 
     async def __aenter__(self) -> Self:
         if self._open is not None:
@@ -445,6 +447,45 @@ class Client:
         """
         refuse_in_body("Client.delete")
         return await self._repairs.delete(check_known_id(id), reason)
+
+    # ------------------------------------------------------------ pausing
+
+    async def pause(
+        self,
+        id: str | None = None,
+        /,
+        *,
+        name: str | None = None,
+        step: str | None = None,
+        reason: str | None = None,
+        expires: Duration | dt.datetime | None = None,
+    ) -> str:
+        """Hold back an execution, all of a durable function, or steps; returns the id of the rule.
+
+        `step` is a pattern over the names of steps, such as "charge*"; with an id or `name` it holds back those
+        of that execution, or of that function. What runs finishes its step, and is `paused` before the next
+        one; what is being cancelled goes on to its end. The rule holds until `unpause`, or until it `expires`,
+        after a length of time or at a time. Raises UsageError, ExecutionNotFound, ExecutionFinished.
+        """
+        refuse_in_body("Client.pause")
+        rule = await self._pausing.pause(id, name=name, step=step, reason=reason, expires=expires)
+        await self._announce()
+        return rule
+
+    async def unpause(self, rule: str, /, *, reason: str | None = None) -> bool:
+        """End a rule; False when there is none of this id any more. What it held goes on, unless another rule
+        holds it back, too.
+        """
+        refuse_in_body("Client.unpause")
+        ended = await self._pausing.unpause(rule, reason)
+        if ended:
+            await self._announce()
+        return ended
+
+    async def pauses(self) -> list[PauseRule]:
+        """The rules that hold executions back now, the oldest first."""
+        refuse_in_body("Client.pauses")
+        return await self._pausing.pauses()
 
 
 def _who() -> str:

@@ -97,7 +97,7 @@ class Database:
     async def query(
         self, statement: str, parameters: Mapping[str, Any], patience: dt.timedelta = PATIENCE
     ) -> list[Row]:
-        """The rows of one statement of `client.sql`, committed.
+        """The rows of one statement, committed: of `client.sql`, or as `file.name` of another one.
 
         Raises SchemaError for tables that are not as expected, DatabaseUnreachable when the database stayed
         away. What somebody's open transaction holds is waited for however long that takes, on no connection.
@@ -157,7 +157,7 @@ class Database:
         async with pool.connection() as connection:
             try:
                 cursor = await connection.execute(
-                    load("client", self.schema)[statement],
+                    statement_text(self.schema, statement),
                     parameters,
                     prepare=False if statement in _WITH_FILTERS else None,
                 )
@@ -186,6 +186,12 @@ class Transaction:
         """The rows of one of them; none if it returns nothing."""
         cursor = await self._connection.execute(self._statements[statement], parameters)
         return await cursor.fetchall() if cursor.description is not None else []
+
+
+def statement_text(schema: str, statement: str) -> bytes:
+    """A statement of `client.sql`, or as `file.name` of another one."""
+    file, _, name = statement.rpartition(".")
+    return load(file or "client", schema)[name]
 
 
 async def query_within(

@@ -21,6 +21,8 @@
 -- The commit waits for the disk: a claim that a crash of the server undid would leave two living workers, each of which
 -- holds the execution, and of which either could write the next record.
 -- Counters wrap instead of overflowing: a number that somebody has written into one row must not stop the rest.
+-- Lanes that a rule holds back are not among `lanes` but in `passing`: of these only what is to be cancelled is taken. The
+-- number of changes to the rules tells a worker whether it knows them all.
 -- name: claim
 WITH fence AS MATERIALIZED (
     SELECT w.worker_id FROM {schema}.zart_workers w
@@ -31,9 +33,13 @@ WITH fence AS MATERIALIZED (
     WHERE EXISTS (SELECT FROM fence) AND t.state = 'ready' AND t.recoveries > 1
         AND t.id = ANY (ARRAY(
             SELECT c.id
-            FROM unnest((SELECT %(lanes)s::bigint[])) AS wanted CROSS JOIN LATERAL (
+            FROM (
+                SELECT l.lane, false AS passing FROM unnest((SELECT %(lanes)s::bigint[])) AS l (lane)
+                UNION ALL SELECT l.lane, true FROM unnest((SELECT %(passing)s::bigint[])) AS l (lane)
+            ) wanted CROSS JOIN LATERAL (
                 SELECT s.id, s.recoveries, s.priority FROM {schema}.zart_tasks s
-                WHERE s.lane = wanted AND s.recoveries > 1 AND s.state = 'ready'
+                WHERE s.lane = wanted.lane AND s.recoveries > 1 AND s.state = 'ready'
+                    AND (s.cancel_at IS NOT NULL OR NOT wanted.passing)
                 ORDER BY s.recoveries, s.priority, s.id LIMIT (SELECT %(suspects)s::int * 8)
             ) c
             ORDER BY c.recoveries, c.priority, c.id LIMIT (SELECT %(suspects)s::int * 8)))
@@ -41,13 +47,23 @@ WITH fence AS MATERIALIZED (
     FOR NO KEY UPDATE SKIP LOCKED
 ), candidate AS MATERIALIZED (
     SELECT c.id
-    FROM unnest((SELECT %(lanes)s::bigint[])) AS wanted CROSS JOIN unnest(ARRAY[0, 1]) AS times CROSS JOIN LATERAL (
-        SELECT f.id, f.priority FROM (
+    FROM (
+        SELECT open.id, open.priority
+        FROM unnest((SELECT %(lanes)s::bigint[])) AS wanted CROSS JOIN unnest(ARRAY[0, 1]) AS times CROSS JOIN LATERAL (
+            SELECT f.id, f.priority FROM (
+                SELECT s.id, s.priority FROM {schema}.zart_tasks s
+                WHERE s.lane = wanted AND s.recoveries = times AND s.state = 'ready'
+                ORDER BY s.priority, s.id LIMIT 10000
+            ) f
+            ORDER BY f.priority, f.id LIMIT (SELECT %(limit)s::int * 2)
+        ) open
+        UNION ALL
+        SELECT cancelled.id, cancelled.priority
+        FROM unnest((SELECT %(passing)s::bigint[])) AS wanted CROSS JOIN LATERAL (
             SELECT s.id, s.priority FROM {schema}.zart_tasks s
-            WHERE s.lane = wanted AND s.recoveries = times AND s.state = 'ready'
-            ORDER BY s.priority, s.id LIMIT 10000
-        ) f
-        ORDER BY f.priority, f.id LIMIT (SELECT %(limit)s::int * 2)
+            WHERE s.lane = wanted AND s.cancel_at IS NOT NULL AND s.state = 'ready'
+            ORDER BY s.priority, s.id LIMIT (SELECT %(limit)s::int * 2)
+        ) cancelled
     ) c
     ORDER BY c.priority, c.id LIMIT (SELECT %(limit)s::int * 2)
 ), fit AS MATERIALIZED (
@@ -85,6 +101,7 @@ WITH fence AS MATERIALIZED (
                 FROM {schema}.zart_steps s WHERE s.run_id = t.run_id) END AS results
 )
 SELECT EXISTS (SELECT FROM fence) AS fenced, (SELECT count(*) FROM candidate) AS candidates, {schema}.zart_now() AS now,
+    (SELECT p.number FROM {schema}.zart_pause_changes p) AS rules,
     c.id, c.execution_id, c.run_id, c.lane, c.epoch, c.signal, c.attempt, c.floor, c.recoveries,
     {time:c.due_at}, {time:c.started_at}, {time:c.not_before}, c.cancel_at IS NOT NULL, c.cancel_reason, c.cancel_author,
     c.accept_arguments, {interval:c.time_limit}, c.priority, c.parent_task, c.done, c.step_path, c.step_name,
@@ -180,7 +197,7 @@ SELECT EXISTS (SELECT FROM {schema}.zart_workers w WHERE w.worker_id = %(worker)
     (SELECT {time:next.due}
         FROM (SELECT min(t.wake_at) AS due FROM {schema}.zart_tasks t
             WHERE t.state = 'waiting' AND t.wake_at IS NOT NULL) next),
-    {schema}.zart_now();
+    {schema}.zart_now(), (SELECT p.number FROM {schema}.zart_pause_changes p);
 
 -- What an idle worker asks: is there anything to claim in its lanes, and the same as above. The order is that of the
 -- index: without one, where a third of the table is ready, the planner thinks that reading the table will soon meet a
@@ -191,6 +208,12 @@ SELECT EXISTS (
             SELECT FROM {schema}.zart_tasks t
             WHERE t.lane = wanted AND t.recoveries <= 1 AND t.state = 'ready'
             ORDER BY t.recoveries, t.priority, t.id LIMIT 1
+        ) t)
+        OR EXISTS (
+        SELECT FROM unnest((SELECT %(passing)s::bigint[])) AS wanted CROSS JOIN LATERAL (
+            SELECT FROM {schema}.zart_tasks t
+            WHERE t.lane = wanted AND t.cancel_at IS NOT NULL AND t.state = 'ready' AND (%(suspect)s OR t.recoveries <= 1)
+            ORDER BY t.priority, t.id LIMIT 1
         ) t),
     %(suspect)s AND EXISTS (
         SELECT FROM unnest((SELECT %(lanes)s::bigint[])) AS wanted CROSS JOIN LATERAL (
@@ -202,7 +225,7 @@ SELECT EXISTS (
     (SELECT {time:next.due}
         FROM (SELECT min(t.wake_at) AS due FROM {schema}.zart_tasks t
             WHERE t.state = 'waiting' AND t.wake_at IS NOT NULL) next),
-    {schema}.zart_now();
+    {schema}.zart_now(), (SELECT p.number FROM {schema}.zart_pause_changes p);
 
 -- Gives back what claims took and nobody was told of: the answer was lost on its way, or the worker stops.
 -- name: give_back

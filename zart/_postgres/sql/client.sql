@@ -165,7 +165,7 @@ WITH task AS MATERIALIZED (
 ), told AS (
     UPDATE {schema}.zart_tasks t
     SET signal = t.signal %% 2147483647 + 1, cancel_reason = %(reason)s, cancel_author = %(author)s, cancel_at = {schema}.zart_now(),
-        state = CASE WHEN t.state = 'waiting' THEN 'ready' ELSE t.state END
+        state = CASE WHEN t.state IN ('waiting', 'paused') THEN 'ready' ELSE t.state END
     FROM task k WHERE t.id = k.id AND NOT k.ends AND k.cancel_at IS NULL
     RETURNING t.execution_id, t.run_id, t.state
 ), closed AS (

@@ -11,8 +11,8 @@ WHERE w.kind = 'cancel' AND (t.started_at IS NULL OR (t.state = 'blocked' AND t.
 ORDER BY w.id LIMIT %(batch)s;
 
 -- Applies what nobody else is applying. Locks: wake-ups, then tasks by id, none waited for; what is locked by another
--- is left for the next time. A cancel reaches a waiting body even before its retry is due, an event does not, and
--- neither does it shorten a delayed start.
+-- is left for the next time. A cancel reaches a waiting body even before its retry is due, and one that is paused; an event
+-- does not, and neither does it shorten a delayed start.
 -- A cancel that would end its execution, for which the caller brought no failure, is left too.
 -- A wake-up whose task is gone is dropped: a task id is never used again.
 -- Returns the number of wake-ups that are gone now, of tasks that became ready, of those left, and the executions
@@ -51,6 +51,7 @@ WITH taken AS MATERIALIZED (
         state = CASE
             WHEN t.state = 'waiting'
                 AND (n.cancels OR greatest(t.due_at, t.not_before) <= {schema}.zart_now()) THEN 'ready'
+            WHEN t.state = 'paused' AND n.cancels THEN 'ready'
             ELSE t.state END,
         cancel_reason = CASE WHEN n.cancels AND t.cancel_at IS NULL THEN n.reason ELSE t.cancel_reason END,
         cancel_author = CASE WHEN n.cancels AND t.cancel_at IS NULL THEN n.author ELSE t.cancel_author END,
