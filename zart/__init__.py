@@ -55,6 +55,7 @@ from zart.errors import (
     ExecutionFailed,
     ExecutionFinished,
     ExecutionNotFound,
+    ExecutionPruned,
     ExecutionTimeout,
     Failure,
     NonDeterminismError,
@@ -108,7 +109,7 @@ from zart.primitives import (
 from zart.registry import Registry
 from zart.retry import Retry
 from zart.saga import Saga
-from zart.state import Context, Execution, History, Record, Stats, StepContext
+from zart.state import Context, Execution, History, Pruned, Record, Stats, StepContext, WorkerStatus
 from zart.step import AsyncStep, BoundStep, Step, SyncStep, step
 from zart.worker import Worker
 
@@ -131,6 +132,7 @@ __all__ = [
     "ExecutionFinished",
     "ExecutionHandle",
     "ExecutionNotFound",
+    "ExecutionPruned",
     "ExecutionTimeout",
     "Failure",
     "Handle",
@@ -139,6 +141,7 @@ __all__ = [
     "NonRetryable",
     "NotDurableWarning",
     "PayloadError",
+    "Pruned",
     "Record",
     "Registry",
     "ResultTimeout",
@@ -160,6 +163,7 @@ __all__ = [
     "UsageError",
     "Worker",
     "WorkerConfig",
+    "WorkerStatus",
     "ZartError",
     "capture",
     "connection",

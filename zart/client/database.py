@@ -92,9 +92,14 @@ class Database:
         )
 
     async def query(
-        self, statement: str, parameters: Mapping[str, Any], patience: dt.timedelta = PATIENCE
+        self,
+        statement: str,
+        parameters: Mapping[str, Any],
+        patience: dt.timedelta = PATIENCE,
+        *,
+        file: str = "client",
     ) -> list[Row]:
-        """The rows of one statement of `client.sql`, committed.
+        """The rows of one statement of `client.sql`, or of another file, committed.
 
         Raises SchemaError for tables that are not as expected, DatabaseUnreachable when the database stayed
         away. What somebody's open transaction holds is waited for however long that takes, on no connection.
@@ -103,7 +108,7 @@ class Database:
         pause = _FIRST_PAUSE
         while True:
             try:
-                return await self._send(statement, parameters)
+                return await self._send(statement, parameters, file)
             except psycopg.Error as error:
                 trouble = classify(error)
                 if trouble is Trouble.SCHEMA:
@@ -125,7 +130,7 @@ class Database:
         except psycopg.Error as error:
             _log.debug("a notification could not be sent: %s", error)
 
-    async def _send(self, statement: str, parameters: Mapping[str, Any]) -> list[Row]:
+    async def _send(self, statement: str, parameters: Mapping[str, Any], file: str = "client") -> list[Row]:
         if self._pool is None:
             raise UsageError(
                 "the Client is not open: use it in `async with zart.Client(...) as client:` "
@@ -136,7 +141,7 @@ class Database:
         async with self._pool.connection() as connection:
             try:
                 cursor = await connection.execute(
-                    load("client", self.schema)[statement],
+                    load(file, self.schema)[statement],
                     parameters,
                     prepare=False if statement in _WITH_FILTERS else None,
                 )
