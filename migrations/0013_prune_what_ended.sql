@@ -88,11 +88,9 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = '23505',
             MESSAGE = format('execution %L exists already, of the function %L', new_id, existing.name),
             HINT = 'Choose another id for this one.';
-    ELSIF CASE
-        WHEN existing.pruned_at IS NULL
-            THEN coalesce(existing.payload::jsonb, 'null') <> coalesce(zart_start.payload, 'null')
-        ELSE existing.payload_hash IS DISTINCT FROM {schema}.zart_payload_hash(zart_start.payload::text::json)
-    END THEN
+    ELSIF (existing.pruned_at IS NULL AND coalesce(existing.payload::jsonb, 'null') <> coalesce(zart_start.payload, 'null'))
+        OR (existing.pruned_at IS NOT NULL
+            AND existing.payload_hash IS DISTINCT FROM {schema}.zart_payload_hash(zart_start.payload::text::json)) THEN
         RAISE EXCEPTION USING ERRCODE = '23505',
             MESSAGE = format('execution %L of %L exists already with another payload', new_id, existing.name),
             HINT = 'An id stands for one input: choose another id for this one.';

@@ -28,7 +28,6 @@ from zart import Client, Execution, ExecutionNotFound, History, Record
 from zart_cli.database import Database
 from zart_cli.exits import FAILED
 from zart_cli.tables import console, styled_status
-from zart_cli.times import short_duration
 from zart_cli.timeline import (
     DATED_NOTE,
     MARKS,
@@ -39,6 +38,7 @@ from zart_cli.timeline import (
     read_time,
     remark_on,
 )
+from zart_cli.times import short_duration
 from zart_cli.values import write_json
 
 _FIRST_PAUSE: Final = 0.1
@@ -47,7 +47,7 @@ _LONGEST_PAUSE: Final = 2.0
 _GROWTH: Final = 1.5
 _OFFSET: Final = 8
 _RESTS: Final = frozenset({"scheduled", "waiting", "paused"})
-"""While an execution stands so, with all else the same, its journal has most likely not grown: it is read less often."""
+"""While an execution stands so, with all else the same, its journal has most likely not grown: it is read seldom."""
 
 
 class News(NamedTuple):

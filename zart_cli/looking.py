@@ -75,13 +75,16 @@ def list_(database: Database, limit: int, as_json: bool, **filters: Any) -> None
 
 @click.command(short_help="What execution ID did, as a timeline.")
 @click.argument("execution_id", metavar="ID")
-@click.option("--follow", is_flag=True, help="Go on, line by line, until it ends; the exit code is that of `wait`.")
+@click.option(
+    "--follow", is_flag=True, help="Go on, line by line, until it ends; the exit code is that of `wait`."
+)
 @json_option
 @database_options
 def show(database: Database, execution_id: str, follow: bool, as_json: bool) -> None:
     """What execution ID did, as a timeline: steps, attempts, waits, and what else happened to it.
 
-    Below it stand the executions that it has started, and theirs. With --follow and --json each line is a JSON document.
+    Below it stand the executions that it has started, and theirs. With --follow and --json each
+    line is a JSON document.
     """
     if follow:
         show_as_it_grows(database, execution_id, as_json=as_json)

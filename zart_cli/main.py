@@ -14,11 +14,15 @@ import click
 
 from zart.distribution import DISTRIBUTION
 from zart_cli.dev import dev
+from zart_cli.doctor.command import doctor
 from zart_cli.exits import ZartGroup
 from zart_cli.looking import dsn, list_, show, stats, status
 from zart_cli.migrating import migrate
+from zart_cli.retention import prune
 from zart_cli.sending import event, start, wait
 from zart_cli.steering import cancel, resume
+from zart_cli.top.command import top
+from zart_cli.workers import workers
 from zart_cli.working import worker
 
 
@@ -45,4 +49,6 @@ def cli() -> None:
 
 
 for command in (migrate, worker, dev, start, status, wait, event, list_, show, cancel, resume, stats, dsn):
+    cli.add_command(command)
+for command in (workers, top, doctor, prune):
     cli.add_command(command)

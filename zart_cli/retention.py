@@ -2,7 +2,7 @@
 
 import asyncio
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any
 
@@ -53,7 +53,7 @@ def prune(
 
     async def run() -> Pruned:
         async with database.client() as client:
-            wanted = {**limits, "statuses": statuses or None}
+            wanted: dict[str, Any] = {**limits, "statuses": statuses or None}
             counted = await client.prune(**wanted, dry_run=True)
             if dry_run:
                 return counted
@@ -83,7 +83,7 @@ def _summary(pruned: Pruned, *, dry_run: bool) -> str:
 
 
 @contextmanager
-def _progress(total: int) -> Iterator[Callable[[Pruned], None]]:
+def _progress(total: int) -> Generator[Callable[[Pruned], None]]:
     """Shows on stderr how far it is: a bar for people, a line for each tenth where nobody looks."""
     if sys.stderr.isatty():
         columns = (TextColumn("pruning"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

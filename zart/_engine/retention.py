@@ -1,8 +1,8 @@
 """Prunes what ended long ago, for all workers: one of them at a time, once an hour.
 
-Whose turn it is says a row of the database. A worker that dies in the middle leaves the rest for the next turn. The walk
-takes no more than half of its connection's time, so that it never competes with the work itself; and the journal, the
-claims and the rounds have connections of their own.
+Whose turn it is says a row of the database. A worker that dies in the middle leaves the rest for the next turn. The
+walk rests for as long as each of its transactions took, and it has a connection of its own: it does not hold up the
+journal, the claims or the rounds.
 """
 
 import asyncio

@@ -62,12 +62,11 @@ async def _walk(
         "ids_before": ids_before,
     }
     after_at: dt.datetime | None = None
-    after_id = ""
+    after_id: str | None = ""
     while True:
-        ((deleted, emptied, records, at, id),) = await query(
+        ((deleted, emptied, records, after_at, after_id),) = await query(
             statement, {**fixed, "after_at": after_at, "after_id": after_id}
         )
-        if id is None:
+        if after_id is None:
             return
-        after_at, after_id = at, id
         yield Page(deleted=deleted, emptied=emptied, records=records)

@@ -68,8 +68,8 @@ def read_outcome(outcome: Outcome, codec: Codec) -> Any:
     """The result of an execution that completed. Raises what any other end means."""
     if outcome.pruned:
         raise ExecutionPruned(
-            f"execution {outcome.execution_id!r} has ended ({outcome.status}), and what came of it was pruned since: only "
-            "its id is kept. Read a result before it is older than the retention, or keep it longer",
+            f"execution {outcome.execution_id!r} has ended ({outcome.status}), and what came of it was pruned since: "
+            "only its id is kept. Read a result before it is older than the retention, or prune later",
             execution_id=outcome.execution_id,
         )
     if outcome.status != "completed":

@@ -12,7 +12,9 @@ from zart_cli.doctor.finding import Finding, error, ok, warning
 
 _MADE: Final = re.compile(r"^CREATE (?:UNIQUE )?INDEX (\w+) ON", re.MULTILINE)
 _DROPPED: Final = re.compile(r"^DROP INDEX \{schema\}\.(\w+)", re.MULTILINE)
-_KEYED: Final = re.compile(r"^CREATE TABLE \{schema\}\.(\w+) \((?:(?!^\);).)*?PRIMARY KEY", re.MULTILINE | re.DOTALL)
+_KEYED: Final = re.compile(
+    r"^CREATE TABLE \{schema\}\.(\w+) \((?:(?!^\);).)*?PRIMARY KEY", re.MULTILINE | re.DOTALL
+)
 
 
 def judge_schema(status: Status, patient: Patient) -> list[Finding]:
@@ -37,7 +39,9 @@ def judge_schema(status: Status, patient: Patient) -> list[Finding]:
             )
         )
     if status.pending and not there:
-        found.append(error("schema", f"there are no tables of Zart's in schema {patient.schema!r}", f"run `{command}`"))
+        found.append(
+            error("schema", f"there are no tables of Zart's in schema {patient.schema!r}", f"run `{command}`")
+        )
     elif status.pending:
         found.append(
             error(
@@ -117,7 +121,8 @@ def judge_privileges(rows: Sequence[Row], patient: Patient) -> list[Finding]:
             error(
                 "privileges",
                 f"this role may not read {', '.join(unread)}",
-                f'GRANT SELECT ON ALL TABLES IN SCHEMA "{schema}" TO it; workers and clients also need INSERT, UPDATE, DELETE',
+                f'GRANT SELECT ON ALL TABLES IN SCHEMA "{schema}" TO it; workers and clients need INSERT, UPDATE and '
+                "DELETE as well",
             )
         ]
     unwritten = [table for table, _, _, writes in rows if not writes]

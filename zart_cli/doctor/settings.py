@@ -21,7 +21,9 @@ def judge_server(rows: Sequence[Row], patient: Patient) -> list[Finding]:
     """Its version, and whether it takes writes."""
     ((version, number, standby, database, role),) = rows
     if number < _OLDEST:
-        return [error("server", f"PostgreSQL {version} at {patient.where}", "Zart needs PostgreSQL 14 or newer")]
+        return [
+            error("server", f"PostgreSQL {version} at {patient.where}", "Zart needs PostgreSQL 14 or newer")
+        ]
     if standby:
         return [
             error(
@@ -33,15 +35,19 @@ def judge_server(rows: Sequence[Row], patient: Patient) -> list[Finding]:
     return [ok("server", f"PostgreSQL {version}, database {database}, as {role}")]
 
 
+def _by_name(rows: Sequence[Row]) -> dict[str, str]:
+    return {str(name): str(value) for name, value in rows}
+
+
 def judge_isolation(rows: Sequence[Row], patient: Patient) -> list[Finding]:
     """Under any other one statements would decide from stale rows: workers and clients refuse to start."""
-    isolation = dict(rows)["default_transaction_isolation"]
+    isolation = _by_name(rows)["default_transaction_isolation"]
     if isolation != "read committed":
         return [
             error(
                 "isolation",
                 f"default_transaction_isolation is '{isolation}' for this role and database: workers do not start",
-                "ALTER ROLE ... SET default_transaction_isolation = 'read committed' (or ALTER DATABASE), then connect anew",
+                "ALTER ROLE ... (or DATABASE) SET default_transaction_isolation = 'read committed', then connect anew",
             )
         ]
     return [ok("isolation", "read committed")]
@@ -49,7 +55,7 @@ def judge_isolation(rows: Sequence[Row], patient: Patient) -> list[Finding]:
 
 def judge_writable(rows: Sequence[Row], patient: Patient) -> list[Finding]:
     """Whether transactions may write unless they say so."""
-    if dict(rows)["default_transaction_read_only"] == "on":
+    if _by_name(rows)["default_transaction_read_only"] == "on":
         return [
             error(
                 "writable",
@@ -62,17 +68,16 @@ def judge_writable(rows: Sequence[Row], patient: Patient) -> list[Finding]:
 
 def judge_durability(rows: Sequence[Row], patient: Patient) -> list[Finding]:
     """What a crash of the server would lose."""
-    settings = dict(rows)
-    found: list[Finding] = []
-    for name in ("fsync", "full_page_writes"):
-        if settings[name] == "off":
-            found.append(
-                error(
-                    "durability",
-                    f"{name} is off: a crash of the server can destroy the database",
-                    f"ALTER SYSTEM SET {name} = on, then SELECT pg_reload_conf()",
-                )
-            )
+    settings = _by_name(rows)
+    found = [
+        error(
+            "durability",
+            f"{name} is off: a crash of the server can destroy the database",
+            f"ALTER SYSTEM SET {name} = on, then SELECT pg_reload_conf()",
+        )
+        for name in ("fsync", "full_page_writes")
+        if settings[name] == "off"
+    ]
     if settings["synchronous_commit"] == "off":
         found.append(
             warning(
@@ -86,7 +91,7 @@ def judge_durability(rows: Sequence[Row], patient: Patient) -> list[Finding]:
 
 def judge_timeouts(rows: Sequence[Row], patient: Patient) -> list[Finding]:
     """Limits that cut Zart's own connections off."""
-    settings = dict(rows)
+    settings = _by_name(rows)
     found = [
         warning(
             "timeouts",
@@ -110,7 +115,7 @@ _CUT: Final = {
 
 def judge_autovacuum(rows: Sequence[Row], patient: Patient) -> list[Finding]:
     """Without it the tables of live work grow for ever, since every claim leaves a dead row."""
-    off = [name for name in ("autovacuum", "track_counts") if dict(rows)[name] == "off"]
+    off = [name for name in ("autovacuum", "track_counts") if _by_name(rows)[name] == "off"]
     if off:
         return [
             error(

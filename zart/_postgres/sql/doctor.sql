@@ -1,8 +1,10 @@
 -- What `zart doctor` asks of the server itself. Each is a look of its own: a role that may not take one is told so, and
 -- the others are taken.
 
+-- As a session of this role in this database begins with them, whatever this one has set since.
 -- name: settings
-SELECT name, current_setting(name, true) FROM unnest(%(names)s::text[]) AS name;
+SELECT s.name, CASE WHEN s.reset_val = '0' THEN '0' ELSE s.reset_val || coalesce(' ' || s.unit, '') END
+FROM pg_settings s WHERE s.name = ANY (%(names)s::text[]);
 
 -- name: standing
 SELECT current_setting('server_version'), current_setting('server_version_num')::int, pg_is_in_recovery(),
