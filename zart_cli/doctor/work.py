@@ -11,7 +11,7 @@ from zart_cli.doctor.finding import Finding, error, info, ok, warning
 from zart_cli.tables import describe
 from zart_cli.times import short_duration
 
-COUNTED: Final = 10_000
+COUNTED: Final = 5_000
 """Beyond so many nobody counts."""
 _SHOWN: Final = 5
 _LIMIT: Final = 1024 * 1024
@@ -42,7 +42,7 @@ def lane_name(queue: str, name: str, version: str | None, *, is_step: bool) -> s
 
 
 def counted(number: int) -> str:
-    """A count that ends at ten thousand."""
+    """A count that ends at five thousand."""
     return f"over {COUNTED:,}" if number > COUNTED else f"{number:,}"
 
 

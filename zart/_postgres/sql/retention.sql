@@ -133,7 +133,7 @@ WITH page AS MATERIALIZED (
         FROM {schema}.zart_executions e
         WHERE e.created_at < %(before)s::timestamptz
             AND (e.created_at, e.id) > (coalesce(%(after_at)s::timestamptz, '-infinity'), %(after_id)s::text)
-        ORDER BY e.created_at, e.id LIMIT 1000
+        ORDER BY e.created_at, e.id LIMIT 250
     ) p
 ), found AS MATERIALIZED (
     SELECT e.finished_at < %(ids_before)s::timestamptz AS goes,
