@@ -55,6 +55,7 @@ from zart.errors import (
     ExecutionFailed,
     ExecutionFinished,
     ExecutionNotFound,
+    ExecutionPruned,
     ExecutionTimeout,
     Failure,
     NonDeterminismError,
@@ -108,7 +109,19 @@ from zart.primitives import (
 from zart.registry import Registry
 from zart.retry import Retry
 from zart.saga import Saga
-from zart.state import Context, Execution, History, PauseRule, Record, Rerun, Run, Stats, StepContext
+from zart.state import (
+    Context,
+    Execution,
+    History,
+    PauseRule,
+    Pruned,
+    Record,
+    Rerun,
+    Run,
+    Stats,
+    StepContext,
+    WorkerStatus,
+)
 from zart.step import AsyncStep, BoundStep, Step, SyncStep, step
 from zart.worker import Worker
 
@@ -131,6 +144,7 @@ __all__ = [
     "ExecutionFinished",
     "ExecutionHandle",
     "ExecutionNotFound",
+    "ExecutionPruned",
     "ExecutionTimeout",
     "Failure",
     "Handle",
@@ -140,6 +154,7 @@ __all__ = [
     "NotDurableWarning",
     "PauseRule",
     "PayloadError",
+    "Pruned",
     "Record",
     "Registry",
     "Rerun",
@@ -163,6 +178,7 @@ __all__ = [
     "UsageError",
     "Worker",
     "WorkerConfig",
+    "WorkerStatus",
     "ZartError",
     "capture",
     "connection",

@@ -59,7 +59,8 @@ class WorkerConfig:
     steps. An execution whose workers died `max_recoveries` times in a row without a new record is blocked.
     One execution may have `max_inflight_steps` live steps. Up to `max_parked_bodies` bodies that wait are kept
     in memory beyond that, so that they need no replay when this worker goes on with them; 0 keeps none.
-    `queues` limits the worker to these queues; () means every queue of the registry.
+    `queues` limits the worker to these queues; () means every queue of the registry. With `retention` the worker
+    prunes what ended longer ago, for all workers; with `keep_ids` their ids stay until they are as old as that.
     """
 
     poll_interval: dt.timedelta
@@ -74,6 +75,8 @@ class WorkerConfig:
     max_inflight_steps: int
     max_parked_bodies: int
     queues: tuple[str, ...]
+    retention: dt.timedelta | None
+    keep_ids: dt.timedelta | None
 
     def __init__(
         self,
@@ -90,6 +93,8 @@ class WorkerConfig:
         max_inflight_steps: int = 256,
         max_parked_bodies: int = 1000,
         queues: tuple[str, ...] = (),
+        retention: Duration | None = None,
+        keep_ids: Duration | None = None,
     ) -> None:
         orphan = _positive("orphan_timeout", orphan_timeout)
         heartbeat = _positive("heartbeat_interval", heartbeat_interval)
@@ -115,9 +120,25 @@ class WorkerConfig:
             "max_inflight_steps": _count("max_inflight_steps", max_inflight_steps, least=1),
             "max_parked_bodies": _count("max_parked_bodies", max_parked_bodies, least=0),
             "queues": _queues(queues),
+            "retention": None if retention is None else _positive("retention", retention),
+            "keep_ids": _kept_ids(keep_ids, retention),
         }
         for name, value in values.items():
             object.__setattr__(self, name, value)
+
+
+def _kept_ids(keep_ids: Duration | None, retention: Duration | None) -> dt.timedelta | None:
+    if keep_ids is None:
+        return None
+    kept = _positive("keep_ids", keep_ids)
+    if retention is None:
+        raise UsageError("keep_ids goes with retention: without one nothing is pruned, and ids stay anyway")
+    if kept < (least := _positive("retention", retention)):
+        raise UsageError(
+            f"keep_ids is {format_duration(kept)}, shorter than retention ({format_duration(least)}): an id stays at "
+            "least as long as what belongs to it"
+        )
+    return kept
 
 
 def _positive(name: str, value: Duration) -> dt.timedelta:

@@ -13,6 +13,7 @@
     ├── ExecutionNotFound (LookupError)    no execution has this id
     ├── ExecutionConflict                  the id exists with another function or other input
     ├── ExecutionFinished                  too late for this call
+    ├── ExecutionPruned (LookupError)      it has ended, and only its id was kept
     ├── ExecutionFailed                    raised by result(): never the user's own class
     │   └── ExecutionTimeout               the execution reached its own time limit
     ├── ExecutionCancelled                 the execution was cancelled
@@ -172,6 +173,10 @@ class ExecutionConflict(_AboutExecution):
 
 class ExecutionFinished(_AboutExecution):
     """The execution has already completed, failed or was cancelled: too late for this call."""
+
+
+class ExecutionPruned(_AboutExecution, LookupError):  # noqa: N818
+    """The execution has ended, and what it was given and what it gave was pruned since; its id is kept."""
 
 
 class ExecutionCancelled(_AboutExecution):

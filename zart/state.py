@@ -201,6 +201,41 @@ class History(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @final
+class Pruned(msgspec.Struct, frozen=True, kw_only=True):
+    """What pruning took away, or would take away."""
+
+    deleted: int
+    """Executions that are gone."""
+    emptied: int
+    """Executions of which the id alone is left."""
+    records: int
+    """Records of steps, waits and the like that went with both."""
+
+
+@final
+class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """A worker as others see it: by the row that it keeps while it lives."""
+
+    id: int
+    host: str
+    pid: int
+    alive: bool
+    """Its lease stands. One that does not live any more is shown until another one has taken its work over."""
+    idle: bool
+    """It waits to be told of work."""
+    started_at: dt.datetime
+    heartbeat_at: dt.datetime
+    """When it was heard of last, by the database's clock."""
+    held: int
+    """Executions and scheduled steps that it runs."""
+    functions: list[str]
+    """Durable functions that it serves, such as "order" or "order version 2"."""
+    steps: list[str]
+    """Steps that it does when they are scheduled."""
+    queues: list[str]
+
+
+@final
 class Stats(msgspec.Struct, frozen=True, kw_only=True):
     """How much there is of what."""
 

@@ -12,6 +12,7 @@ from zart.config import EMBEDDED, mask_dsn
 from zart.state import ExecutionStatus
 from zart_cli import tables
 from zart_cli.database import DIRECTORY, Database, database_options
+from zart_cli.following import show_as_it_grows
 from zart_cli.timeline import print_history
 from zart_cli.tree import print_children, read_children
 from zart_cli.values import write_json
@@ -75,13 +76,22 @@ def list_(database: Database, limit: int, as_json: bool, **filters: Any) -> None
 @click.command(short_help="What execution ID did, as a timeline.")
 @click.argument("execution_id", metavar="ID")
 @click.option("--run", "run_id", metavar="RUN", help="An earlier run of it; see `zart runs`.")
+@click.option(
+    "--follow", is_flag=True, help="Go on, line by line, until it ends; the exit code is that of `wait`."
+)
 @json_option
 @database_options
-def show(database: Database, execution_id: str, run_id: str | None, as_json: bool) -> None:
+def show(database: Database, execution_id: str, run_id: str | None, follow: bool, as_json: bool) -> None:
     """What execution ID did, as a timeline: steps, attempts, waits, and what else happened to it.
 
-    Below it stand the executions that it has started, and theirs.
+    Below it stand the executions that it has started, and theirs. With --follow and --json each
+    line is a JSON document.
     """
+    if follow and run_id is not None:
+        raise click.UsageError("an earlier run does not grow: give --run or --follow")
+    if follow:
+        show_as_it_grows(database, execution_id, as_json=as_json)
+        return
 
     async def run() -> None:
         async with database.client() as client:

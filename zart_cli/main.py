@@ -14,13 +14,17 @@ import click
 
 from zart.distribution import DISTRIBUTION
 from zart_cli.dev import dev
+from zart_cli.doctor.command import doctor
 from zart_cli.exits import ZartGroup
 from zart_cli.looking import dsn, list_, show, stats, status
 from zart_cli.migrating import migrate
 from zart_cli.pausing import pause, pauses, unpause
 from zart_cli.repairing import delete, rerun, restart, retry_step, runs
+from zart_cli.retention import prune
 from zart_cli.sending import event, start, wait
 from zart_cli.steering import cancel, resume
+from zart_cli.top.command import top
+from zart_cli.workers import workers
 from zart_cli.working import worker
 
 
@@ -52,4 +56,6 @@ for command in (
 ):
     cli.add_command(command)
 for command in (pause, pauses, unpause):
+    cli.add_command(command)
+for command in (workers, top, doctor, prune):
     cli.add_command(command)

@@ -27,7 +27,7 @@ from zart_cli.times import clock, short_duration
 
 _BAR: Final = 24
 _WAITS: Final = frozenset({"wait", "timer", "child"})
-_MARKS: Final = {
+MARKS: Final = {
     "completed": ("green", "✓", "ok"),
     "failed": ("red", "✗", "failed"),
     "cancelled": ("dim", "⊘", "cancelled"),
@@ -39,7 +39,7 @@ _KINDS: Final = {"wait": "event"}
 _LONGEST_NAME: Final = 40
 _LONGEST_PROGRESS: Final = 80
 _TIME: Final = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?:\.\d+)?)Z")
-_NOTE: Final = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?:\.\d+)?)Z (.*)", re.DOTALL)
+DATED_NOTE: Final = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?:\.\d+)?)Z (.*)", re.DOTALL)
 
 
 class _Line(NamedTuple):
@@ -51,7 +51,7 @@ class _Line(NamedTuple):
 def print_history(history: History) -> None:
     out = console()
     now = dt.datetime.now(dt.UTC)
-    _print_heading(out, history, now)
+    print_heading(out, history, now)
     lines = _lines(history)
     if lines:
         out.print()
@@ -67,17 +67,18 @@ def print_history(history: History) -> None:
     draw = out.encoding.lower().startswith("utf")
     for line in lines:
         offset = f"[dim]{f'+{short_duration(line.at - span.begin)}':>{widths.offset}}[/]"
-        told = _note_line(line.note, span.now, draw)
+        told = note_line(line.note, span.now, draw)
         if line.record is not None:
             told = _record_line(line, line.record, span, widths, draw)
         out.print(f"  {offset}  {told}", soft_wrap=True)
     for note in history.notes:
-        if _NOTE.fullmatch(note) is None:
+        if DATED_NOTE.fullmatch(note) is None:
             out.print(f"  {escape(note)}", soft_wrap=True)
-    _print_failure(out, execution)
+    print_failure(out, execution)
 
 
-def _print_heading(out: Console, history: History, now: dt.datetime) -> None:
+def print_heading(out: Console, history: History, now: dt.datetime) -> None:
+    """Which execution it is, how it stands, and which of its runs is shown."""
     execution = history.execution
     lasted = short_duration((execution.finished_at or now) - execution.created_at)
     told = f"in {lasted}" if execution.finished_at is not None else f"for {lasted}"
@@ -103,8 +104,8 @@ def _lines(history: History) -> list[_Line]:
         # What has no time of its own came after what is before it in the log.
         latest = record.started_at or record.finished_at or latest
         lines.append(_Line(latest, record, ""))
-    dated = filter(None, map(_NOTE.fullmatch, history.notes))
-    lines += [_Line(_read_time(match[1]), None, match[2]) for match in dated]
+    dated = filter(None, map(DATED_NOTE.fullmatch, history.notes))
+    lines += [_Line(read_time(match[1]), None, match[2]) for match in dated]
     # Notes have milliseconds, records microseconds.
     lines.sort(
         key=lambda line: (line.at.replace(microsecond=line.at.microsecond // 1000 * 1000), not line.record)
@@ -112,7 +113,8 @@ def _lines(history: History) -> list[_Line]:
     return lines
 
 
-def _read_time(text: str) -> dt.datetime:
+def read_time(text: str) -> dt.datetime:
+    """The time at the beginning of a note."""
     return dt.datetime.fromisoformat(text).replace(tzinfo=dt.UTC)
 
 
@@ -130,29 +132,31 @@ class _Widths:
     def __init__(self, lines: list[_Line], span: _Span) -> None:
         self.offset = max([len(f"+{short_duration(line.at - span.begin)}") for line in lines], default=0)
         self.name = min(
-            max([len(_name(line.record)) for line in lines if line.record], default=0), _LONGEST_NAME
+            max([len(name_of(line.record)) for line in lines if line.record], default=0), _LONGEST_NAME
         )
 
 
-def _name(record: Record) -> str:
+def name_of(record: Record) -> str:
+    """What a record is called, with its kind unless that is a step."""
     return record.key if record.kind == "step" else f"{record.key} ({_KINDS.get(record.kind, record.kind)})"
 
 
-def _note_line(note: str, now: dt.datetime, draw: bool) -> str:
-    readable = _TIME.sub(lambda found: clock(_read_time(found[1]), now), note)
+def note_line(note: str, now: dt.datetime, draw: bool) -> str:
+    """A note with its times as people read them."""
+    readable = _TIME.sub(lambda found: clock(read_time(found[1]), now), note)
     return f"[dim]{'·' if draw else '-'} {escape(readable)}[/]"
 
 
 def _record_line(line: _Line, record: Record, span: _Span, widths: _Widths, draw: bool) -> str:
-    style, sign, word = _MARKS[record.state]
-    name = _name(record)
+    style, sign, word = MARKS[record.state]
+    name = name_of(record)
     end = record.finished_at or max(span.now, line.at)
     took = f"{short_duration(end - line.at):>7}"
     parts = [
         f"[{style}]{sign if draw else f'{word:<9}'}[/] {escape(name)}{' ' * max(widths.name - len(name), 0)}",
         took if record.finished_at is not None else f"[dim]{took}[/]",
     ]
-    remark = _remark(record, span.now)
+    remark = remark_on(record, span.now)
     if draw:
         bar = _bar(line.at, end, span, waits=record.kind in _WAITS)
         parts.append(f"[{style}]{bar if remark else bar.rstrip()}[/]")
@@ -170,7 +174,8 @@ def _bar(start: dt.datetime, end: dt.datetime, span: _Span, *, waits: bool) -> s
     return " " * first + ("┄" if waits else "━") * length + " " * (_BAR - first - length)
 
 
-def _remark(record: Record, now: dt.datetime) -> str:
+def remark_on(record: Record, now: dt.datetime) -> str:
+    """What stands behind it: attempts, what it waits for, how far it is, why it failed."""
     told: list[str] = []
     if record.attempts > 1:
         told.append(f"{record.attempts} attempts")
@@ -188,7 +193,8 @@ def _remark(record: Record, now: dt.datetime) -> str:
     return ", ".join(told)
 
 
-def _print_failure(out: Console, execution: Execution) -> None:
+def print_failure(out: Console, execution: Execution) -> None:
+    """Why it failed or is blocked, and what to do next; nothing when it is neither."""
     failure = execution.failure
     if failure is None:
         return

@@ -38,7 +38,11 @@ _HELP: Final = {
     "max_inflight_steps": "Live steps of one execution.",
     "max_parked_bodies": "So many bodies that wait are kept in memory, to go on without a replay.",
     "queues": "Only this queue; may be repeated, or name several with commas. Default: all of the registry.",
+    "retention": "Prune what ended longer ago, for all workers. ZART_RETENTION says it too.",
+    "keep_ids": "Keep the ids of what is pruned until they are so old. ZART_KEEP_IDS says it too.",
 }
+_VARIABLES: Final = {"retention": "ZART_RETENTION", "keep_ids": "ZART_KEEP_IDS"}
+"""What concerns the database is said once for all of its workers."""
 
 
 def _fields() -> Iterator[inspect.Parameter]:
@@ -57,7 +61,9 @@ def worker_options(command: Callable[..., Any]) -> Callable[..., Any]:
             option = click.option(name, type=int, help=f"{about}  [default: {field.default}]")
         else:
             default = f"  [default: {field.default}]" if field.default is not None else ""
-            option = click.option(name, metavar="DURATION", help=about + default)
+            option = click.option(
+                name, metavar="DURATION", help=about + default, envvar=_VARIABLES.get(field.name)
+            )
         command = option(command)
     return command
 

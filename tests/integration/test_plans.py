@@ -96,6 +96,23 @@ HOT: Final[dict[tuple[str, str], set[str]]] = {
     ("client", "cancel_below"): {
         *("zart_executions_pkey", "zart_steps_pkey", "zart_tasks_pkey", "zart_wakeups_cancels")
     },
+    ("client", "workers"): {"zart_tasks_held"},
+    # pruning
+    ("retention", "prune"): {
+        *("zart_executions_created", "zart_executions_pkey", "zart_steps_pkey", "zart_tasks_pkey"),
+        *("zart_execution_runs_execution", "zart_step_attempts_run", "zart_recorded_steps_pkey"),
+        *("zart_events_consumed", "zart_events_buffered", "zart_history_execution"),
+    },
+    ("retention", "count_prunable"): {
+        *("zart_executions_created", "zart_steps_pkey", "zart_tasks_pkey", "zart_execution_runs_execution")
+    },
+    # what people look at again and again
+    ("overview", "ready"): {"zart_tasks_ready", "zart_tasks_pkey", "zart_executions_pkey"},
+    ("overview", "retrying"): {
+        *("zart_tasks_held", "zart_tasks_sleeping", "zart_step_attempts_run", "zart_steps_pkey")
+    },
+    ("doctor", "orphans"): {"zart_tasks_held"},
+    ("doctor", "wakeups"): {"zart_wakeups_pkey"},
 }
 
 # What may read a large table as a whole, and why that is so.
@@ -106,6 +123,10 @@ WHOLE: Final[dict[tuple[str, str], str]] = {
         "client",
         "unserved",
     ): "counts all that nobody serves; lanes that are served cost it one step in the index each",
+    ("overview", "live"): "reads 400 pages of it, whatever there is",
+    ("overview", "blocked"): "reads all live work, for whoever looks: an index would be kept by every claim",
+    ("doctor", "large_executions"): "reads 400 pages of it, whatever there is",
+    ("doctor", "large_steps"): "reads 400 pages of it, whatever there is",
 }
 # It is never prepared: see below.
 ONLY_CUSTOM: Final = {("client", "page")}
@@ -315,6 +336,14 @@ def parameters(ready: range, lane: int) -> dict[str, Any]:
 
 
 NEW: Final = [f"new{number}" for number in range(20)]
+LATER: Final = dt.datetime.now(dt.UTC) + dt.timedelta(days=1)
+PRUNED: Final = {
+    "statuses": ["completed"],
+    "before": LATER,
+    "ids_before": LATER,
+    "after_at": LATER - dt.timedelta(days=2),
+    "after_id": "",
+}
 SPECIAL: Final[dict[tuple[str, str], dict[str, Any]]] = {
     ("pauses", "pause"): {"step": None, "rule": "new", "author": "ann"},
     ("pauses", "free"): {"batch": 20},
@@ -324,6 +353,10 @@ SPECIAL: Final[dict[tuple[str, str], dict[str, Any]]] = {
     ("client", "start_many"): {"ids": NEW, "run_ids": [run_of(n) for n in range(20)], "payloads": ["1"] * 20},
     ("client", "page"): {"name": None, "limit": 200},
     ("client", "live_page"): {"name": None, "status": "running", "limit": 200},
+    ("retention", "prune"): {**PRUNED, "batch": 20, "records": 10_000},
+    ("retention", "count_prunable"): PRUNED,
+    ("overview", "blocked"): {"limit": 5},
+    ("overview", "retrying"): {"limit": 5},
     ("wakeups", "apply_wakeups"): {"batch": 20},
     ("wakeups", "promote"): {"batch": 20},
     ("journal", "start_child"): {"id": NEW[0], "child_run": run_of(7), "lane": 1, "detached": False},
@@ -345,6 +378,10 @@ NOT_KEPT: Final = {
     *(("claim", "claim"), ("wakeups", "apply_wakeups"), ("pauses", "park")),
     # seldom asked, and on connections that prepare nothing before its sixth time
     *(("workers", "orphaned"), ("workers", "take_over"), ("client", "page"), ("pauses", "pause")),
+    # for people, and for a round once an hour
+    *(("retention", name) for name in ("prune", "count_prunable")),
+    *(("overview", name) for name in ("ready", "retrying")),
+    *(("client", "workers"), ("doctor", "orphans"), ("doctor", "wakeups")),
     # What marks the awaited is kept, and reads all executions of a new database, for a minute at most. It is sent for a
     # result that somebody asks for later than at the start.
     ("client", "await_ends"),

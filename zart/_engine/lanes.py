@@ -26,3 +26,8 @@ def step_lane(queue: str, function: str) -> int:
 def step_name(function: str) -> str:
     """What stands for a step where a lane has the name of a durable function."""
     return f"{_STEP}{function}"
+
+
+def step_of(name: str) -> str | None:
+    """The step that a lane's name stands for; None where it is a durable function's."""
+    return name.removeprefix(_STEP) if name.startswith(_STEP) else None

@@ -12,7 +12,7 @@ import datetime as dt
 import logging
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, cast
 
 import psycopg
@@ -25,15 +25,18 @@ from zart._engine.lease import Lease
 from zart._engine.named_children import NamedChildren
 from zart._engine.pauses import Rules
 from zart._engine.points import reach
+from zart._engine.retention import RetentionDuty
 from zart._engine.rounds import Rounds
 from zart._engine.transactions import Transactions
 from zart._engine.writer import Journal
 from zart._postgres import connections
 from zart._postgres.listener import Listener, work_channel
+from zart._postgres.pruning import Retention
 from zart._postgres.queries import load
 from zart._postgres.trouble import Trouble, classify
 from zart.config import WorkerConfig
 from zart.errors import SchemaError
+from zart.state import FINAL_STATUSES
 
 _log = logging.getLogger("zart.worker")
 
@@ -140,6 +143,7 @@ class Registration:
                 ("zart listener", listener.run()),
                 ("zart tick", _every(_TICK, holding.tick)),
                 ("zart rounds", rounds.run()),
+                *self._retention_duty(),
             )
         ]
         stopping: asyncio.Task[Any] = asyncio.create_task(self._stop.wait(), name="zart stop")
@@ -202,6 +206,13 @@ class Registration:
                     await self._stop.wait()
             pause = min(pause * 2, _LONGEST_PAUSE)
         return None
+
+    def _retention_duty(self) -> Iterator[tuple[str, Coroutine[Any, Any, None]]]:
+        if self._config.retention is not None:
+            retention = Retention(
+                self._config.retention, tuple(sorted(FINAL_STATUSES)), self._config.keep_ids
+            )
+            yield "zart retention", RetentionDuty(self._connect, self._schema, retention).run()
 
     async def _leave(self, lease: Lease) -> None:
         if self._fenced:

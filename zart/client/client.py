@@ -3,7 +3,7 @@
 import datetime as dt
 import getpass
 import socket
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Any, Final, Literal, Self, TypeVar, overload
@@ -20,6 +20,7 @@ from zart.client.offering import Answer, check_known_id, make_offer, read_answer
 from zart.client.outcomes import Outcomes
 from zart.client.outside import refuse_in_body
 from zart.client.pausing import Pausing
+from zart.client.pruning import prune
 from zart.client.repairing import Repairs
 from zart.client.starter import Starter
 from zart.client.starting import NOT_GIVEN, OnConflict, make_start, read_target
@@ -32,7 +33,7 @@ from zart.errors import UsageError
 from zart.names import check_text
 from zart.outside import opened
 from zart.primitives import Event
-from zart.state import Execution, History, PauseRule, Rerun, Run, Stats
+from zart.state import Execution, History, PauseRule, Pruned, Rerun, Run, Stats, WorkerStatus
 
 D = TypeVar("D")
 R = TypeVar("R")
@@ -360,6 +361,45 @@ class Client:
         """
         refuse_in_body("Client.stats")
         return await self._lookout.stats()
+
+    async def workers(self) -> list[WorkerStatus]:
+        """The workers whose lease stands, and those that have died and whose work nobody has taken over so far."""
+        refuse_in_body("Client.workers")
+        return await self._lookout.workers()
+
+    # ------------------------------------------------------------ retention
+
+    async def prune(
+        self,
+        *,
+        older_than: Duration,
+        statuses: Collection[str] | None = None,
+        keep_ids: Duration | None = None,
+        dry_run: bool = False,
+        batch: int = 500,
+        on_batch: Callable[[Pruned], None] | None = None,
+    ) -> Pruned:
+        """Take away executions that ended longer than `older_than` ago, with all that belongs to them; of these
+        `statuses`, unless it is all three.
+
+        With `keep_ids` the ids stay until they are as old as that, so that a start which is sent again finds its
+        execution and nothing runs twice; `result()` raises ExecutionPruned. Without it an id is free again. Nothing is
+        changed in a `dry_run`, which tells what would go.
+
+        It goes in batches, each of them a short transaction that looks at `batch` executions (1 to 1000); `on_batch` is
+        told the sum so far after each. Ended in the middle it has pruned so much, and calling it again goes on; any
+        number may prune at once. Raises UsageError.
+        """
+        refuse_in_body("Client.prune")
+        return await prune(
+            self._database,
+            older_than=older_than,
+            statuses=statuses,
+            keep_ids=keep_ids,
+            dry_run=dry_run,
+            batch=batch,
+            on_batch=on_batch,
+        )
 
     # ------------------------------------------------------------ steering
 

@@ -11,6 +11,7 @@ from zart.errors import (
     ExecutionBlocked,
     ExecutionCancelled,
     ExecutionFailed,
+    ExecutionPruned,
     ExecutionTimeout,
     Failure,
     PayloadError,
@@ -51,7 +52,7 @@ class ExecutionHandle(Generic[R_co]):
 
         Raises ExecutionFailed (ExecutionTimeout when it reached its own limit), ExecutionCancelled,
         ExecutionBlocked as soon as it is blocked, and ResultTimeout after `timeout`: then it goes on, and you
-        may ask again. ExecutionNotFound when there is none.
+        may ask again. ExecutionNotFound when there is none, ExecutionPruned when only its id was kept.
         """
         return cast("R_co", await self._wait(self.id, self._codec, timeout))
 
@@ -65,6 +66,12 @@ class ExecutionHandle(Generic[R_co]):
 
 def read_outcome(outcome: Outcome, codec: Codec) -> Any:
     """The result of an execution that completed. Raises what any other end means."""
+    if outcome.pruned:
+        raise ExecutionPruned(
+            f"execution {outcome.execution_id!r} has ended ({outcome.status}), and what came of it was pruned since: "
+            "only its id is kept. Read a result before it is older than the retention, or prune later",
+            execution_id=outcome.execution_id,
+        )
     if outcome.status != "completed":
         _raise(outcome)
     what = f"the result of execution {outcome.execution_id!r}"

@@ -7,10 +7,10 @@ from typing import Final, cast
 
 from zart.client.database import Database
 from zart.client.offering import not_found
-from zart.client.reading import read_execution, read_notes, read_record, read_run
+from zart.client.reading import read_execution, read_notes, read_record, read_run, read_worker
 from zart.errors import ExecutionNotFound, UsageError
 from zart.names import check_text
-from zart.state import FINAL_STATUSES, Execution, ExecutionStatus, History, Run, Stats
+from zart.state import FINAL_STATUSES, Execution, ExecutionStatus, History, Run, Stats, WorkerStatus
 
 _PAGE: Final = 200
 
@@ -110,6 +110,13 @@ class Lookout:
             unserved=dict(unserved),
             workers=workers,
         )
+
+    async def workers(self) -> list[WorkerStatus]:
+        """Those that have a row, the eldest first."""
+        rows = await self._database.query("workers", {})
+        lanes = sorted({lane for row in rows for lane in row[-1]})
+        names = await self._database.query("lane_names", {"lanes": lanes}) if lanes else []
+        return [read_worker(row, names) for row in rows]
 
 
 def _check_filters(

@@ -39,6 +39,8 @@ class Outcome(NamedTuple):
     status: str
     result: str | None
     failure: str | None
+    pruned: bool = False
+    """Result or failure were pruned since then."""
 
 
 class _Wait:
@@ -232,11 +234,11 @@ class Outcomes:
         for wait in waits:
             row = found.get(wait.execution_id)
             if row is not None:
-                wait.marked = row[4]
+                wait.marked = row[5]
             elif self._is_open(wait):
                 del self._waits[wait.execution_id]
                 wait.fail(not_found(wait.execution_id))
-        return [row[:4] for row in rows if row[1] != "scheduled"]
+        return [row[:5] for row in rows if row[1] != "scheduled"]
 
     def _fail(self, error: Exception) -> None:
         waits, self._waits = self._waits, {}

@@ -3,10 +3,11 @@
 import datetime as dt
 from typing import Any
 
+from zart._engine.lanes import step_of
 from zart.client.database import Row
 from zart.errors import Failure, PayloadError
 from zart.failures import failure_from_json
-from zart.state import Execution, Record, Run
+from zart.state import Execution, Record, Run, WorkerStatus
 
 
 def read_execution(row: Row) -> Execution:
@@ -64,6 +65,32 @@ def read_run(row: Row) -> Run:
     """A row of `each_run`."""
     run_id, status, started, ended, failure = row
     return Run(run_id=run_id, status=status, started_at=started, ended_at=ended, failure=_failure(failure))
+
+
+def read_worker(row: Row, names: list[Row]) -> WorkerStatus:
+    """A row of `workers`, with rows of `lane_names`."""
+    *_, lanes = row
+    served = [(queue, name, version) for lane, queue, name, version in names if lane in lanes]
+    functions: dict[str, None] = {}
+    steps: dict[str, None] = {}
+    for _, name, version in served:
+        if (step := step_of(name)) is not None:
+            steps[step] = None
+        else:
+            functions[name if version is None else f"{name} version {version}"] = None
+    return WorkerStatus(
+        id=row[0],
+        host=row[1],
+        pid=row[2],
+        alive=row[3],
+        idle=row[4],
+        started_at=row[5],
+        heartbeat_at=row[6],
+        held=row[7],
+        functions=list(functions),
+        steps=list(steps),
+        queues=sorted({queue for queue, _, _ in served}),
+    )
 
 
 def read_notes(notes: list[Row], attempts: list[Row]) -> list[str]:

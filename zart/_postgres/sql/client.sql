@@ -52,11 +52,12 @@ RETURNING t.execution_id;
 -- minute, and to the planner a table that it knows nothing of is smaller than the shortest way through its index.
 
 -- What exists under ids that could not be started: whether it is of the same function, and whether its input is equal
--- by digest (null: one of them has none, or by other rules), and as jsonb.
+-- by digest (null: one of them has none, or by other rules), and as jsonb; of what was pruned, by the hash that is left.
 -- name: compare
 SELECT e.id, e.name, e.run_id::text,
     CASE WHEN substr(e.digest, 1, 1) = substr(u.digest, 1, 1) THEN e.digest = u.digest END AS same_digest,
-    coalesce(e.payload::jsonb, 'null') = coalesce(u.payload::jsonb, 'null') AS same_json,
+    CASE WHEN e.pruned_at IS NULL THEN coalesce(e.payload::jsonb, 'null') = coalesce(u.payload::jsonb, 'null')
+        ELSE e.payload_hash = {schema}.zart_payload_hash(u.payload::json) END AS same_json,
     e.payload::text AS payload
 FROM unnest(%(ids)s::text[], %(payloads)s::text[], %(digests)s::bytea[]) AS u (id, payload, digest)
     CROSS JOIN LATERAL (SELECT * FROM {schema}.zart_executions e WHERE e.id = u.id OFFSET 0) e;
@@ -74,7 +75,7 @@ WITH free AS MATERIALIZED (
     UPDATE {schema}.zart_executions e SET awaited = true FROM free f WHERE e.id = f.id RETURNING e.id
 )
 SELECT e.id, CASE WHEN t.state = 'blocked' THEN 'blocked' ELSE e.status END, e.result::text, e.failure::text,
-    e.awaited OR EXISTS (SELECT FROM marked m WHERE m.id = e.id)
+    e.pruned_at IS NOT NULL, e.awaited OR EXISTS (SELECT FROM marked m WHERE m.id = e.id)
 FROM unnest(%(ids)s::text[]) AS wanted (id)
     CROSS JOIN LATERAL (SELECT * FROM {schema}.zart_executions x WHERE x.id = wanted.id OFFSET 0) e
     LEFT JOIN LATERAL (SELECT * FROM {schema}.zart_tasks x WHERE x.id = e.task_id OFFSET 0) t ON true;
@@ -82,7 +83,8 @@ FROM unnest(%(ids)s::text[]) AS wanted (id)
 -- Those of the ids that have ended or are blocked. The ids stand in a subquery, where the planner does not look at their
 -- values: else it would make a plan for these values alone each time, which takes longer than to run it.
 -- name: ended
-SELECT e.id, CASE WHEN t.state = 'blocked' THEN 'blocked' ELSE e.status END, e.result::text, e.failure::text
+SELECT e.id, CASE WHEN t.state = 'blocked' THEN 'blocked' ELSE e.status END, e.result::text, e.failure::text,
+    e.pruned_at IS NOT NULL
 FROM unnest((SELECT %(ids)s::text[])) AS wanted (id)
     CROSS JOIN LATERAL (SELECT * FROM {schema}.zart_executions x WHERE x.id = wanted.id OFFSET 0) e
     LEFT JOIN LATERAL (SELECT * FROM {schema}.zart_tasks x WHERE x.id = e.task_id OFFSET 0) t ON true
@@ -287,7 +289,10 @@ SELECT a.path, a.name, a.occurrence, a.attempt, a.body_attempt, {time:a.finished
 FROM {schema}.zart_step_attempts a WHERE a.run_id = %(run_id)s ORDER BY a.id;
 
 -- name: notes
-SELECT {time:h.at}, h.what, h.author, h.note FROM {schema}.zart_history h WHERE h.execution_id = %(id)s ORDER BY h.id;
+(SELECT {time:h.at}, h.what, h.author, h.note FROM {schema}.zart_history h WHERE h.execution_id = %(id)s ORDER BY h.id)
+UNION ALL
+SELECT {time:e.pruned_at}, 'pruned', NULL, 'only its id is kept' FROM {schema}.zart_executions e
+WHERE e.id = %(id)s AND e.pruned_at IS NOT NULL;
 
 -- The runs of an execution that are kept, in their order.
 -- name: runs
@@ -333,3 +338,15 @@ ORDER BY 1, 2, 3;
 
 -- name: count_workers
 SELECT count(DISTINCT w.worker_id) FROM {schema}.zart_workers w WHERE w.expires_at > clock_timestamp();
+
+-- Workers that have a row: those whose lease stands, and those that have died and were not taken over so far.
+-- name: workers
+SELECT w.worker_id, w.host, w.pid, w.expires_at > clock_timestamp(), w.idle, {time:w.started_at}, {time:w.heartbeat_at},
+    (SELECT count(*) FROM {schema}.zart_tasks t WHERE t.owner = w.worker_id), w.lanes
+FROM {schema}.zart_workers w WHERE w.writer = 0
+ORDER BY w.started_at, w.worker_id;
+
+-- Which functions the lanes of workers stand for.
+-- name: lane_names
+SELECT l.id, l.queue, l.name, l.version FROM {schema}.zart_lanes l WHERE l.id = ANY (%(lanes)s::bigint[])
+ORDER BY l.queue, l.name, l.version NULLS FIRST;
