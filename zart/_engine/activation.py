@@ -30,12 +30,13 @@ import functools
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from contextvars import Context
 from typing import Any, NamedTuple, NoReturn, TypeVar
 from uuid import UUID
 
 import msgspec
 
-from zart._engine import endings, parking
+from zart._engine import endings, parking, telling
 from zart._engine.alarms import Alarms
 from zart._engine.branch import Branch
 from zart._engine.delegated import Delegated
@@ -76,6 +77,8 @@ from zart._engine.waits import Wait, Waits
 from zart.calls import DurableSpec, StepCall
 from zart.context import place
 from zart.errors import NonDeterminismError, PayloadError, SerializationError, Suspended
+from zart.telemetry.events import Segment
+from zart.telemetry.hub import hub
 
 E = TypeVar("E", bound=BaseException)
 
@@ -99,6 +102,9 @@ class _WhenLive(NamedTuple):
 
 class Activation:
     """See the module."""
+
+    decorated_step: str | None = None
+    """Of a scheduled step: its name as it was decorated."""
 
     def __init__(self, claim: Claim, spec: DurableSpec, host: Host) -> None:
         self.claim = claim
@@ -135,6 +141,10 @@ class Activation:
         """The number of the last entry that the body has heard of."""
         self.cancels = endings.Cancels(self)
         self.phase = endings.Phase(self)
+        self.segment: Segment | None = None
+        """What telemetry knows this hold by, and whether it was told that it is over."""
+        self.segment_is_over = False
+        self.body_context: Context | None = None
         self._outgoing = Outgoing(host, self.log.last_seq)
         self._inflight = 0
         self._in_doubt = 0
@@ -156,6 +166,8 @@ class Activation:
 
     def start(self) -> None:
         """Run the body. A payload that does not fit ends the execution as failed."""
+        if hub.listening:
+            telling.claimed(self)
         if self.log.damaged is not None:
             self.block(_damaged(self.log.damaged), "misfit")
             return
@@ -174,8 +186,10 @@ class Activation:
 
     def start_phase(self, coroutine: Any, path: str, heard_at: dt.datetime) -> None:
         """Run a body of the run: the first one, or what follows its failure."""
-        context = self.host.base_context.copy()
+        context = self.body_context = self.host.base_context.copy()
         context.run(place.set, Branch(self, path, heard_at))
+        if hub.listening:
+            telling.enter(self, context)
         self.root = asyncio.Task(coroutine, loop=self.loop, context=context)
         self.track(self.root)
 
@@ -217,6 +231,8 @@ class Activation:
             self._close()
             if already:
                 return  # its change is on the way and will report
+            if hub.listening:
+                telling.over(self, None)
             self.host.ended(self)
 
     @property
@@ -292,6 +308,8 @@ class Activation:
         self._got_on(error)
         if error is not None:
             self.lost = True
+        if hub.listening:
+            telling.over(self, self.ending if error is None else None)
         reach("ending.acknowledged")
         self.host.ended(self)
 
@@ -310,11 +328,13 @@ class Activation:
 
     def _asleep(self, change: Change, error: Exception | None) -> None:
         if change is not self.dormant:
-            return  # it is awake again: the claim that woke it was there before this verdict
+            return  # it is awake again, or forgotten: the claim that woke it was there before this verdict
         self._got_on(error)
         if error is not None:
             self.forget()
             return
+        if hub.listening:
+            telling.over(self, change.ending)
         reach("ending.acknowledged")
         self.host.sleeps(self)
 
@@ -328,7 +348,11 @@ class Activation:
     def wake(self, claim: Claim) -> None:
         """Go on under a new claim."""
         reach("claim.goes-on")
+        if hub.listening and self.dormant is not None:
+            telling.over(self, self.dormant.ending)
         self.claim = msgspec.structs.replace(claim, payload=self.claim.payload)
+        if hub.listening:
+            telling.claimed(self, kept=True)
         self.dormant = None
         self.resting = False
         self.signal = claim.signal
@@ -344,6 +368,8 @@ class Activation:
     def forget(self) -> None:
         """It is not wanted, or has moved while it was dormant: unwind it. All of it is recorded."""
         if self.dormant is not None:
+            if hub.listening:
+                telling.over(self, self.dormant.ending)
             self.dormant = None
             self.lost = True
             reach("suspension.unwinding")

@@ -113,6 +113,8 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     """Its body is in memory here, and goes on from where it is: payload and entries were not loaded."""
     arrived: list[StoredEntry] = []
     """For such a body: what has ended meanwhile of what it gave away."""
+    trace_context: str | None = None
+    """Of whoever started the execution."""
 
     @property
     def is_suspect(self) -> bool:
@@ -154,6 +156,8 @@ class ChildWork(msgspec.Struct, frozen=True, kw_only=True):
     detached: bool
     named: bool
     """Its parent has chosen the id: somebody else may have it."""
+    trace_context: str | None = None
+    """Of its parent, at the call."""
 
     def stored(self) -> bytes:
         """What a replay needs to know of it, whichever attempt of the body has started it."""

@@ -69,6 +69,7 @@ class Pending(msgspec.Struct, kw_only=True, eq=False):
     kept: bool
     entries: list[StoredEntry]
     arrived: list[StoredEntry] = []
+    trace_context: str | None = None
 
     def claim(self, registration: int, payload: str | None, events: list[StoredEvent]) -> Claim:
         return Claim(
@@ -98,6 +99,7 @@ class Pending(msgspec.Struct, kw_only=True, eq=False):
             done=self.done,
             kept=self.kept,
             arrived=self.arrived,
+            trace_context=self.trace_context,
         )
 
 
@@ -262,7 +264,7 @@ def _pending(row: TupleRow, now: dt.datetime, kept: Kept | None) -> Pending:
         not_before,
     ) = row[:12]
     cancelled, reason, author, accept_arguments, time_limit, priority, parent_task, done = row[12:20]
-    path, name, occurrence, payload, steps, weight = row[20:]
+    path, name, occurrence, payload, steps, weight, trace_context = row[20:]
     first = epoch == 1 and steps == 0 and signal == 0 and weight <= SHORT_INPUT
     return Pending(
         task_id=task,
@@ -292,6 +294,7 @@ def _pending(row: TupleRow, now: dt.datetime, kept: Kept | None) -> Pending:
         complete=(signal, done) == kept if kept is not None else first,
         kept=kept is not None,
         entries=[],
+        trace_context=trace_context,
     )
 
 
