@@ -95,7 +95,7 @@ class TelemetryEvent(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @final
-class ExecutionStarted(TelemetryEvent):
+class ExecutionStarted(TelemetryEvent, frozen=True, kw_only=True):
     """A client has started an execution that did not exist. With `connection=`: the caller may still roll it back."""
 
     execution_id: str
@@ -105,7 +105,7 @@ class ExecutionStarted(TelemetryEvent):
 
 
 @final
-class ExecutionClaimed(TelemetryEvent):
+class ExecutionClaimed(TelemetryEvent, frozen=True, kw_only=True):
     """A worker has taken an execution: a segment begins."""
 
     segment: Segment
@@ -115,7 +115,7 @@ class ExecutionClaimed(TelemetryEvent):
     """Seconds since it was due; None when it was claimed before."""
 
 
-class SegmentOver(TelemetryEvent):
+class SegmentOver(TelemetryEvent, frozen=True, kw_only=True):
     """The base of what ends a segment."""
 
     segment: Segment
@@ -124,7 +124,7 @@ class SegmentOver(TelemetryEvent):
 
 
 @final
-class ExecutionEnded(SegmentOver):
+class ExecutionEnded(SegmentOver, frozen=True, kw_only=True):
     """An execution has ended."""
 
     outcome: Outcome
@@ -134,7 +134,7 @@ class ExecutionEnded(SegmentOver):
 
 
 @final
-class ExecutionSuspended(SegmentOver):
+class ExecutionSuspended(SegmentOver, frozen=True, kw_only=True):
     """An execution waits; whoever claims it when that is over goes on."""
 
     waiting_for: str | None
@@ -142,7 +142,7 @@ class ExecutionSuspended(SegmentOver):
 
 
 @final
-class ExecutionBlocked(SegmentOver):
+class ExecutionBlocked(SegmentOver, frozen=True, kw_only=True):
     """An execution cannot go on by itself."""
 
     reason: str
@@ -151,7 +151,7 @@ class ExecutionBlocked(SegmentOver):
 
 
 @final
-class BodyRetried(SegmentOver):
+class BodyRetried(SegmentOver, frozen=True, kw_only=True):
     """A body has failed, and runs again after a while."""
 
     delay: float
@@ -159,22 +159,22 @@ class BodyRetried(SegmentOver):
 
 
 @final
-class ExecutionContinued(SegmentOver):
+class ExecutionContinued(SegmentOver, frozen=True, kw_only=True):
     """A body has called `zart.continue_as_new`."""
 
 
 @final
-class ExecutionReleased(SegmentOver):
+class ExecutionReleased(SegmentOver, frozen=True, kw_only=True):
     """An execution was given back for another worker to go on with."""
 
 
 @final
-class ExecutionLost(SegmentOver):
+class ExecutionLost(SegmentOver, frozen=True, kw_only=True):
     """An execution is not this worker's any more: others have taken it over, or ended it from outside."""
 
 
 @final
-class ScheduledStepEnded(SegmentOver):
+class ScheduledStepEnded(SegmentOver, frozen=True, kw_only=True):
     """A scheduled step has come to its end."""
 
     outcome: Outcome
@@ -185,7 +185,7 @@ class ScheduledStepEnded(SegmentOver):
 
 
 @final
-class StepBegan(TelemetryEvent):
+class StepBegan(TelemetryEvent, frozen=True, kw_only=True):
     """An attempt of a step begins. The code of the step runs in the same context."""
 
     segment: Segment
@@ -193,7 +193,7 @@ class StepBegan(TelemetryEvent):
 
 
 @final
-class StepEnded(TelemetryEvent):
+class StepEnded(TelemetryEvent, frozen=True, kw_only=True):
     """The function of a step has returned or raised. Nothing of that is recorded so far."""
 
     segment: Segment
@@ -205,7 +205,7 @@ class StepEnded(TelemetryEvent):
 
 
 @final
-class StepRetried(TelemetryEvent):
+class StepRetried(TelemetryEvent, frozen=True, kw_only=True):
     """An attempt has failed, and the next one waits for its time."""
 
     segment: Segment
@@ -218,7 +218,7 @@ class StepRetried(TelemetryEvent):
 
 
 @final
-class EventDelivered(TelemetryEvent):
+class EventDelivered(TelemetryEvent, frozen=True, kw_only=True):
     """A wait of a body has got its event, which the next commit consumes."""
 
     segment: Segment
@@ -230,7 +230,7 @@ class EventDelivered(TelemetryEvent):
 
 
 @final
-class WorkerStarted(TelemetryEvent):
+class WorkerStarted(TelemetryEvent, frozen=True, kw_only=True):
     """A worker has registered, and begins to claim. One that was fenced registers anew, under another number."""
 
     worker: int
@@ -239,21 +239,21 @@ class WorkerStarted(TelemetryEvent):
 
 
 @final
-class WorkerStopped(TelemetryEvent):
+class WorkerStopped(TelemetryEvent, frozen=True, kw_only=True):
     """A registration has ended: the worker was stopped, or fenced, or cannot write."""
 
     worker: int
 
 
 @final
-class WorkerFenced(TelemetryEvent):
+class WorkerFenced(TelemetryEvent, frozen=True, kw_only=True):
     """A worker was taken for dead: what it held goes on elsewhere."""
 
     worker: int
 
 
 @final
-class HeartbeatLate(TelemetryEvent):
+class HeartbeatLate(TelemetryEvent, frozen=True, kw_only=True):
     """A lease could not be renewed, or only long after its time. Told in the heartbeat's thread."""
 
     worker: int
@@ -262,7 +262,7 @@ class HeartbeatLate(TelemetryEvent):
 
 
 @final
-class ClaimMade(TelemetryEvent):
+class ClaimMade(TelemetryEvent, frozen=True, kw_only=True):
     """A worker has asked for work."""
 
     worker: int
@@ -271,7 +271,7 @@ class ClaimMade(TelemetryEvent):
 
 
 @final
-class BatchCommitted(TelemetryEvent):
+class BatchCommitted(TelemetryEvent, frozen=True, kw_only=True):
     """The journal has committed records of one or many executions together."""
 
     worker: int
@@ -282,7 +282,7 @@ class BatchCommitted(TelemetryEvent):
 
 
 @final
-class TakenOver(TelemetryEvent):
+class TakenOver(TelemetryEvent, frozen=True, kw_only=True):
     """What dead workers held is free for others."""
 
     executions: tuple[str, ...]
