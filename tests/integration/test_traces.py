@@ -268,8 +268,9 @@ async def test_the_state_of_the_trace_goes_along(dsn: str, spans: Spans) -> None
 async def test_one_that_nobody_traced_has_a_trace_of_its_own(
     dsn: str, spans: Spans, stored: str | None
 ) -> None:
-    """All its segments are in it, on whatever worker: its id is drawn from the run. The same where a stored one cannot be
-    read."""
+    """All its segments are in it, on whatever worker, since its id is drawn from the run; and so it is where what is
+    stored cannot be read.
+    """
     async with Client(dsn) as client:
         await query(dsn, "SELECT zart_start('order', 'o-1', '\"card\"')")
         await query(dsn, "UPDATE zart_executions SET trace_context = %s", stored)

@@ -69,7 +69,7 @@ HISTOGRAMS: Final[dict[str, tuple[str, tuple[str, ...], tuple[float, ...]]]] = {
         ("function", "queue"),
         _SHORT,
     ),
-    "zart_claim_seconds": ("How long a claim takes, with the histories that it loads.", (), _COMMITS),
+    "zart_claim_seconds": ("How long a claim takes.", (), _COMMITS),
     "zart_journal_batch_records": ("Records in one commit of the journal.", (), _RECORDS),
     "zart_journal_batch_bytes": ("Bytes of users in one commit of the journal.", (), _BYTES),
     "zart_journal_commit_seconds": ("How long a commit of the journal takes.", (), _COMMITS),
@@ -86,7 +86,8 @@ GAUGES: Final[dict[str, tuple[str, Callable[[Load], int]]]] = {
     ),
 }
 HOOK_TROUBLE: Final = "zart_telemetry_trouble"
-_TROUBLE_LABELS: Final = ("hook", "event", "kind")
+TROUBLE_LABELS: Final = ("hook", "event", "kind")
+TROUBLE_SAYS: Final = "Telemetry hooks that have raised, were slow, or dropped events."
 
 
 class Metrics:
@@ -223,8 +224,8 @@ class _Collector:
             yield GaugeMetricFamily(name, told, value=sum(map(read, loads)))
         trouble = CounterMetricFamily(
             HOOK_TROUBLE,
-            "Telemetry hooks that have raised, were slow, or dropped events.",
-            labels=_TROUBLE_LABELS,
+            TROUBLE_SAYS,
+            labels=TROUBLE_LABELS,
         )
         for what, count in hub.troubles.items():
             trouble.add_metric(what, count)
