@@ -15,6 +15,7 @@ import weakref
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
+from contextvars import copy_context
 from functools import partial
 from typing import Any, Generic, TypeVar
 
@@ -25,6 +26,7 @@ from zart.client import Client
 from zart.client.outside import refuse_in_body
 from zart.errors import UsageError
 from zart.loops import loop_factory
+from zart.telemetry.hub import hub
 
 T = TypeVar("T")
 
@@ -126,6 +128,8 @@ class _Call(Generic[T]):
 
     def __init__(self, method: Callable[[], Coroutine[Any, Any, T]]) -> None:
         self._method = method
+        self._context = copy_context() if hub.tracing is not None else None
+        """What the caller's thread is in, for those who trace it."""
         self._task: asyncio.Task[Any] | None = None
         self._abandoned = False
 
@@ -134,7 +138,9 @@ class _Call(Generic[T]):
         self._task = asyncio.current_task()
         if self._abandoned:
             raise asyncio.CancelledError
-        return await self._method()
+        if self._context is None:
+            return await self._method()
+        return await asyncio.get_running_loop().create_task(self._method(), context=self._context)
 
     def abandon(self) -> None:
         """In the caller's thread."""

@@ -16,7 +16,8 @@ from zart_cli.database import DIRECTORY, Database
 from zart_cli.logs import log_to_stderr
 from zart_cli.reloading import run_reloading
 from zart_cli.samples import sample_data
-from zart_cli.working import log_level_option, read_config, work, worker_options
+from zart_cli.watching import Watching, watching_options
+from zart_cli.working import read_config, work, worker_options
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -29,7 +30,7 @@ class Plan:
     """How to say where the database is, without a password."""
     schema: str
     config: zart.WorkerConfig
-    log_level: str
+    watching: Watching
 
 
 @click.command(short_help="Run an app here: server, tables, worker.")
@@ -40,20 +41,23 @@ class Plan:
 )
 @click.option("--schema", default="public", show_default=True, help="The schema of Zart's tables.")
 @worker_options
-@log_level_option
-def dev(app: str | None, reload: bool, dsn: str | None, schema: str, log_level: str, **options: Any) -> None:
+@watching_options
+def dev(
+    app: str | None, reload: bool, dsn: str | None, schema: str, watching: Watching, **options: Any
+) -> None:
     """Run an app here: a PostgreSQL server in .zart/, migrated, and a worker.
 
     Commands in another terminal, here or in a directory below, find the server by themselves. The data stays in .zart/
     for the next time; the server ends with this command.
     """
     config = read_config(options)
-    log_to_stderr(log_level)
+    log_to_stderr(watching.log_level, form=watching.log_format)
     if not reload:
         load_registry(app)  # what is wrong with it is said before a server is started
+    watching.check()
     address, place = _start_database(dsn, schema)
     asyncio.run(zart.migrate(address, schema=schema))
-    plan = Plan(app=app, address=address, place=place, schema=schema, config=config, log_level=log_level)
+    plan = Plan(app=app, address=address, place=place, schema=schema, config=config, watching=watching)
     if reload:
         run_reloading(_run_in_child, (plan,), Path.cwd())
     else:
@@ -72,18 +76,19 @@ def _start_database(dsn: str | None, schema: str) -> tuple[str, str]:
 def _run(plan: Plan) -> None:
     registry = load_registry(plan.app)
     registry.freeze()
-    work(
-        plan.address,
-        plan.schema,
-        registry,
-        plan.config,
-        on_start=lambda: click.echo(_greeting(plan, registry)),
-    )
+    with plan.watching.on():
+        work(
+            plan.address,
+            plan.schema,
+            registry,
+            plan.config,
+            on_start=lambda: click.echo(_greeting(plan, registry)),
+        )
 
 
 def _run_in_child(plan: Plan) -> None:
     """The process under --reload."""
-    log_to_stderr(plan.log_level)
+    log_to_stderr(plan.watching.log_level, form=plan.watching.log_format)
     _run(plan)
 
 

@@ -18,7 +18,8 @@ from zart.loops import loop_factory
 from zart_cli.app import app_option, load_registry
 from zart_cli.children import SIGNALS, Stopping, hear_signals, run_children
 from zart_cli.database import Database, database_options
-from zart_cli.logs import LEVELS, log_to_stderr
+from zart_cli.logs import log_to_stderr
+from zart_cli.watching import Watching, watching_options
 
 _STEP_THREAD: Final = "AnyIO worker thread"
 _THREADS_END_WITHIN: Final = 0.3  # seconds; those that are idle have been told to end
@@ -75,15 +76,6 @@ def read_config(options: dict[str, Any]) -> zart.WorkerConfig:
     return zart.WorkerConfig(**given, queues=queues)
 
 
-log_level_option = click.option(
-    "--log-level",
-    type=click.Choice(LEVELS),
-    default="info",
-    show_default=True,
-    help="The least level to log.",
-)
-
-
 @click.command(short_help="Run executions of an app's durable functions.")
 @app_option
 @click.option(
@@ -94,22 +86,24 @@ log_level_option = click.option(
     help="So many workers, each a process with all of the settings below for itself.",
 )
 @worker_options
-@log_level_option
+@watching_options
 @database_options
-def worker(database: Database, app: str | None, log_level: str, processes: int, **options: Any) -> None:
+def worker(database: Database, app: str | None, watching: Watching, processes: int, **options: Any) -> None:
     """Claim executions of an app's durable functions and run them.
 
     Stops on SIGTERM or Ctrl-C: it claims no more, lets running steps end within --shutdown-timeout and hands the rest
     over at once. A second signal ends the process where it stands. With --processes, one that is killed starts anew.
     """
     config = read_config(options)
-    log_to_stderr(log_level)
+    log_to_stderr(watching.log_level, form=watching.log_format)
     registry = load_registry(app)  # with several processes: what is wrong with it is said once
+    watching.check()
     address = database.open()
     if processes == 1:
-        work(address.dsn, database.schema, registry, config)
+        with watching.on():
+            work(address.dsn, database.schema, registry, config)
         return
-    plan = _Plan(app=app, dsn=address.dsn, schema=database.schema, config=config, log_level=log_level)
+    plan = _Plan(app=app, dsn=address.dsn, schema=database.schema, config=config, watching=watching)
     if code := run_children(_work_in_child, (plan,), processes):
         click.get_current_context().exit(code)
 
@@ -122,12 +116,14 @@ class _Plan:
     dsn: str
     schema: str
     config: zart.WorkerConfig
-    log_level: str
+    watching: Watching
 
 
 def _work_in_child(number: int, plan: _Plan) -> None:
-    log_to_stderr(plan.log_level, process=number)
-    work(plan.dsn, plan.schema, load_registry(plan.app), plan.config)
+    log_to_stderr(plan.watching.log_level, process=number, form=plan.watching.log_format)
+    registry = load_registry(plan.app)
+    with plan.watching.on(number):
+        work(plan.dsn, plan.schema, registry, plan.config)
 
 
 def work(

@@ -30,12 +30,13 @@ import functools
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from contextvars import Context
 from typing import Any, NamedTuple, NoReturn, TypeVar
 from uuid import UUID
 
 import msgspec
 
-from zart._engine import endings, parking
+from zart._engine import endings, parking, telling
 from zart._engine.alarms import Alarms
 from zart._engine.branch import Branch
 from zart._engine.delegated import Delegated
@@ -80,6 +81,8 @@ from zart._engine.waits import Wait, Waits
 from zart.calls import DurableSpec, StepCall
 from zart.context import place
 from zart.errors import NonDeterminismError, PayloadError, SerializationError, Suspended
+from zart.telemetry.events import Segment
+from zart.telemetry.hub import hub
 
 E = TypeVar("E", bound=BaseException)
 
@@ -104,6 +107,9 @@ class _WhenLive(NamedTuple):
 class Activation:
     """See the module."""
 
+    decorated_step: str | None = None
+    """Of a scheduled step: its name as it was decorated."""
+
     __slots__ = (
         "_apart",
         "_first_write",
@@ -122,6 +128,7 @@ class Activation:
         "_when_live",
         "anyio_deadlines",
         "blamed",
+        "body_context",
         "claim",
         "closed",
         "data",
@@ -141,6 +148,8 @@ class Activation:
         "replaying",
         "resting",
         "root",
+        "segment",
+        "segment_is_over",
         "signal",
         "spec",
         "tasks",
@@ -190,6 +199,10 @@ class Activation:
         """What a person wants done again: it is met at the end of the log."""
         self.gives_way = False
         """It is to be given back at its next record."""
+        self.segment: Segment | None = None
+        """What telemetry knows this hold by, and whether it was told that it is over."""
+        self.segment_is_over = False
+        self.body_context: Context | None = None
         self._outgoing = Outgoing(host, self.log.last_seq)
         self._inflight = 0
         self._in_doubt = 0
@@ -210,6 +223,8 @@ class Activation:
 
     def start(self) -> None:
         """Run the body. A payload that does not fit ends the execution as failed."""
+        if hub.listening:
+            telling.claimed(self)
         if self.log.damaged is not None:
             self.block(_damaged(self.log.damaged), "misfit")
             return
@@ -234,8 +249,10 @@ class Activation:
 
     def start_phase(self, coroutine: Any, path: str, heard_at: dt.datetime) -> None:
         """Run a body of the run: the first one, or what follows its failure."""
-        context = self.host.base_context.copy()
+        context = self.body_context = self.host.base_context.copy()
         context.run(place.set, Branch(self, path, heard_at))
+        if hub.listening:
+            telling.enter(self, context)
         self.root = asyncio.Task(coroutine, loop=self.loop, context=context)
         self.track(self.root)
 
@@ -288,6 +305,8 @@ class Activation:
             self._close()
             if already:
                 return  # its change is on the way and will report
+            if hub.listening:
+                telling.over(self, None)
             self.host.ended(self)
 
     @property
@@ -380,6 +399,8 @@ class Activation:
         self._got_on(error)
         if error is not None:
             self.lost = True
+        if hub.listening:
+            telling.over(self, self.ending if error is None else None)
         reach("ending.acknowledged")
         self.host.ended(self)
 
@@ -398,11 +419,13 @@ class Activation:
 
     def _asleep(self, change: Change, error: Exception | None) -> None:
         if change is not self.dormant:
-            return  # it is awake again: the claim that woke it was there before this verdict
+            return  # it is awake again, or forgotten: the claim that woke it was there before this verdict
         self._got_on(error)
         if error is not None:
             self.forget()
             return
+        if hub.listening:
+            telling.over(self, change.ending)
         reach("ending.acknowledged")
         self.host.sleeps(self)
 
@@ -416,7 +439,11 @@ class Activation:
     def wake(self, claim: Claim) -> None:
         """Go on under a new claim."""
         reach("claim.goes-on")
+        if hub.listening and self.dormant is not None:
+            telling.over(self, self.dormant.ending)
         self.claim = msgspec.structs.replace(claim, payload=self.claim.payload)
+        if hub.listening:
+            telling.claimed(self, kept=True)
         self.dormant = None
         self.resting = False
         self.signal = claim.signal
@@ -432,6 +459,8 @@ class Activation:
     def forget(self) -> None:
         """It is not wanted, or has moved while it was dormant: unwind it. All of it is recorded."""
         if self.dormant is not None:
+            if hub.listening:
+                telling.over(self, self.dormant.ending)
             self.dormant = None
             self.lost = True
             reach("suspension.unwinding")

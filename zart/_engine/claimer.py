@@ -38,6 +38,8 @@ from zart._postgres.direct import Direct, DirectLine, Row, statements
 from zart._postgres.listener import done_channel, work_channel
 from zart.errors import ExecutionCancelled
 from zart.failures import exception_to_json
+from zart.telemetry.events import ClaimMade
+from zart.telemetry.hub import hub
 
 _log = logging.getLogger("zart.claimer")
 
@@ -291,6 +293,7 @@ class Claimer:
             "batch": batch,
         }
         self._doubtful[batch] = time.monotonic() + _DOUBT
+        asked = time.perf_counter()
         reach("claim.begin")
         rows = await direct.rows(self._claims["claim"], parameters)
         reach("claim.committed")
@@ -304,6 +307,8 @@ class Claimer:
             self._histories.add(row[4:], now, keeps(row[4], row[6], row[8]) if keeps is not None else None)
             taken += 1
         await self._keeper.hear(direct, rules)
+        if hub.listening:
+            hub.tell(ClaimMade(worker=self._worker, taken=taken, seconds=time.perf_counter() - asked))
         return standing, standing and (taken >= room or candidates > taken)
 
     async def _give_back(self, direct: Direct, tasks: list[int], epochs: list[int]) -> None:

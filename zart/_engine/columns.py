@@ -407,6 +407,7 @@ def _columns_of_children(children: Sequence[tuple[int, Claim, ChildWork]]) -> di
         "child_payloads": jsons([work.payload for _, _, work in children]),
         "child_digests": byteas([work.digest for _, _, work in children]),
         "child_limits": texts([interval(work.time_limit) for _, _, work in children]),
+        "child_traces": texts([work.trace_context for _, _, work in children]),
         "child_parents": int8s([giver.task_id for _, giver, _ in children]),
         "child_parent_ids": texts([giver.execution_id for _, giver, _ in children]),
         "child_detached": bools([work.detached for _, _, work in children]),

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from zart._engine import sagas
+from zart._engine import sagas, telling
 from zart._engine.entries import (
     FINAL,
     CancelRequest,
@@ -298,6 +298,7 @@ class Delegated:
             time_limit=call.time_limit,
             detached=call.detached,
             named=call.id is not None,
+            trace_context=telling.trace_context_for_children(self.activation),
         )
         pending = Pending(
             self,

@@ -115,6 +115,8 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     """For such a body: what has ended meanwhile of what it gave away."""
     repair: str | None = None
     """The keys of records that a person wants done again, as JSON."""
+    trace_context: str | None = None
+    """Of whoever started the execution."""
 
     @property
     def is_suspect(self) -> bool:
@@ -156,6 +158,8 @@ class ChildWork(msgspec.Struct, frozen=True, kw_only=True):
     detached: bool
     named: bool
     """Its parent has chosen the id: somebody else may have it."""
+    trace_context: str | None = None
+    """Of its parent, at the call."""
 
     def stored(self) -> bytes:
         """What a replay needs to know of it, whichever attempt of the body has started it."""

@@ -70,6 +70,7 @@ class Pending(msgspec.Struct, kw_only=True, eq=False):
     repair: str | None
     entries: list[StoredEntry]
     arrived: list[StoredEntry] = []
+    trace_context: str | None = None
 
     def claim(self, registration: int, payload: str | None, events: list[StoredEvent]) -> Claim:
         return Claim(
@@ -100,6 +101,7 @@ class Pending(msgspec.Struct, kw_only=True, eq=False):
             kept=self.kept,
             arrived=self.arrived,
             repair=self.repair,
+            trace_context=self.trace_context,
         )
 
 
@@ -264,7 +266,7 @@ def _pending(row: TupleRow, now: dt.datetime, kept: Kept | None) -> Pending:
         not_before,
     ) = row[:12]
     cancelled, reason, author, accept_arguments, time_limit, priority, parent_task, done = row[12:20]
-    path, name, occurrence, payload, steps, weight, repair = row[20:]
+    path, name, occurrence, payload, steps, weight, repair, trace_context = row[20:]
     first = epoch == 1 and steps == 0 and signal == 0 and weight <= SHORT_INPUT
     return Pending(
         task_id=task,
@@ -295,6 +297,7 @@ def _pending(row: TupleRow, now: dt.datetime, kept: Kept | None) -> Pending:
         kept=kept is not None,
         repair=repair,
         entries=[],
+        trace_context=trace_context,
     )
 
 

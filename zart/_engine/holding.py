@@ -16,7 +16,7 @@ from uuid import UUID
 import anyio
 import msgspec
 
-from zart._engine import endings
+from zart._engine import endings, telling
 from zart._engine.activation import Activation
 from zart._engine.alarms import Cancellable
 from zart._engine.claimer import News
@@ -36,6 +36,8 @@ from zart.calls import DurableSpec, StepCall
 from zart.errors import UsageError, ZartError
 from zart.registry import Registry
 from zart.step import Step
+from zart.telemetry.hub import Load, hub
+from zart.telemetry.logs import about
 
 _log = logging.getLogger("zart.worker")
 
@@ -124,6 +126,15 @@ class Holding:
         """
         return self._suspect is None or not self._suspect.suspect
 
+    def load(self) -> Load:
+        """How full it is, for metrics."""
+        return Load(
+            slots=self._shared.max_concurrent_tasks,
+            held=len(self._held),
+            waiting=len(self._resting),
+            parked=len(self._dormant),
+        )
+
     def watched(self) -> list[tuple[int, int, int, int]]:
         return [
             (task, held.claim.epoch, held.signal, held.done)
@@ -184,7 +195,8 @@ class Holding:
         try:
             begin()
         except Exception as error:  # noqa: BLE001 (one execution is held; the worker and all others go on)
-            _log.exception("execution %s cannot be run", activation.claim.execution_id)
+            told = activation.claim.execution_id
+            _log.exception("execution %s cannot be run", told, extra=about(told))
             activation.block(error)
 
     def _activation(self, claim: Claim) -> Activation:
@@ -288,8 +300,12 @@ class Holding:
 
     def _block(self, claim: Claim) -> None:
         error = _crash_loop(f"execution {claim.execution_id!r}", claim)
-        self._journal.end(_never_begun(claim, endings.blocked(error, "crash-loop")))
-        _log.error("%s", error)
+        blocked = endings.blocked(error, "crash-loop")
+        self._journal.end(_never_begun(claim, blocked))
+        if hub.listening:
+            spec = self._shared.functions[claim.lane]
+            telling.never_begun(claim, spec, self.queue(claim), blocked)
+        _log.error("%s", error, extra=about(claim.execution_id))
 
     # ------------------------------------------------------------ the host of the activations
 
@@ -332,6 +348,9 @@ class Holding:
                 "Registry or keep it in the module of a durable function; what is made on the spot is called inline"
             )
         return Registered(step.spec, step_lane(self._shared.queues[claim.lane], step.name))
+
+    def queue(self, claim: Claim, /) -> str:
+        return self._shared.queues[claim.lane]
 
     def lane(self, spec: DurableSpec, /) -> int:
         return lane_of(spec.queue, spec.name, spec.version)
@@ -406,7 +425,8 @@ class Holding:
             self._on_free()
 
     def _say_what_for(self, execution_id: str, ending: SuspendedEnding) -> None:
-        _log.info("%s waits for %s", execution_id, ending.waiting_for or "its next attempt")
+        waiting_for = ending.waiting_for or "its next attempt"
+        _log.info("%s waits for %s", execution_id, waiting_for, extra=about(execution_id))
 
 
 def _never_begun(claim: Claim, ending: Ending) -> Change:

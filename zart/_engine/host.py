@@ -66,6 +66,10 @@ class Host(Protocol):
         """The step that workers are asked to run for a call. Raises UsageError for one that is not registered."""
         ...
 
+    def queue(self, claim: Claim, /) -> str:
+        """The queue that it was claimed from, for telemetry."""
+        ...
+
     def lane(self, spec: DurableSpec, /) -> int:
         """The lane of a child's function."""
         ...

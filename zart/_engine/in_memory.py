@@ -14,7 +14,7 @@ from typing import Any, Final
 import anyio
 import msgspec
 
-from zart._engine import parking
+from zart._engine import parking, telling
 from zart._engine.activation import Activation
 from zart._engine.alarms import Cancellable
 from zart._engine.entries import (
@@ -43,6 +43,7 @@ from zart._engine.pauses import NO_RULES
 from zart._engine.scheduled import ScheduledStep
 from zart.calls import DurableSpec, StepCall, StepSpec
 from zart.errors import UsageError
+from zart.telemetry.hub import hub
 
 START: Final = dt.datetime(2030, 1, 1, tzinfo=dt.UTC)
 """When virtual time begins."""
@@ -248,6 +249,9 @@ class Memory:
         self.world.steps.append(call.spec)
         return Registered(call.spec, len(self.world.steps) - 1)
 
+    def queue(self, claim: Claim, /) -> str:  # noqa: ARG002
+        return "default"
+
     def lane(self, spec: DurableSpec, /) -> int:
         lane = lane_of(spec.queue, spec.name, spec.version)
         self.world.specs[lane] = spec
@@ -287,6 +291,8 @@ class Memory:
 
     def end(self, change: Change, /) -> None:
         self._send(change.orders)
+        if hub.listening and self._activation is not None:
+            telling.over(self._activation, change.ending)
         if not self._end.done():
             self._end.set_result(change.ending)
 

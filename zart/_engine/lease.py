@@ -30,6 +30,8 @@ from zart._engine.points import reach
 from zart._engine.watchdog import Watchdog
 from zart._postgres.queries import load
 from zart.errors import UsageError
+from zart.telemetry.events import HeartbeatLate
+from zart.telemetry.hub import hub
 
 _log = logging.getLogger("zart.worker")
 
@@ -38,6 +40,7 @@ Function = tuple[str, str, str | None]
 """Queue, name and version: what a lane stands for."""
 
 _FRESH = 0.8  # of the lease
+_LATE = 2.0  # intervals
 _LONGEST_PAUSE = 5.0
 
 
@@ -122,6 +125,11 @@ class Lease:
         finally:
             await connection.close()
         return cls(schema, worker_id, orphan_timeout, sent)
+
+    @property
+    def age(self) -> float:
+        """Seconds since it was renewed last."""
+        return time.monotonic() - self._last
 
     @property
     def fresh(self) -> bool:
@@ -242,6 +250,7 @@ class _Heart:
 
     def _beat(self) -> bool:
         """False when the lease is gone. A heartbeat that could not be sent is tried again soon."""
+        age = self._lease.age
         try:
             if self._connection is None:
                 self._connection = self._dial()
@@ -249,6 +258,7 @@ class _Heart:
         except (psycopg.Error, OSError) as error:
             self._hang_up()
             if not self._failures:
+                self._tell_late(age)
                 _log.warning(
                     "worker %d could not renew its lease and tries again: %s", self._lease.worker_id, error
                 )
@@ -259,10 +269,16 @@ class _Heart:
         if self._failures:
             self._failures = 0
             _log.info("worker %d renews its lease again", self._lease.worker_id)
+        elif age > _LATE * self._interval:
+            self._tell_late(age)
         self._next = time.monotonic() + self._interval
         if standing and self._lease.others_expired:
             self._on_others_expired()
         return standing
+
+    def _tell_late(self, age: float) -> None:
+        if hub.listening:
+            hub.tell(HeartbeatLate(worker=self._lease.worker_id, since=age))
 
     def _hang_up(self) -> None:
         connection, self._connection = self._connection, None

@@ -100,6 +100,7 @@ class NamedChildren:
             "parent_id": giver.execution_id,
             "lane": work.lane,
             "time_limit": interval(work.time_limit),
+            "trace_context": work.trace_context,
             "parent_task": giver.task_id,
             "detached": work.detached,
             "arguments": entry.arguments,

@@ -20,6 +20,7 @@ What an attempt is, and what it leaves behind, is said once, in `step_attempts`.
 import functools
 from typing import TYPE_CHECKING, Any
 
+from zart._engine import telling
 from zart._engine.branch import Branch
 from zart._engine.entries import Entry, Key
 from zart._engine.points import reach
@@ -28,6 +29,7 @@ from zart._engine.step_calls import StepRun
 from zart.calls import StepCall
 from zart.errors import SerializationError
 from zart.in_step import Inside
+from zart.telemetry.hub import hub
 
 if TYPE_CHECKING:
     from zart._engine.steps import Steps
@@ -49,8 +51,9 @@ async def run_plain(steps: "Steps", branch: Branch, key: Key, call: StepCall) ->
     step = Running(key, 1, began, began, False, Inside())  # noqa: FBT003 (it may run again)
     step.inside.on_progress = functools.partial(steps.progressed, step)
     reach("step.begin")
+    run = telling.told_attempt if hub.listening else attempt
     try:
-        decoded, result, error = await attempt(steps, branch, step, call)
+        decoded, result, error = await run(steps, branch, step, call)
     finally:
         steps.give_back()
     if error is None:

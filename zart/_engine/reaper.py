@@ -17,6 +17,8 @@ from psycopg import AsyncConnection
 
 from zart._engine.points import reach
 from zart._postgres.queries import load
+from zart.telemetry.events import TakenOver
+from zart.telemetry.hub import hub
 
 _log = logging.getLogger("zart.reaper")
 
@@ -52,6 +54,8 @@ async def sweep(connection: AsyncConnection[Any], schema: str) -> list[str]:
     reach("takeover.committed")
     freed = [execution for (execution,) in await cursor.fetchall()]
     _log.warning("took over %d executions of %d workers", len(freed), len(owners))
+    if hub.listening:
+        hub.tell(TakenOver(executions=tuple(freed), workers=len(owners)))
     return freed
 
 

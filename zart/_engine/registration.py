@@ -37,6 +37,8 @@ from zart._postgres.trouble import Trouble, classify
 from zart.config import WorkerConfig
 from zart.errors import SchemaError
 from zart.state import FINAL_STATUSES
+from zart.telemetry.events import WorkerFenced, WorkerStarted, WorkerStopped
+from zart.telemetry.hub import hub
 
 _log = logging.getLogger("zart.worker")
 
@@ -150,6 +152,10 @@ class Registration:
         over: asyncio.Task[Any] = asyncio.create_task(self._over.wait(), name="zart registration")
         names = sorted({spec.name for spec in self._shared.functions.values()})
         _log.info("worker %d runs %s", lease.worker_id, ", ".join(names))
+        hub.loads[id(holding)] = holding.load
+        if hub.listening:
+            slots = self._config.max_concurrent_tasks
+            hub.tell(WorkerStarted(worker=lease.worker_id, functions=tuple(names), slots=slots))
         self._on_started()
         try:
             await asyncio.wait([*duties, writing, stopping, over], return_when=asyncio.FIRST_COMPLETED)
@@ -158,6 +164,8 @@ class Registration:
             failed = [task for task in (*duties, writing) if task.done() and not task.cancelled()]
             await _cancel(duties[0])
             if self._over.is_set():
+                if self._fenced and hub.listening:
+                    hub.tell(WorkerFenced(worker=lease.worker_id))
                 reach("fenced.begin")
                 holding.lose_all()
                 reach("fenced.dropped")
@@ -171,6 +179,7 @@ class Registration:
             for task in failed:
                 task.result()
         finally:
+            del hub.loads[id(holding)]
             for task in (*duties, stopping, over):
                 await _cancel(task)
             await named_children.close()
@@ -179,6 +188,8 @@ class Registration:
             await asyncio.wait([writing])  # not cancelled: it still closes its connections
             await claimer.close()
             await self._leave(lease)
+            if hub.listening:
+                hub.tell(WorkerStopped(worker=lease.worker_id))
         if self._broken is not None:
             raise SchemaError(
                 f"this worker cannot write to schema {self._schema!r}: {self._broken}; run `zart migrate --check`"

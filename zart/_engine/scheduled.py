@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from zart._engine import telling
 from zart._engine.activation import Activation
 from zart._engine.branch import Branch
 from zart._engine.entries import CancelRequest, Claim, Ending, Entry, Key, Record, StepEnded
@@ -26,6 +27,7 @@ from zart.errors import ExecutionCancelled, PayloadError, SerializationError
 from zart.failures import KnownExceptions, exception_to_json
 from zart.retry import Retry
 from zart.step_input import read_input
+from zart.telemetry.hub import hub
 
 _ANYTHING = Codec(ANY)
 _ZART_ONLY = KnownExceptions()
@@ -60,6 +62,7 @@ class ScheduledStep(Activation):
         super().__init__(claim, spec_of(name, step), host)
         assert claim.step is not None  # noqa: S101 (that is what makes it one)
         self._step = step
+        self.decorated_step = name
         self.key: Key = claim.step
 
     @property
@@ -75,6 +78,8 @@ class ScheduledStep(Activation):
             self.fail(error)
             return
         self.spec = msgspec.structs.replace(self.spec, name=durable)  # what `zart.context()` tells
+        if hub.listening:
+            telling.claimed(self)
         self._go_live()
         if self.closed:
             return

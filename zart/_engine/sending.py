@@ -12,6 +12,7 @@ import functools
 import logging
 import random
 import struct
+import time
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -38,6 +39,7 @@ from zart._engine.folding import (
     only_finishes,
     only_parks,
     records_and_finishes,
+    size,
     touches_entries,
 )
 from zart._engine.points import reach
@@ -45,6 +47,8 @@ from zart._postgres.direct import Direct, DirectLine, Parameters, Row, Statement
 from zart._postgres.listener import done_channel, work_channel
 from zart._postgres.trouble import Trouble, breaks_off, classify, keeps_connection
 from zart.errors import SerializationError
+from zart.telemetry.events import BatchCommitted
+from zart.telemetry.hub import hub
 
 log = logging.getLogger("zart.journal")
 
@@ -141,12 +145,15 @@ class Sender:
         todo = batch.rare_apart()[::-1]
         while todo:
             part = todo.pop()
+            began = time.perf_counter()
             try:
                 outcome = await self._persist(part)
             except Stopped as stopped:
                 stopped.unsettled = [record for rest in (part, *reversed(todo)) for record in rest.records()]
                 raise
             if isinstance(outcome, Reply):
+                if hub.listening:
+                    self._tell(part, time.perf_counter() - began)
                 self._deliver(part, outcome)
                 reach("journal.acknowledged")
                 if outcome.ended or outcome.claimable:
@@ -161,6 +168,12 @@ class Sender:
                         todo.append(Batch([earlier[-1]], [], {earlier[-1].token: earlier[:-1]}))
                 for change in part.changes:
                     self._settle(change, _refusal(change, outcome))
+
+    def _tell(self, part: Batch, seconds: float) -> None:
+        records = part.records()
+        told = sum(size(record) for record in records)
+        worker = self._fence["worker"]
+        hub.tell(BatchCommitted(worker=worker, records=len(records), bytes=told, seconds=seconds))
 
     async def close(self) -> None:
         if self._watch is not None:

@@ -18,7 +18,7 @@ import random
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from zart._engine import sagas
+from zart._engine import sagas, telling
 from zart._engine.branch import Branch
 from zart._engine.entries import Entry, FailedAttempt, Key, Lost, Record
 from zart._engine.own_records import OwnRecord
@@ -30,6 +30,7 @@ from zart.calls import StepCall
 from zart.errors import RetryAfter, SerializationError, StepInterrupted, StepStuck, Suspended, UsageError
 from zart.failures import exception_to_json
 from zart.in_step import Inside
+from zart.telemetry.hub import hub
 
 if TYPE_CHECKING:
     from zart._engine.steps import Steps
@@ -163,12 +164,13 @@ class StepRun:
 
     async def _run_function(self, step: Running) -> Tried:
         reach("step.begin")
+        run = telling.told_attempt if hub.listening else attempt
         if step.at_most_once:
             with self._steps.not_to_be_interrupted(step):
                 await self._say_started()
-                decoded, result, error = await attempt(self._steps, self._branch, step, self._call)
+                decoded, result, error = await run(self._steps, self._branch, step, self._call)
         else:
-            decoded, result, error = await attempt(self._steps, self._branch, step, self._call)
+            decoded, result, error = await run(self._steps, self._branch, step, self._call)
         self._progress = step.inside.progress
         self._thread = step.thread
         recorded = None
@@ -297,6 +299,9 @@ class StepRun:
         self._branch.activation.write(
             self._so_far(state="waiting", until=self._until, failed_attempt=failed_attempt)
         )
+        if hub.listening and self._until is not None:
+            delay = (self._until - finished).total_seconds()
+            telling.retried(self._branch, self._call, self._key, self._attempt, delay)
         reach("step.waiting")
 
     def _failed_attempt(self, failure: bytes, began: dt.datetime, finished: dt.datetime) -> FailedAttempt:

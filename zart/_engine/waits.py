@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
+from zart._engine import telling
 from zart._engine.alarms import Alarm
 from zart._engine.branch import Branch
 from zart._engine.entries import Entry, Key, Record, StoredEntry, StoredEvent
 from zart._engine.points import reach
+from zart.telemetry.hub import hub
 
 if TYPE_CHECKING:
     from zart._engine.activation import Activation
@@ -165,6 +167,8 @@ class Waits:
             wait.alarm.cancel()
             wait.alarm = None
         second_hand = event is not None and event.id == _CONSUMED
+        if event is not None and not second_hand and hub.listening:
+            telling.delivered(activation, event.name)
         entry = Entry(
             run_id=activation.claim.run_id,
             key=wait.key,

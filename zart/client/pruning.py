@@ -1,13 +1,12 @@
 """Taking away what ended long ago, at a person's word. A worker does the same by itself: `zart._engine.retention`."""
 
 import datetime as dt
-from collections.abc import Callable, Collection
-from functools import partial
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Final
 
 from zart._postgres import pruning
 from zart._postgres.pruning import Retention
-from zart.client.database import Database
+from zart.client.database import Database, Row
 from zart.durations import Duration, format_duration, parse_duration
 from zart.errors import UsageError
 from zart.state import FINAL_STATUSES, Pruned

@@ -32,8 +32,12 @@ class Starter:
         """Whether the execution is new. Raises ExecutionConflict."""
         if wanted.id_is_new and wanted.at is None and wanted.delay is None:
             await self._gathering.start(Gathered(wanted, awaited))
-            return True
-        return await self._start(wanted, on_conflict, awaited=awaited)
+            created = True
+        else:
+            created = await self._start(wanted, on_conflict, awaited=awaited)
+        if created:
+            wanted.tell()
+        return created
 
     async def _send(self, gathered: Sequence[Gathered]) -> None:
         """Start executions of one function whose ids are new."""
@@ -62,13 +66,18 @@ class Starter:
         starts = [make_start(target, items[key], id=key) for key in sort_items(items)]
         created: set[str] = set()
         for group in chunks(starts, most=MANY, most_bytes=MANY_BYTES):
-            created |= await self._start_group(target, group, set())
+            new = await self._start_group(target, group, set())
+            created |= new
+            for start in group:
+                if start.id in new:
+                    start.tell()
         return created
 
     async def _start_group(self, target: Target, group: list[Start], awaited: set[str]) -> set[str]:
         by_id = {start.id: start for start in group}
         parameters = _columns(group) | {
             "run_ids": [start.run_id for start in group],
+            "trace_contexts": [start.trace_context for start in group],
             "awaited": [start.id in awaited for start in group],
             "gives_way": GIVES_WAY,
             "name": target.name,

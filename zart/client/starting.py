@@ -22,6 +22,8 @@ from zart.durations import Duration, parse_duration
 from zart.errors import ExecutionConflict, PayloadError, UsageError
 from zart.identifiers import uuid7
 from zart.names import check_id, check_name
+from zart.telemetry.events import ExecutionStarted
+from zart.telemetry.hub import hub
 
 NOT_GIVEN: Final[Any] = msgspec.UNSET
 OnConflict = Literal["raise", "return"]
@@ -69,6 +71,8 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
     input: Input
     at: dt.datetime | None
     delay: dt.timedelta | None
+    trace_context: str | None
+    """Of the code that starts it."""
 
     def parameters(self, *, awaited: bool = False, gives_way: str | None = None) -> dict[str, Any]:
         """For the statement `start`."""
@@ -87,7 +91,18 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
             "at": self.at,
             "delay": self.delay,
             "time_limit": target.time_limit,
+            "trace_context": self.trace_context,
         }
+
+    def tell(self) -> None:
+        """Tell telemetry, if anybody listens, that it was started."""
+        if hub.listening:
+            target = self.target
+            hub.tell(
+                ExecutionStarted(
+                    execution_id=self.id, function=target.name, version=target.version, queue=target.queue
+                )
+            )
 
     def compare_parameters(self) -> dict[str, Any]:
         """For the statement `compare`."""
@@ -178,6 +193,7 @@ def make_start(
         input=read_input(target, data),
         at=at,
         delay=None if delay is None else parse_duration(delay, what="delay"),
+        trace_context=hub.trace_context(),
     )
 
 

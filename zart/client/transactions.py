@@ -124,6 +124,7 @@ async def offer_event(
 async def start_within(connection: Connection, schema: str, wanted: Start, on_conflict: OnConflict) -> bool:
     """Whether the execution is new. Raises ExecutionConflict."""
     if await query_within(connection, schema, "start", wanted.parameters()):
+        wanted.tell()
         return True
     rows = await query_within(connection, schema, "compare", wanted.compare_parameters())
     if not rows:

@@ -98,14 +98,15 @@ WITH fence AS MATERIALIZED (
             THEN (SELECT count(*) FROM {schema}.zart_steps s WHERE s.run_id = t.run_id) ELSE 0 END AS steps,
         CASE WHEN t.step_name IS NULL
             THEN (SELECT sum(coalesce(pg_column_size(s.result), 0) + coalesce(pg_column_size(s.failure), 0))
-                FROM {schema}.zart_steps s WHERE s.run_id = t.run_id) END AS results
+                FROM {schema}.zart_steps s WHERE s.run_id = t.run_id) END AS results,
+        (SELECT e.trace_context FROM {schema}.zart_executions e WHERE e.id = t.execution_id) AS trace_context
 )
 SELECT EXISTS (SELECT FROM fence) AS fenced, (SELECT count(*) FROM candidate) AS candidates, {schema}.zart_now() AS now,
     (SELECT p.number FROM {schema}.zart_pause_changes p) AS rules,
     c.id, c.execution_id, c.run_id, c.lane, c.epoch, c.signal, c.attempt, c.floor, c.recoveries,
     {time:c.due_at}, {time:c.started_at}, {time:c.not_before}, c.cancel_at IS NOT NULL, c.cancel_reason, c.cancel_author,
     c.accept_arguments, {interval:c.time_limit}, c.priority, c.parent_task, c.done, c.step_path, c.step_name,
-    c.step_occurrence, c.input, c.steps, coalesce(c.payload, 0) + coalesce(c.results, 0), c.repair
+    c.step_occurrence, c.input, c.steps, coalesce(c.payload, 0) + coalesce(c.results, 0), c.repair, c.trace_context
 FROM (SELECT) AS always LEFT JOIN claimed c ON true
 ORDER BY c.priority, c.id;
 

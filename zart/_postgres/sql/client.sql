@@ -6,9 +6,10 @@
 -- fail after `gives_way`, and are sent again later, so that they do not take all of its connections from the others.
 -- name: start
 WITH made AS (
-    INSERT INTO {schema}.zart_executions AS e (id, name, version, queue, priority, run_id, payload, digest, awaited)
+    INSERT INTO {schema}.zart_executions AS e (id, name, version, queue, priority, run_id, payload, digest, awaited,
+        trace_context)
     SELECT %(id)s::text, %(name)s::text, %(version)s::text, %(queue)s::text, %(priority)s::int, %(run_id)s::uuid,
-        %(payload)s::text::json, %(digest)s::bytea, %(awaited)s::bool
+        %(payload)s::text::json, %(digest)s::bytea, %(awaited)s::bool, %(trace_context)s::text
     FROM (SELECT CASE WHEN %(gives_way)s::text IS NOT NULL
         THEN set_config('lock_timeout', %(gives_way)s::text, true) END) AS always
     ON CONFLICT (id) DO NOTHING
@@ -30,13 +31,15 @@ RETURNING t.execution_id;
 -- Returns the ids that were new.
 -- name: start_many
 WITH item AS MATERIALIZED (
-    SELECT u.id, u.run_id, u.payload, u.digest, u.awaited
+    SELECT u.id, u.run_id, u.payload, u.digest, u.awaited, u.trace_context
     FROM unnest(%(ids)s::text[], %(run_ids)s::uuid[], %(payloads)s::text[], %(digests)s::bytea[],
-        %(awaited)s::bool[]) AS u (id, run_id, payload, digest, awaited)
+        %(awaited)s::bool[], %(trace_contexts)s::text[]) AS u (id, run_id, payload, digest, awaited, trace_context)
     ORDER BY u.id COLLATE "C"
 ), made AS (
-    INSERT INTO {schema}.zart_executions AS e (id, name, version, queue, priority, run_id, payload, digest, awaited)
-    SELECT i.id, %(name)s, %(version)s, %(queue)s, %(priority)s, i.run_id, i.payload::json, i.digest, i.awaited
+    INSERT INTO {schema}.zart_executions AS e (id, name, version, queue, priority, run_id, payload, digest, awaited,
+        trace_context)
+    SELECT i.id, %(name)s, %(version)s, %(queue)s, %(priority)s, i.run_id, i.payload::json, i.digest, i.awaited,
+        i.trace_context
     FROM (SELECT set_config('lock_timeout', %(gives_way)s::text, true)) AS always CROSS JOIN item i
     ON CONFLICT (id) DO NOTHING
     RETURNING e.id, e.task_id, e.run_id, e.priority

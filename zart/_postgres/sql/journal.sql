@@ -266,15 +266,16 @@ WITH fence AS MATERIALIZED (
     FROM written w JOIN unnest(%(child_tokens)s::bigint[], %(child_ids)s::text[], %(child_names)s::text[],
         %(child_versions)s::text[], %(child_queues)s::text[], %(child_priorities)s::int[], %(child_lanes)s::bigint[],
         %(child_runs)s::uuid[], %(child_payloads)s::json[], %(child_digests)s::bytea[], %(child_limits)s::text[],
-        %(child_parents)s::bigint[], %(child_parent_ids)s::text[], %(child_detached)s::bool[])
+        %(child_parents)s::bigint[], %(child_parent_ids)s::text[], %(child_detached)s::bool[],
+        %(child_traces)s::text[])
         AS k(token, id, name, version, queue, priority, lane, run_id, payload, digest, time_limit, parent_task,
-            parent_id, detached) ON k.token = w.token
+            parent_id, detached, trace_context) ON k.token = w.token
 ), given_children AS (
     -- Their ids are derived from the call, so nobody else inserts them.
     INSERT INTO {schema}.zart_executions (id, name, version, queue, priority, run_id, task_id, payload, digest, parent_id,
-        parent_run, parent_path, parent_name, parent_occurrence)
+        parent_run, parent_path, parent_name, parent_occurrence, trace_context)
     SELECT c.id, c.name, c.version, c.queue, c.priority, c.run_id, c.task_id, c.payload, c.digest, c.parent_id,
-        c.parent_run, c.path, c.call, c.occurrence
+        c.parent_run, c.path, c.call, c.occurrence, c.trace_context
     FROM child c ORDER BY c.id
 ), child_tasks AS (
     INSERT INTO {schema}.zart_tasks (id, execution_id, run_id, lane, priority, state, due_at, time_limit, parent_task,
@@ -458,10 +459,10 @@ WITH fence AS MATERIALIZED (
     FOR KEY SHARE
 ), made AS (
     INSERT INTO {schema}.zart_executions AS e (id, name, version, queue, priority, run_id, payload, digest, parent_id,
-        parent_run, parent_path, parent_name, parent_occurrence)
+        parent_run, parent_path, parent_name, parent_occurrence, trace_context)
     SELECT %(id)s::text, %(name)s::text, %(version)s::text, %(queue)s::text, %(priority)s::int, %(child_run)s::uuid,
         %(payload)s::text::json, %(digest)s::bytea, %(parent_id)s::text, %(run_id)s::uuid, %(path)s::text,
-        %(call)s::text, %(occurrence)s::int
+        %(call)s::text, %(occurrence)s::int, %(trace_context)s::text
     FROM fence
     ON CONFLICT (id) DO NOTHING
     RETURNING e.task_id
