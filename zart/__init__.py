@@ -47,6 +47,7 @@ from zart.codec import register_type
 from zart.config import WorkerConfig
 from zart.durable import Durable, durable
 from zart.durations import Duration
+from zart.encryption import PayloadCodec, PayloadKeys
 from zart.errors import (
     EventTimeout,
     ExecutionBlocked,
@@ -61,6 +62,7 @@ from zart.errors import (
     NonRetryable,
     NotDurableWarning,
     PayloadError,
+    PayloadUnreadable,
     ResultTimeout,
     RetryAfter,
     SchemaError,
@@ -138,7 +140,10 @@ __all__ = [
     "NonDeterminismError",
     "NonRetryable",
     "NotDurableWarning",
+    "PayloadCodec",
     "PayloadError",
+    "PayloadKeys",
+    "PayloadUnreadable",
     "Record",
     "Registry",
     "ResultTimeout",

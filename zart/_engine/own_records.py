@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any, Final
 from psycopg import errors
 
 from zart._engine.columns import key_values
+from zart._engine.encrypting import set_aside
 from zart._engine.entries import Claim, Key, Lost
 from zart._engine.points import reach
 from zart._engine.transactions import Connected, Transaction
-from zart.errors import UsageError
+from zart.encryption import Place
+from zart.errors import PayloadUnreadable, Suspended, UsageError
 
 if TYPE_CHECKING:
     from zart._engine.activation import Activation
@@ -62,7 +64,7 @@ class OwnRecord:
             return await self._end(attempt) is not None
 
         parameters = {**self._parameters(), "epoch": self._claim.epoch, "attempt": attempt}
-        await transaction.commit_beside({**parameters, "result": result.decode()}, self._key, was_committed)
+        await transaction.commit_beside(parameters, result, self._place, self._key, was_committed)
 
     async def after(self, attempt: int) -> bytes | None:
         """What this attempt has recorded. Raises Lost, and UsageError when its transaction is still open."""
@@ -98,7 +100,19 @@ class OwnRecord:
             raise Lost(f"{self._key}: this worker was taken for dead")
         recorded = await self._transactions.ask("read_own", self._parameters())
         reach("own.ended")
-        return recorded[0][0].encode() if recorded else None
+        return self._read(recorded[0][0]) if recorded else None
+
+    def _read(self, stored: str) -> bytes:
+        """What zart_record_step was given in SQL is plain, and only the journal has it encrypted."""
+        try:
+            return self._transactions.payloads.decrypt(stored, self._place).encode()
+        except PayloadUnreadable as error:
+            self._activation.end(set_aside(self._claim, error, self._activation.host.now()))
+            raise Suspended from None
+
+    @property
+    def _place(self) -> Place:
+        return Place(self._claim.execution_id, "result", *self._key)
 
     def _parameters(self) -> dict[str, Any]:
         return key_values(self._claim.run_id, self._key)

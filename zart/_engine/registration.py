@@ -81,6 +81,7 @@ class Registration:
             on_now=clock.set,
             on_fenced=self._on_fenced,
             on_schema_error=self._on_schema_error,
+            payloads=self._shared.payloads,
         )
         transactions = Transactions(
             self._connect,
@@ -90,9 +91,12 @@ class Registration:
             idle_limit=self._config.orphan_timeout,
             draw_token=journal.draw_token,
             on_fenced=self._on_fenced,
+            payloads=self._shared.payloads,
         )
         claimer = Claimer(self._connect, self._schema, lease.worker_id, lanes)
-        named_children = NamedChildren(self._connect, self._schema, lease.worker_id)
+        named_children = NamedChildren(
+            self._connect, self._schema, lease.worker_id, payloads=self._shared.payloads
+        )
         holding = Holding(
             self._shared,
             clock,
