@@ -56,7 +56,8 @@ class PayloadKeys:
             raise UsageError("no key is given to encrypt payloads with: give one at least")
         for key_id, key in keys.items():
             _check(key_id, key)
-        self._keys = dict(keys)
+        # What all derivations from a key begin with is done once.
+        self._keys = {key_id: hmac.new(key, _PURPOSE, "sha256") for key_id, key in keys.items()}
         self._key_id = next(iter(self._keys))
         self._header = bytes((len(self._key_id),)) + self._key_id.encode()
         self._aead = AESGCM
@@ -145,6 +146,8 @@ def _shown(key_id: object) -> str:
     return repr(key_id) if isinstance(key_id, str) and len(key_id) <= 20 else "whose id is not shown here"
 
 
-def _derived(key: bytes, associated: bytes) -> bytes:
+def _derived(begun: hmac.HMAC, associated: bytes) -> bytes:
     """The key of one place: the first block of HKDF-Expand, which is as long as the key."""
-    return hmac.digest(key, _PURPOSE + associated + b"\x01", "sha256")
+    derivation = begun.copy()
+    derivation.update(associated + b"\x01")
+    return derivation.digest()
