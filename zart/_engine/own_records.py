@@ -9,13 +9,14 @@ the next worker, look before they run the function: what was committed is never 
 """
 
 import logging
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from psycopg import errors
 
 from zart._engine.columns import key_values
 from zart._engine.encrypting import set_aside
-from zart._engine.entries import Claim, Key, Lost
+from zart._engine.entries import Claim, Entry, Key, Lost
 from zart._engine.points import reach
 from zart._engine.transactions import Connected, Transaction
 from zart.encryption import Place
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from zart._engine.activation import Activation
 
 _log = logging.getLogger("zart.worker")
+
+Verdict = Callable[[Entry, Exception | None], None]
 
 _PATIENCE: Final = "1s"
 """How long the end of an attempt waits for its open transaction."""
@@ -83,9 +86,16 @@ class OwnRecord:
             "step's transaction, with zart.step_context().token, and commit"
         )
 
-    def forget(self) -> None:
-        """The journal has what came of it."""
-        self._transactions.later("forget_own", self._parameters())
+    def forgetting(self, told: Verdict | None) -> Verdict:
+        """Told of the commit of what came of it, in front of whom else to tell; after that the journal has it."""
+
+        def done(entry: Entry, error: Exception | None) -> None:
+            if told is not None:
+                told(entry, error)
+            if error is None:
+                self._transactions.later("forget_own", self._parameters())
+
+        return done
 
     async def _end(self, attempt: int) -> bytes | None:
         reach("own.ending")
