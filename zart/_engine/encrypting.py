@@ -184,7 +184,9 @@ def decrypted_claim(claim: Claim, payloads: Payloads) -> Claim:
     """The claim with plain values. Raises PayloadUnreadable."""
     execution, payload = claim.execution_id, claim.payload
     if payload is not None and is_envelope(payload):
-        place = Place(execution, "input", *(claim.step or ()))
+        place = Place(execution, "input")
+        if claim.step is not None:
+            place = Place(execution, "input", *claim.step)
         claim = replace(claim, payload=payloads.decrypt(payload, place))
     if claim.entries:
         claim = replace(claim, entries=decrypted_entries(claim.entries, execution, payloads))
