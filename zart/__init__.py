@@ -47,6 +47,7 @@ from zart.codec import register_type
 from zart.config import WorkerConfig
 from zart.durable import Durable, durable
 from zart.durations import Duration
+from zart.encryption import PayloadCodec, PayloadKeys
 from zart.errors import (
     EventTimeout,
     ExecutionBlocked,
@@ -62,6 +63,7 @@ from zart.errors import (
     NonRetryable,
     NotDurableWarning,
     PayloadError,
+    PayloadUnreadable,
     ResultTimeout,
     RetryAfter,
     SchemaError,
@@ -153,7 +155,10 @@ __all__ = [
     "NonRetryable",
     "NotDurableWarning",
     "PauseRule",
+    "PayloadCodec",
     "PayloadError",
+    "PayloadKeys",
+    "PayloadUnreadable",
     "Pruned",
     "Record",
     "Registry",

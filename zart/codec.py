@@ -163,6 +163,8 @@ def _encode(value: Any, what: str) -> bytes:
         raise _refused(what, str(error)) from error
     except Exception as error:
         raise _refused(what, f"{type(error).__name__}: {error}") from error
+    if data[:1] <= b" ":  # a msgspec.Raw: a space in front is the mark of what is encrypted
+        data = data.lstrip()
     if len(data) > _UNCHECKED_BYTES or b"\\u" in data or (b"null" in data and value is not None):
         _inspect(value, data, what)
     return data

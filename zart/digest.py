@@ -12,7 +12,8 @@ deploy. So it is taken of a *canonical* form, which is JSON:
   being another one does not matter.
 
 The first byte of a digest is the number of these rules: should they ever change, what was recorded under the
-old number is still compared by the old rules.
+old number is still compared by the old rules. ENCRYPTED stands before one that is stored encrypted, so that nobody can
+tell from the database which guess of the arguments is right; decrypted it begins with the number of its rules again.
 
 The canonical form has no recursion to speak of: deeper than MAX_DEPTH a value counts by its type, so that
 neither a cycle nor how much stack happens to be left makes a difference.
@@ -41,6 +42,8 @@ from zart.custom_types import is_model, registered_encoder
 from zart.errors import UsageError
 
 ALGORITHM: Final = 1
+ENCRYPTED: Final = 2
+"""The first byte of a digest as it is stored where payloads are encrypted; never the number of rules."""
 PREVIEW_BYTES: Final = 500
 MAX_DEPTH: Final = 100
 

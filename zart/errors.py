@@ -4,6 +4,7 @@
     ├── UsageError (TypeError)             called in the wrong place or with the wrong thing
     ├── SerializationError                 a value that cannot be stored and read back
     ├── PayloadError (ValueError)          stored data that does not fit the type asked for
+    │   └── PayloadUnreadable              stored data is encrypted, and cannot be decrypted here
     ├── NonDeterminismError                the code no longer asks for what was recorded
     ├── StepFailed                         a step failed for good and its class could not be rebuilt
     ├── StepTimeout (TimeoutError)         a step did not finish within its time limit
@@ -90,6 +91,22 @@ class PayloadError(ZartError, ValueError):
     def __init__(self, *args: object, path: str | None = None) -> None:
         super().__init__(*args)
         self.path = path
+
+
+class PayloadUnreadable(PayloadError):  # noqa: N818
+    """Stored data is encrypted, and cannot be decrypted here. `key` is the id of the key that it needs, where that is
+    known; with `passing` the codec could not be asked just now.
+    """
+
+    key: str | None = None
+    passing: bool = False
+
+    def __init__(
+        self, *args: object, path: str | None = None, key: str | None = None, passing: bool = False
+    ) -> None:
+        super().__init__(*args, path=path)
+        self.key = key
+        self.passing = passing
 
 
 class NonDeterminismError(ZartError):

@@ -26,6 +26,7 @@ from zart._postgres import connections
 from zart.client import Client
 from zart.config import WorkerConfig
 from zart.context import place
+from zart.encryption import configured
 from zart.errors import UsageError
 from zart.migrate import ensure_current
 from zart.names import check_name
@@ -83,6 +84,7 @@ class Worker:
         if place.get() is not None:
             raise UsageError("a Worker is started in an execution: start it from the outside")
         loop = asyncio.get_running_loop()
+        payloads = configured()
         self._registry.freeze()
         if not self._registry.durables:
             raise UsageError(
@@ -115,6 +117,7 @@ class Worker:
                     max_recoveries=self._config.max_recoveries,
                     max_parked_bodies=self._config.max_parked_bodies if self._keeps_bodies else 0,
                     always_suspend=self._always_suspend,
+                    payloads=payloads,
                 )
                 while not self._stop.is_set():
                     registration = Registration(

@@ -209,7 +209,7 @@ async def test_what_was_recorded_is_the_result(shop, always_suspend):
         assert await client.start_and_wait(fn, "o-1", id="o", timeout="30s") == "recorded"
 
         async def forgotten() -> bool:
-            return await query(shop, "SELECT FROM zart_recorded_steps") == []
+            return await query(shop, "SELECT 1 FROM zart_recorded_steps") == []
 
         await until(forgotten)
     assert ran == ["o-1"]

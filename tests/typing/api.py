@@ -519,6 +519,15 @@ async def worker(given: zart.Client) -> None:
     zart.Worker(None, registry)
 
 
+def encryption(secret: bytes) -> None:
+    codec: zart.PayloadCodec = zart.PayloadKeys({"k2": secret, "k1": secret})
+    assert_type(codec.decode(codec.encode(b"1", b"place"), b"place"), bytes)
+    assert_type(zart.PayloadKeys({"k1": secret}).key_id, str)
+    unreadable = zart.PayloadUnreadable("text", key="k1")
+    assert_type(unreadable.key, str | None)
+    is_one(unreadable, zart.PayloadError)
+
+
 # ---------------------------------------------------------------- without a database
 
 

@@ -17,6 +17,7 @@ EXAMPLES: list[BaseException] = [
     errors.UsageError("text"),
     errors.SerializationError("text", what="result of step 'a'"),
     errors.PayloadError("text", path="$.a"),
+    errors.PayloadUnreadable("text", key="k1", passing=True),
     errors.NonDeterminismError("text", recorded="a", requested="b"),
     errors.StepFailed(FAILURE),
     errors.StepTimeout("text", step="a", limit=dt.timedelta(seconds=3)),

@@ -25,7 +25,12 @@ MISSING = {
 
 _ATTRIBUTES = "0004-attributes-beyond-the-pinned-surface.md"
 _REPAIRS = "0037-repairs.md"
+_ENCRYPTION = "0042-encryption-at-rest.md"
 ADDED = {
+    # A codec of one's own, the one that Zart brings, and what says that a key is missing.
+    "PayloadCodec": _ENCRYPTION,
+    "PayloadKeys": _ENCRYPTION,
+    "PayloadUnreadable": _ENCRYPTION,
     # What the engine and a client read of decorated functions.
     "BoundStep()": _ATTRIBUTES,
     "Durable()": _ATTRIBUTES,

@@ -759,6 +759,7 @@ class Activation:
         self._committed(entry, error)
 
     def _mark(self, entry: Entry) -> None:
+        entry.execution_id = self.claim.execution_id
         entry.task_id = self.claim.task_id
         if self._orders:
             entry.orders += self._take_orders()

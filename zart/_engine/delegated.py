@@ -364,6 +364,7 @@ class Delegated:
 
     def _give(self, entry: Entry) -> None:
         entry.giver = self.claim
+        entry.execution_id = self.claim.execution_id
         if isinstance(entry.work, ChildWork) and entry.work.named:
             self._unsure += 1
             self._starting[entry.key] = None

@@ -173,11 +173,12 @@ class Phase:
 
     __slots__ = ("_activation", "_failure", "path", "pauses")
 
+    second_path = ON_FAILURE
+
     def __init__(self, activation: "Activation") -> None:
         self._activation = activation
         self._failure: bytes | None = None
         self.path = ""
-        self.second_path = ON_FAILURE
         self.pauses: dict[str, dt.datetime] = {}
         """Steps that wait for their next attempt, for people."""
 

@@ -202,6 +202,8 @@ class Entry(msgspec.Struct, kw_only=True, eq=False):
     key: Key
     state: EntryState
     done: Callable[["Entry", Exception | None], None] | None
+    execution_id: str = ""
+    """Set by the activation: what is encrypted is bound to it."""
     seq: int | None = None
     digest: bytes | None = None
     arguments: str | None = None

@@ -344,11 +344,16 @@ def _add_steps(pending: dict[int, Pending], rows: list[TupleRow]) -> None:
                 finished_at=end,
                 until=until,
                 given_away=given_away,
-                child=None if child is None else msgspec.json.decode(child, type=tuple[str, bool]),
+                child=_child(child),
                 progress=progress,
                 data=data,
             )
         )
+
+
+def _child(stored: str | None) -> tuple[str, bool] | None:
+    """Of a child's record: its id, and whether it is detached."""
+    return None if stored is None else msgspec.json.decode(stored, type=tuple[str, bool])
 
 
 def _scheduled(pending: dict[int, Pending], row: TupleRow) -> tuple[int, str | None]:
@@ -375,7 +380,7 @@ def arrivals(rows: list[TupleRow]) -> dict[int, tuple[int, list[StoredEntry]]]:
     """By task: how much has ended in all, and what of it is new."""
     found: dict[int, tuple[int, list[StoredEntry]]] = {}
     for task, done, path, name, occurrence, kind, state, digest, arguments, result, failure, *rest in rows:
-        attempts, started, finished = rest
+        attempts, started, finished, child = rest
         entry = StoredEntry(
             key=Key(path, name, occurrence, kind),
             seq=None,
@@ -388,6 +393,7 @@ def arrivals(rows: list[TupleRow]) -> dict[int, tuple[int, list[StoredEntry]]]:
             started_at=started,
             finished_at=finished,
             given_away=True,
+            child=_child(child),
         )
         found.setdefault(task, (done, []))[1].append(entry)
     return found

@@ -21,6 +21,7 @@ from zart._engine.activation import Activation
 from zart._engine.alarms import Cancellable
 from zart._engine.claimer import News
 from zart._engine.clock import DatabaseClock
+from zart._engine.encrypting import decrypted_claim, decrypted_entries, decrypted_events, set_aside
 from zart._engine.entries import Change, Claim, Ending, Entry, Key, Paused, Released
 from zart._engine.entries import Suspended as SuspendedEnding
 from zart._engine.histories import Kept
@@ -33,7 +34,8 @@ from zart._engine.scheduled import ScheduledStep
 from zart._engine.transactions import Connected
 from zart._engine.writer import Journal
 from zart.calls import DurableSpec, StepCall
-from zart.errors import UsageError, ZartError
+from zart.encryption import PLAIN, Payloads
+from zart.errors import PayloadUnreadable, UsageError, ZartError
 from zart.registry import Registry
 from zart.step import Step
 from zart.telemetry.hub import Load, hub
@@ -69,6 +71,8 @@ class Shared(msgspec.Struct, kw_only=True, frozen=True):
     max_parked_bodies: int
     always_suspend: bool = False
     """For tests: each record that is committed is replayed instead of being delivered."""
+    payloads: Payloads = PLAIN
+    """Encrypts and decrypts what is a user's."""
 
 
 class Holding:
@@ -145,6 +149,11 @@ class Holding:
     def take(self, claim: Claim) -> None:
         """Run an execution that was claimed."""
         reach("claim.handed-out")
+        try:
+            claim = decrypted_claim(claim, self._shared.payloads)
+        except PayloadUnreadable as error:
+            self._set_aside(claim, error)
+            return
         dormant = self._dormant.pop(claim.task_id, None)
         self._expected.discard(claim.task_id)
         paused = self._paused(claim) if self.rules.any else None
@@ -226,10 +235,16 @@ class Holding:
             return
         if news.lost:
             activation.lose()
-        else:
-            activation.news(
-                news.signal, news.events, news.cancel, news.done, news.arrived, repair=news.repair
-            )
+            return
+        claim, payloads = activation.claim, self._shared.payloads
+        try:
+            # A scheduled step is told of its execution's events, too, and has nothing to do with them.
+            events = decrypted_events(news.events if claim.step is None else [], claim.execution_id, payloads)
+            arrived = decrypted_entries(news.arrived, claim.execution_id, payloads)
+        except PayloadUnreadable as error:
+            activation.block(error, "unreadable")
+            return
+        activation.news(news.signal, events, news.cancel, news.done, arrived, repair=news.repair)
 
     def tick(self) -> None:
         """Once a second."""
@@ -297,6 +312,15 @@ class Holding:
         left = [held.claim.execution_id for held in self._held.values() if not held.closed]
         if left:
             _log.warning(told, len(left), ", ".join(left[:5]) + (", …" if len(left) > 5 else ""))
+
+    def _set_aside(self, claim: Claim, error: PayloadUnreadable) -> None:
+        """Its values cannot be decrypted: nothing of it is run."""
+        dormant = self._dormant.pop(claim.task_id, None)
+        self._expected.discard(claim.task_id)
+        if dormant is not None:
+            dormant.forget()
+        _log.error("execution %s is set aside: %s", claim.execution_id, error)
+        self._journal.end(_never_begun(claim, set_aside(claim, error, self.now())))
 
     def _block(self, claim: Claim) -> None:
         error = _crash_loop(f"execution {claim.execution_id!r}", claim)

@@ -14,11 +14,13 @@ from typing import Final
 import psycopg
 
 from zart._engine.columns import interval
+from zart._engine.encrypting import encrypted_entry, patiently
 from zart._engine.entries import ChildWork, Entry, Lost, text
 from zart._engine.points import reach
 from zart._engine.sending import Connect
 from zart._postgres.direct import DirectLine, statements
 from zart._postgres.trouble import Trouble, classify, keeps_connection
+from zart.encryption import PLAIN, Payloads
 from zart.errors import ExecutionConflict, SerializationError
 
 _log = logging.getLogger("zart.journal")
@@ -32,7 +34,8 @@ Verdict = Callable[[Entry, Exception | None], None]
 class NamedChildren:
     """Starts them, one after the other, for one registration of a worker."""
 
-    def __init__(self, connect: Connect, schema: str, worker_id: int) -> None:
+    def __init__(self, connect: Connect, schema: str, worker_id: int, *, payloads: Payloads = PLAIN) -> None:
+        self._payloads = payloads
         self._line = DirectLine(connect)
         self._statements = statements("journal", schema)
         self._worker = worker_id
@@ -55,10 +58,13 @@ class NamedChildren:
 
     async def _start(self, entry: Entry, done: Verdict) -> None:
         pause = _SHORTEST
+        stored = entry
+        if self._payloads.codec is not None:
+            stored = await patiently(lambda: encrypted_entry(entry, self._payloads))
         while True:
             try:
                 async with self._turn:
-                    verdict = await self._try(entry)
+                    verdict = await self._try(stored)
             except (psycopg.Error, OSError) as error:
                 if classify(error) is Trouble.DATA:
                     told = f"the payload of child {entry.key} cannot be stored: {error}"
@@ -97,6 +103,7 @@ class NamedChildren:
             "child_run": work.run_id,
             "payload": text(work.payload),
             "digest": work.digest,
+            "call_digest": entry.digest,
             "parent_id": giver.execution_id,
             "lane": work.lane,
             "time_limit": interval(work.time_limit),

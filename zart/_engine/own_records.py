@@ -9,20 +9,25 @@ the next worker, look before they run the function: what was committed is never 
 """
 
 import logging
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from psycopg import errors
 
 from zart._engine.columns import key_values
-from zart._engine.entries import Claim, Key, Lost
+from zart._engine.encrypting import set_aside
+from zart._engine.entries import Claim, Entry, Key, Lost
 from zart._engine.points import reach
 from zart._engine.transactions import Connected, Transaction
-from zart.errors import UsageError
+from zart.encryption import Place
+from zart.errors import PayloadUnreadable, Suspended, UsageError
 
 if TYPE_CHECKING:
     from zart._engine.activation import Activation
 
 _log = logging.getLogger("zart.worker")
+
+Verdict = Callable[[Entry, Exception | None], None]
 
 _PATIENCE: Final = "1s"
 """How long the end of an attempt waits for its open transaction."""
@@ -62,7 +67,7 @@ class OwnRecord:
             return await self._end(attempt) is not None
 
         parameters = {**self._parameters(), "epoch": self._claim.epoch, "attempt": attempt}
-        await transaction.commit_beside({**parameters, "result": result.decode()}, self._key, was_committed)
+        await transaction.commit_beside(parameters, result, self._place, self._key, was_committed)
 
     async def after(self, attempt: int) -> bytes | None:
         """What this attempt has recorded. Raises Lost, and UsageError when its transaction is still open."""
@@ -81,9 +86,16 @@ class OwnRecord:
             "step's transaction, with zart.step_context().token, and commit"
         )
 
-    def forget(self) -> None:
-        """The journal has what came of it."""
-        self._transactions.later("forget_own", self._parameters())
+    def forgetting(self, told: Verdict | None) -> Verdict:
+        """Told of the commit of what came of it, in front of whom else to tell; after that the journal has it."""
+
+        def done(entry: Entry, error: Exception | None) -> None:
+            if told is not None:
+                told(entry, error)
+            if error is None:
+                self._transactions.later("forget_own", self._parameters())
+
+        return done
 
     async def _end(self, attempt: int) -> bytes | None:
         reach("own.ending")
@@ -98,7 +110,19 @@ class OwnRecord:
             raise Lost(f"{self._key}: this worker was taken for dead")
         recorded = await self._transactions.ask("read_own", self._parameters())
         reach("own.ended")
-        return recorded[0][0].encode() if recorded else None
+        return self._read(recorded[0][0]) if recorded else None
+
+    def _read(self, stored: str) -> bytes:
+        """What zart_record_step was given in SQL is plain, and only the journal has it encrypted."""
+        try:
+            return self._transactions.payloads.decrypt(stored, self._place).encode()
+        except PayloadUnreadable as error:
+            self._activation.end(set_aside(self._claim, error, self._activation.host.now()))
+            raise Suspended from None
+
+    @property
+    def _place(self) -> Place:
+        return Place(self._claim.execution_id, "result", *self._key)
 
     def _parameters(self) -> dict[str, Any]:
         return key_values(self._claim.run_id, self._key)

@@ -87,6 +87,7 @@ class Registration:
             on_now=clock.set,
             on_fenced=self._on_fenced,
             on_schema_error=self._on_schema_error,
+            payloads=self._shared.payloads,
         )
         transactions = Transactions(
             self._connect,
@@ -96,10 +97,13 @@ class Registration:
             idle_limit=self._config.orphan_timeout,
             draw_token=journal.draw_token,
             on_fenced=self._on_fenced,
+            payloads=self._shared.payloads,
         )
         rules = Rules(lanes, {lane: spec.name for lane, spec in self._shared.functions.items()})
         claimer = Claimer(self._connect, self._schema, lease.worker_id, lanes, rules=rules)
-        named_children = NamedChildren(self._connect, self._schema, lease.worker_id)
+        named_children = NamedChildren(
+            self._connect, self._schema, lease.worker_id, payloads=self._shared.payloads
+        )
         holding = Holding(
             self._shared,
             clock,

@@ -15,7 +15,7 @@ import msgspec
 from zart._engine import telling
 from zart._engine.activation import Activation
 from zart._engine.branch import Branch
-from zart._engine.entries import CancelRequest, Claim, Ending, Entry, Key, Record, StepEnded
+from zart._engine.entries import CancelRequest, Change, Claim, Ending, Entry, Key, Record, StepEnded
 from zart._engine.host import Host
 from zart._engine.parking import DurableFuture
 from zart._engine.parts import Part
@@ -64,6 +64,7 @@ class ScheduledStep(Activation):
         self._step = step
         self.decorated_step = name
         self.key: Key = claim.step
+        self._submitted: Entry | None = None
 
     @property
     def _what(self) -> str:
@@ -109,7 +110,8 @@ class ScheduledStep(Activation):
         future: DurableFuture | None = None,
         deliver: Callable[[Record], None] | None = None,  # noqa: ARG002
     ) -> DurableFuture:
-        """What came of it is its ending."""
+        """What came of it is its ending. The entry's `done` is told when that is committed."""
+        self._submitted = entry
         assert entry.state in ("completed", "failed")  # noqa: S101 (nothing else is submitted by a step)
         self.end(
             StepEnded(
@@ -125,6 +127,12 @@ class ScheduledStep(Activation):
         if not never.done():
             never.cancel()
         return never
+
+    def _ended(self, change: Change, error: Exception | None) -> None:
+        super()._ended(change, error)
+        entry = self._submitted
+        if entry is not None and entry.done is not None and not isinstance(error, SerializationError):
+            entry.done(entry, error)
 
     def over(self, root: "asyncio.Task[Any]") -> None:
         """It has ended without anything to submit: by a cancel."""

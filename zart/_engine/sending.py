@@ -30,6 +30,7 @@ from zart._engine.columns import (
     key_columns,
     task_columns,
 )
+from zart._engine.encrypting import encrypted_batch, patiently
 from zart._engine.entries import Change, Entry, Lost, StepEnded
 from zart._engine.folding import (
     Batch,
@@ -46,6 +47,7 @@ from zart._engine.points import reach
 from zart._postgres.direct import Direct, DirectLine, Parameters, Row, Statement, statements
 from zart._postgres.listener import done_channel, work_channel
 from zart._postgres.trouble import Trouble, breaks_off, classify, keeps_connection
+from zart.encryption import PLAIN, Payloads
 from zart.errors import SerializationError
 from zart.telemetry.events import BatchCommitted
 from zart.telemetry.hub import hub
@@ -116,8 +118,10 @@ class Sender:
         on_now: Callable[[dt.datetime], None],
         settle: Settle,
         patience: float,
+        payloads: Payloads = PLAIN,
     ) -> None:
         self._line = DirectLine(connect)
+        self._payloads = payloads
         self._channels: dict[str, Any] = {
             "done_channel": done_channel(schema),
             "work_channel": work_channel(schema),
@@ -185,6 +189,9 @@ class Sender:
 
     async def _persist(self, part: Batch) -> Reply | Exception:
         """The reply once the batch is committed, or what the data is to blame for."""
+        if self._payloads.codec is not None:
+            plain = part
+            part = await patiently(lambda: encrypted_batch(plain, self._payloads))
         tries = 0
         suspicion: list[Exception] = []
         """The same unexplained failure, again and again, of a server that answers."""

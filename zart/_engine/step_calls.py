@@ -285,10 +285,11 @@ class StepRun:
     async def _submitted(self, entry: Entry) -> Any:
         """What a record says to the body, once its turn has come."""
         branch = self._branch
-        record: Record = await branch.parked(branch.activation.submit(entry))
+        future = branch.activation.submit(entry)
+        if self._own is not None:  # whether or not anybody goes on here by then
+            entry.done = self._own.forgetting(entry.done)
+        record: Record = await branch.parked(future)
         self._heard(record)
-        if self._own is not None:
-            self._own.forget()
         return branch.value_of(record, self._call.spec)
 
     def _wait_for_next(self, error: Exception, began: dt.datetime, finished: dt.datetime) -> None:

@@ -27,12 +27,14 @@ import psycopg
 from psycopg.pq import TransactionStatus
 
 from zart._engine.columns import entry_values
+from zart._engine.encrypting import encrypted_entry
 from zart._engine.entries import Entry, Key, Lost
 from zart._engine.points import reach
 from zart._engine.transaction_lines import AsyncLine, Line, SyncLine
 from zart._postgres.queries import load
 from zart._postgres.trouble import Trouble, classify
 from zart.durations import format_duration
+from zart.encryption import PLAIN, Payloads, Place
 from zart.errors import SerializationError, StepTimeout, UsageError
 
 T = TypeVar("T")
@@ -72,8 +74,10 @@ class Transactions:
         idle_limit: dt.timedelta,
         draw_token: Callable[[], int],
         on_fenced: Callable[[], None],
+        payloads: Payloads = PLAIN,
     ) -> None:
         self.schema = schema
+        self.payloads = payloads
         self.idle_limit = idle_limit
         self.statements = load("transactions", schema)
         self.fence = {"worker": worker_id}
@@ -195,15 +199,32 @@ class Transaction:
     async def commit(self, entry: Entry) -> None:
         """Write the record and commit. Raises Again, Lost, or what the attempt fails of."""
         entry.token = self._pool.draw_token()
-        await self._commit("record", entry_values(entry), entry.key, lambda: self._was_committed(entry))
+        stored = entry
+        if self._pool.payloads.codec is not None:
+            stored = self._encrypted(lambda: encrypted_entry(entry, self._pool.payloads))
+        await self._commit("record", entry_values(stored), entry.key, lambda: self._was_committed(entry))
         if entry.clears_recoveries:
             await self._pool.ask("clear_recoveries", {"task": entry.task_id, "run_id": entry.run_id})
 
     async def commit_beside(
-        self, parameters: dict[str, Any], key: Key, was_committed: Callable[[], Awaitable[bool]]
+        self,
+        parameters: dict[str, Any],
+        result: bytes,
+        place: Place,
+        key: Key,
+        was_committed: Callable[[], Awaitable[bool]],
     ) -> None:
         """The same with a record beside the journal: of a scheduled step, whose end is written by its ending."""
-        await self._commit("record_beside", parameters, key, was_committed)
+        stored = self._encrypted(lambda: self._pool.payloads.encrypt(result, place))
+        await self._commit("record_beside", {**parameters, "result": stored.decode()}, key, was_committed)
+
+    def _encrypted(self, encrypt: Callable[[], T]) -> T:
+        """What `encrypt` returns. Where the codec fails nothing was done, and the function runs again."""
+        try:
+            return encrypt()
+        except SerializationError as error:
+            self.abandon()
+            raise Again from error
 
     async def _commit(
         self,
@@ -341,6 +362,8 @@ class Transaction:
 
 class Connected(Protocol):
     """What a host has for the steps of its activations."""
+
+    payloads: Payloads
 
     @property
     def idle_milliseconds(self) -> int: ...

@@ -23,6 +23,7 @@ from uuid import UUID
 from zart._engine.entries import Change, Entry, Lost
 from zart._engine.folding import Folded, Record, fold, size
 from zart._engine.sending import Connect, FenceGone, Sender, Unwritable
+from zart.encryption import PLAIN, Payloads
 
 log = logging.getLogger("zart.journal")
 
@@ -42,7 +43,7 @@ class Journal:
     of the two connections. `on_now` gets the durable time with each commit. `on_fenced` is called once, when
     the registration is gone; `on_schema_error` once, when the tables or the role are not fit to be written.
     Then everything is `Lost` and `run` returns. A statement without an answer for `patience` seconds is
-    taken for a lost connection.
+    taken for a lost connection. `payloads` encrypts what is a user's.
     """
 
     def __init__(
@@ -57,10 +58,18 @@ class Journal:
         on_fenced: Callable[[], None],
         on_schema_error: Callable[[Exception], None],
         patience: float = 30.0,
+        payloads: Payloads = PLAIN,
     ) -> None:
         def lane(number: int) -> _Lane:
             sender = Sender(
-                connect, schema, worker_id, number, on_now=on_now, settle=self._settle, patience=patience
+                connect,
+                schema,
+                worker_id,
+                number,
+                on_now=on_now,
+                settle=self._settle,
+                patience=patience,
+                payloads=payloads,
             )
             return _Lane(sender)
 

@@ -176,7 +176,8 @@ class Client:
         refuse_in_body("Client.start")
         _check_on_conflict(on_conflict)
         target = read_target(fn, version=version, queue=queue, priority=priority)
-        wanted = make_start(target, data, id=_own_id(fn, id), delay=delay, at=at)
+        payloads = self._database.payloads
+        wanted = make_start(target, data, id=_own_id(fn, id), delay=delay, at=at, payloads=payloads)
         if connection is not None:
             created = await start_within(connection, self._database.schema, wanted, on_conflict)
         else:
@@ -220,7 +221,7 @@ class Client:
         """
         refuse_in_body("Client.start_and_wait")
         target = read_target(fn)
-        wanted = make_start(target, data, id=_own_id(fn, id))
+        wanted = make_start(target, data, id=_own_id(fn, id), payloads=self._database.payloads)
         created = await self._starter.start(wanted, "raise", awaited=True)
         return await self._result(wanted.id, target.result, timeout, awaited=created)
 
@@ -250,7 +251,7 @@ class Client:
         outcome = await self._outcomes.wait(id, limit, awaited=awaited)
         if outcome is None:
             raise result_timeout(id, timeout if timeout is not None else 0)
-        return read_outcome(outcome, codec)
+        return read_outcome(outcome, codec, self._database.payloads)
 
     @property
     def _outcomes(self) -> Outcomes:
@@ -300,7 +301,7 @@ class Client:
         ExecutionFinished, and SerializationError for a payload that does not fit the event's type.
         """
         refuse_in_body("Client.offer_event")
-        offer = make_offer(execution_id, event, payload, dedup)
+        offer = make_offer(execution_id, event, payload, dedup, self._database.payloads)
         if connection is not None:
             return await offer_within(connection, self._database.schema, offer)
         for _ in range(_TRIES):

@@ -7,6 +7,7 @@ reason to fail.
 
 import asyncio
 import datetime as dt
+import functools
 import logging
 import random
 import time
@@ -26,6 +27,7 @@ from zart._postgres.naming import check_schema, schema_trouble
 from zart._postgres.queries import load
 from zart._postgres.trouble import Trouble, blames_schema, classify, sqlstate
 from zart.client.line import Line
+from zart.encryption import Payloads, configured
 from zart.errors import UsageError
 
 _log = logging.getLogger("zart.client")
@@ -65,9 +67,14 @@ class Database:
             self._address = connections.resolve_address(self._dsn)
         return self._address
 
+    @functools.cached_property
+    def payloads(self) -> Payloads:
+        """What this client encrypts and decrypts with. Raises UsageError when that cannot be used."""
+        return configured()
+
     async def open(self) -> None:
         """Open the pool, after one look at whether the database can be reached and used."""
-        address = self.address
+        address, _ = self.address, self.payloads
 
         async def look_over(connection: Connection) -> list[str]:
             return await connections.check_settings(connection, address)

@@ -3,10 +3,14 @@
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, TypeVar, cast
 
+import msgspec
+
 from zart import errors
 from zart.client.outcomes import Outcome
+from zart.client.reading import unreadable_failure
 from zart.codec import Codec
 from zart.durations import Duration, format_duration, parse_duration
+from zart.encryption import Payloads, Place
 from zart.errors import (
     ExecutionBlocked,
     ExecutionCancelled,
@@ -15,6 +19,7 @@ from zart.errors import (
     ExecutionTimeout,
     Failure,
     PayloadError,
+    PayloadUnreadable,
     ResultTimeout,
 )
 from zart.failures import KnownExceptions, exception_from_json, failure_from_json
@@ -64,8 +69,10 @@ class ExecutionHandle(Generic[R_co]):
         return f"<execution {self.id!r}>"
 
 
-def read_outcome(outcome: Outcome, codec: Codec) -> Any:
-    """The result of an execution that completed. Raises what any other end means."""
+def read_outcome(outcome: Outcome, codec: Codec, payloads: Payloads) -> Any:
+    """The result of an execution that completed. Raises what any other end means, and PayloadUnreadable for a result
+    that is encrypted with a key that is not here. How it ended is told without a key, too.
+    """
     if outcome.pruned:
         raise ExecutionPruned(
             f"execution {outcome.execution_id!r} has ended ({outcome.status}), and what came of it was pruned since: "
@@ -73,9 +80,22 @@ def read_outcome(outcome: Outcome, codec: Codec) -> Any:
             execution_id=outcome.execution_id,
         )
     if outcome.status != "completed":
-        _raise(outcome)
+        _raise(outcome._replace(failure=_decrypted_failure(outcome, payloads)))
     what = f"the result of execution {outcome.execution_id!r}"
-    return codec.load("null" if outcome.result is None else outcome.result, what)
+    if outcome.result is None:
+        return codec.load("null", what)
+    return codec.load(payloads.decrypt(outcome.result, Place(outcome.execution_id, "result")), what)
+
+
+def _decrypted_failure(outcome: Outcome, payloads: Payloads) -> str | None:
+    if outcome.failure is None:
+        return None
+    try:
+        return payloads.decrypt(outcome.failure, Place(outcome.execution_id, "failure"))
+    except PayloadUnreadable as error:
+        if outcome.status == "cancelled":
+            return None
+        return msgspec.json.encode(unreadable_failure(error, told=True)).decode()
 
 
 def result_timeout(execution_id: str, timeout: Duration) -> ResultTimeout:

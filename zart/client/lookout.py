@@ -28,7 +28,7 @@ class Lookout:
         rows = await self._database.query("status", {"id": id})
         if not rows:
             raise not_found(id)
-        return read_execution(rows[0])
+        return read_execution(rows[0], self._database.payloads)
 
     async def executions(
         self,
@@ -63,7 +63,7 @@ class Lookout:
             }
             rows = await self._database.query("live_page" if live else "page", parameters)
             for row in rows:
-                yield read_execution(row)
+                yield read_execution(row, self._database.payloads)
             if len(rows) < size:
                 return
             after = rows[-1][0]
@@ -83,12 +83,13 @@ class Lookout:
         records = await self._database.query("records", run)
         attempts = await self._database.query("attempts", run)
         notes = await self._database.query("notes", {"id": id})
+        payloads = self._database.payloads
         return History(
             execution=execution,
             run_id=run["run_id"],
             runs=runs,
-            records=[read_record(row) for row in records],
-            notes=read_notes(notes, attempts),
+            records=[read_record(row, id, payloads) for row in records],
+            notes=read_notes(notes, attempts, id, payloads),
         )
 
     async def runs(self, id: str) -> list[Run]:
@@ -96,7 +97,7 @@ class Lookout:
         rows = await self._database.query("each_run", {"id": id})
         if not rows:
             raise not_found(id)
-        return [read_run(row) for row in rows]
+        return [read_run(row, id, self._database.payloads) for row in rows]
 
     async def stats(self) -> Stats:
         """How much there is of what."""

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from zart.client.database import Row
 from zart.codec import ANY, Codec
+from zart.encryption import PLAIN, Payloads, Place
 from zart.errors import ExecutionFinished, ExecutionNotFound, UsageError
 from zart.names import check_name, check_text
 from zart.primitives import Event
@@ -19,13 +20,20 @@ class Offer(NamedTuple):
     execution_id: str
     event: str
     payload: str
+    """As it is stored: encrypted, where payloads are."""
     dedup: str
 
     def parameters(self) -> dict[str, Any]:
         return {"id": self.execution_id, "event": self.event, "payload": self.payload, "dedup": self.dedup}
 
 
-def make_offer(execution_id: str, event: Event[Any] | str, payload: Any, dedup: str | None) -> Offer:
+def make_offer(
+    execution_id: str,
+    event: Event[Any] | str,
+    payload: Any,
+    dedup: str | None,
+    payloads: Payloads = PLAIN,
+) -> Offer:
     """Check and encode an event.
 
     Without a dedup key of the caller's it has one of its own, so that sending it again after a lost
@@ -40,7 +48,8 @@ def make_offer(execution_id: str, event: Event[Any] | str, payload: Any, dedup: 
         name = check_name(event, "the name of an event")
         encoded = _ANYTHING.encode(payload, f"the payload of event {name!r}")
     key = f"~{uuid.uuid4().hex}" if dedup is None else check_name(dedup, "the dedup key")
-    return Offer(execution_id, name, encoded.decode(), key)
+    stored = payloads.encrypt(encoded, Place(execution_id, "event", name=name))
+    return Offer(execution_id, name, stored.decode(), key)
 
 
 class Answer(Enum):

@@ -16,6 +16,7 @@ from zart.client.offering import not_found
 from zart.client.starting import NOT_GIVEN
 from zart.client.steering import check_reason
 from zart.codec import ANY, Codec
+from zart.encryption import Place
 from zart.errors import ExecutionFinished, UsageError
 from zart.identifiers import uuid7
 from zart.names import check_text
@@ -99,7 +100,10 @@ class Repairs:
         """Begins another run, with its own input if `data` is given; returns the run's id."""
         check_reason(reason)
         given = data is not NOT_GIVEN
-        payload = _ANYTHING.encode(data, f"the input of another run of {id!r}").decode() if given else None
+        payload: str | None = None
+        if given:
+            encoded = _ANYTHING.encode(data, f"the input of another run of {id!r}")
+            payload = self._database.payloads.encrypt(encoded, Place(id, "input")).decode()
         run_id = uuid7()
 
         async def work(transaction: Transaction) -> str:

@@ -63,7 +63,8 @@ class Starter:
 
     async def start_many(self, target: Target, items: Mapping[str, Any]) -> set[str]:
         """The ids that are new. All is checked before anything is sent. Raises ExecutionConflict."""
-        starts = [make_start(target, items[key], id=key) for key in sort_items(items)]
+        payloads = self._database.payloads
+        starts = [make_start(target, items[key], id=key, payloads=payloads) for key in sort_items(items)]
         created: set[str] = set()
         for group in chunks(starts, most=MANY, most_bytes=MANY_BYTES):
             new = await self._start_group(target, group, set())
@@ -101,6 +102,6 @@ class Starter:
 def _columns(starts: list[Start]) -> dict[str, Any]:
     return {
         "ids": [start.id for start in starts],
-        "payloads": [start.input.payload for start in starts],
-        "digests": [start.input.digest for start in starts],
+        "payloads": [start.stored.payload for start in starts],
+        "digests": [start.stored.digest for start in starts],
     }

@@ -4,7 +4,7 @@ A start is idempotent by its id. The same function with equal input is the execu
 state; anything else is a conflict, and nothing is changed. Equal is what has the same digest, taken from the
 decoded input, so that a field which was added with a default makes no difference; where one of the two has no
 digest (it was started from SQL, or by name), their JSON is compared, as the function's type reads it if that
-is known.
+is known. Where one of them is encrypted the database cannot compare them, and both are compared here.
 """
 
 import datetime as dt
@@ -19,6 +19,8 @@ from zart.codec import ANY, Codec
 from zart.digest import payload_digest
 from zart.durable import Durable
 from zart.durations import Duration, parse_duration
+from zart.encryption import PLAIN, Payloads, Place
+from zart.encryption.envelope import is_envelope
 from zart.errors import ExecutionConflict, PayloadError, UsageError
 from zart.identifiers import uuid7
 from zart.names import check_id, check_name
@@ -69,6 +71,9 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
     """It was made here: nobody else can have it."""
     run_id: uuid.UUID
     input: Input
+    stored: Input
+    """The same as it is stored: encrypted, where payloads are."""
+    payloads: Payloads
     at: dt.datetime | None
     delay: dt.timedelta | None
     trace_context: str | None
@@ -84,8 +89,8 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
             "queue": target.queue,
             "priority": target.priority,
             "run_id": self.run_id,
-            "payload": self.input.payload,
-            "digest": self.input.digest,
+            "payload": self.stored.payload,
+            "digest": self.stored.digest,
             "awaited": awaited,
             "gives_way": gives_way,
             "at": self.at,
@@ -106,7 +111,7 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
 
     def compare_parameters(self) -> dict[str, Any]:
         """For the statement `compare`."""
-        return {"ids": [self.id], "payloads": [self.input.payload], "digests": [self.input.digest]}
+        return {"ids": [self.id], "payloads": [self.stored.payload], "digests": [self.stored.digest]}
 
 
 def read_target(
@@ -178,6 +183,7 @@ def make_start(
     id: str | None,
     delay: Duration | None = None,
     at: dt.datetime | None = None,
+    payloads: Payloads = PLAIN,
 ) -> Start:
     """Check all that can be checked without the database; a missing id is made."""
     if delay is not None and at is not None:
@@ -185,23 +191,46 @@ def make_start(
     if at is not None:
         _check_at(at)
     run_id = uuid7()
+    own_id = str(uuid7()) if id is None else check_id(id)
+    given = read_input(target, data)
     return Start(
         target=target,
-        id=str(uuid7()) if id is None else check_id(id),
+        id=own_id,
         id_is_new=id is None,
         run_id=run_id,
-        input=read_input(target, data),
+        input=given,
+        stored=given if payloads.codec is None else _encrypted(given, own_id, payloads),
+        payloads=payloads,
         at=at,
         delay=None if delay is None else parse_duration(delay, what="delay"),
         trace_context=hub.trace_context(),
     )
 
 
+def _encrypted(given: Input, id: str, payloads: Payloads) -> Input:
+    payload, digest = given.payload, given.digest
+    return Input(
+        payload=None if payload is None else payloads.encrypt(payload.encode(), Place(id, "input")).decode(),
+        digest=None if digest is None else payloads.encrypt_digest(digest, Place(id, "digest")),
+    )
+
+
 def is_equal(start: Start, found: Row) -> bool:
-    """Whether the execution that a row of `compare` shows is the one that `start` means."""
-    _, name, _, digests_equal, json_equal, payload = found
+    """Whether the execution that a row of `compare` shows is the one that `start` means.
+
+    Raises PayloadUnreadable when that cannot be told, since its input is encrypted with a key that is not here.
+    """
+    _, name, _, digests_equal, json_equal, payload, digest = found
     if name != start.target.name:
         return False
+    if start.payloads.codec is not None or is_envelope(payload):
+        if payload is not None:
+            payload = start.payloads.decrypt(payload, Place(start.id, "input"))
+        if digest is not None:
+            digest = start.payloads.decrypt_digest(digest, Place(start.id, "digest"))
+        both = digest is not None and start.input.digest is not None and digest[0] == start.input.digest[0]
+        digests_equal = digest == start.input.digest if both else None
+        json_equal = _plain_digest(payload) == _plain_digest(start.input.payload)
     if digests_equal is not None:
         return cast("bool", digests_equal)
     if json_equal:
@@ -213,6 +242,11 @@ def is_equal(start: Start, found: Row) -> bool:
         return payload_digest(codec.load(payload, "the stored input")) == start.input.digest
     except PayloadError:
         return False
+
+
+def _plain_digest(payload: str | None) -> bytes:
+    """Equal for JSON that the database would call equal."""
+    return payload_digest(None if payload is None else msgspec.json.decode(payload))
 
 
 def conflict(start: Start, found: Row) -> ExecutionConflict:

@@ -23,6 +23,7 @@ from zart.client.starting import (
 )
 from zart.context import place
 from zart.durable import Durable
+from zart.encryption import configured
 from zart.errors import UsageError
 from zart.in_step import InStep
 from zart.primitives import Event
@@ -71,7 +72,9 @@ async def start(
     """
     refuse_in_body("zart.start")
     given, schema = _require(connection, schema, "zart.start", "client.start(...)")
-    wanted = make_start(read_target(fn), data, id=getattr(fn, "id", None) if id is None else id)
+    wanted = make_start(
+        read_target(fn), data, id=getattr(fn, "id", None) if id is None else id, payloads=configured()
+    )
     await start_within(given, schema, wanted, "raise")
     return wanted.id
 
@@ -118,7 +121,7 @@ async def offer_event(
     """
     refuse_in_body("zart.offer_event")
     given, schema = _require(connection, schema, "zart.offer_event", "client.offer_event(...)")
-    return await offer_within(given, schema, make_offer(execution_id, event, payload, dedup))
+    return await offer_within(given, schema, make_offer(execution_id, event, payload, dedup, configured()))
 
 
 async def start_within(connection: Connection, schema: str, wanted: Start, on_conflict: OnConflict) -> bool:

@@ -147,7 +147,7 @@ WHERE t.epoch = held.epoch AND t.owner = %(worker)s;
 -- snapshot, and not older than the signal that is read before.
 -- name: load_arrived
 SELECT held.task, t.done, s.path, s.name, s.occurrence, s.kind, s.state, s.digest, s.arguments, s.result::text,
-    s.failure::text, s.attempts, {time:s.started_at}, {time:s.finished_at}
+    s.failure::text, s.attempts, {time:s.started_at}, {time:s.finished_at}, CASE WHEN s.kind = 'child' THEN s.input::text END
 FROM unnest(%(tasks)s::bigint[]) AS held (task)
     CROSS JOIN LATERAL (SELECT * FROM {schema}.zart_tasks t WHERE t.id = held.task OFFSET 0) t
     CROSS JOIN LATERAL (

@@ -55,13 +55,14 @@ RETURNING t.execution_id;
 -- minute, and to the planner a table that it knows nothing of is smaller than the shortest way through its index.
 
 -- What exists under ids that could not be started: whether it is of the same function, and whether its input is equal
--- by digest (null: one of them has none, or by other rules), and as jsonb; of what was pruned, by the hash that is left.
+-- by digest (null: one of them has none, or by other rules), and as jsonb; of what was pruned, by the hash that is left. What
+-- is encrypted is compared by the client.
 -- name: compare
 SELECT e.id, e.name, e.run_id::text,
     CASE WHEN substr(e.digest, 1, 1) = substr(u.digest, 1, 1) THEN e.digest = u.digest END AS same_digest,
     CASE WHEN e.pruned_at IS NULL THEN coalesce(e.payload::jsonb, 'null') = coalesce(u.payload::jsonb, 'null')
         ELSE e.payload_hash = {schema}.zart_payload_hash(u.payload::json) END AS same_json,
-    e.payload::text AS payload
+    e.payload::text AS payload, e.digest
 FROM unnest(%(ids)s::text[], %(payloads)s::text[], %(digests)s::bytea[]) AS u (id, payload, digest)
     CROSS JOIN LATERAL (SELECT * FROM {schema}.zart_executions e WHERE e.id = u.id OFFSET 0) e;
 
@@ -281,14 +282,15 @@ LIMIT %(limit)s;
 -- The journal of a run: what was delivered in its order, then what is under way.
 -- name: records
 SELECT s.path, s.name, s.occurrence, s.kind, s.state, s.attempts, {time:s.started_at}, {time:s.finished_at},
-    {time:s.until}, s.failure::text, c.id, {time:c.created_at}, s.progress::text
+    {time:s.until}, s.failure::text, c.id, {time:c.created_at}, s.progress::text,
+    CASE WHEN s.kind = 'child' AND s.task_id IS NOT NULL THEN s.input ->> 0 END
 FROM {schema}.zart_steps s LEFT JOIN {schema}.zart_executions c ON s.kind = 'child' AND c.id = s.input ->> 0
 WHERE s.run_id = %(run_id)s
 ORDER BY s.seq NULLS LAST, s.started_at NULLS LAST, s.path, s.name, s.occurrence;
 
 -- name: attempts
 SELECT a.path, a.name, a.occurrence, a.attempt, a.body_attempt, {time:a.finished_at}, {time:a.next_at},
-    a.failure::text
+    a.failure::text, a.kind
 FROM {schema}.zart_step_attempts a WHERE a.run_id = %(run_id)s ORDER BY a.id;
 
 -- name: notes

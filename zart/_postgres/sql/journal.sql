@@ -474,7 +474,7 @@ WITH fence AS MATERIALIZED (
     FROM made m
 ), call AS (
     INSERT INTO {schema}.zart_steps (run_id, path, name, occurrence, kind, state, digest, arguments, token, task_id, input)
-    SELECT %(run_id)s::uuid, %(path)s::text, %(call)s::text, %(occurrence)s::int, 'child', 'waiting', %(digest)s::bytea,
+    SELECT %(run_id)s::uuid, %(path)s::text, %(call)s::text, %(occurrence)s::int, 'child', 'waiting', %(call_digest)s::bytea,
         %(arguments)s::text, %(token)s::bigint, m.task_id, %(input)s::text::json
     FROM made m
 ), giver AS MATERIALIZED (
