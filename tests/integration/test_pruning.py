@@ -3,6 +3,7 @@
 import asyncio
 import datetime as dt
 from collections.abc import AsyncIterator
+from itertools import pairwise
 from typing import Any
 
 import psycopg
@@ -110,7 +111,7 @@ def ended(dsn: str, id: str, age: dt.timedelta) -> None:
 
 
 async def test_what_ended_long_ago_goes_with_all_that_belongs_to_it(dsn: str) -> None:
-    """Its journal, its failed attempts, events that were consumed or not, its history, its earlier run; its id is free."""
+    """Its journal, failed attempts, events that were consumed or not, history, earlier run; its id is free."""
     async with working(dsn, order, loop) as client:
         await client.start(order, 7, id="a")
         await client.offer_event("a", "paid", 1)
@@ -526,7 +527,7 @@ def test_without_retention_nobody_looks() -> None:
         registration = object.__new__(Registration)
         registration._config = config
         registration._schema = "public"
-        assert len(list(named.close() or name for name, named in registration._retention_duty())) == duties
+        assert len([named.close() or name for name, named in registration._retention_duty()]) == duties
 
 
 # ---------------------------------------------------------------- much of it
@@ -546,6 +547,6 @@ async def test_a_hundred_thousand(client: Client, dsn: str, direct_dsn: str) -> 
     pruned = await client.prune(older_than="1d", on_batch=lambda _: times.append(loop.time()))
     assert pruned == Pruned(deleted=100_000, emptied=0, records=100_000)
     assert times[-1] - times[0] < 60
-    longest = max(after - before for before, after in zip(times, times[1:], strict=False))
+    longest = max(after - before for before, after in pairwise(times))
     assert longest < 2
     assert await left(dsn) == {"zart_executions": 100_100, "zart_tasks": 100, "zart_steps": 100_000}

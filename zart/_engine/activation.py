@@ -241,7 +241,7 @@ class Activation:
             self.phase.refuse(error)
             return
         if self.log.next is None:
-            self._go_live()
+            self._end_replay()
         if self.closed:
             coroutine.close()
             return
@@ -996,7 +996,7 @@ class Activation:
             if not self.log.was_asked(record.key) and not self._may_pass_over():
                 return
             self.log.pass_on()
-        self._go_live()
+        self._end_replay()
 
     def _may_pass_over(self) -> bool:
         """Whether nobody can ask any more for the entry whose turn it is, as things stand."""
@@ -1014,12 +1014,16 @@ class Activation:
         self._out_of_patience = True
         self.stir()
 
-    def _go_live(self) -> None:
-        """The log is at its end: what had no record may run now."""
+    def _end_replay(self) -> None:
+        """The log is at its end."""
         reach("replay.over")
         if self.repair is not None:
             self.repair.meet(None)
-            return
+        else:
+            self._go_live()
+
+    def _go_live(self) -> None:
+        """What had no record may run now."""
         gate, self._gate = self._gate, []
         when_live, self._when_live = self._when_live, []
         try:

@@ -81,7 +81,7 @@ class ScheduledStep(Activation):
         self.spec = msgspec.structs.replace(self.spec, name=durable)  # what `zart.context()` tells
         if hub.listening:
             telling.claimed(self)
-        self._go_live()
+        self._end_replay()
         if self.closed:
             return
         branch = Branch(self, self.key.path, self.claim.started_at)

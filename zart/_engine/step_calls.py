@@ -112,8 +112,6 @@ class StepRun:
                     branch, self._until, f"step {self._key}, attempt {self._attempt}"
                 )
             if tried is None:
-                if host.rules.any:
-                    await branch.activation.holds.pass_by(branch, self._key)
                 tried = await self._try()
             finished, error = host.now(), tried.error
             if tried.recorded is not None:
@@ -140,6 +138,8 @@ class StepRun:
     async def _try(self) -> Tried:
         """One attempt, when there is room for it."""
         branch, activation = self._branch, self._branch.activation
+        if activation.host.rules.any:
+            await activation.holds.pass_by(branch, self._key)
         if not self._steps.take_slot():
             await self._steps.slot(branch)
         transaction: Transaction | None = None
