@@ -35,6 +35,7 @@ from zart._engine.entries import (
     Failed,
     FailedAttempt,
     Key,
+    Paused,
     Released,
     StepEnded,
     StepWork,
@@ -157,7 +158,7 @@ def _encrypted_ending(ending: Ending, execution: str, payloads: Payloads) -> End
                 if failure is None
                 else payloads.encrypt(failure, Place(execution, "failure", *ending.key)),
             )
-        case Suspended() | Released():
+        case Suspended() | Paused() | Released():
             return ending
         case _:
             assert_never(ending)

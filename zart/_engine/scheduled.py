@@ -54,7 +54,7 @@ def spec_of(name: str, step: StepSpec) -> DurableSpec:
 class ScheduledStep(Activation):
     """See the module."""
 
-    __slots__ = ("_step", "key")
+    __slots__ = ("_step", "_submitted", "decorated_step", "key")
 
     cancels = Part(lambda step: _StepCancels(step))  # type: ignore[assignment]  # noqa: PLW0108 (it comes below)
 

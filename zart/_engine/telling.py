@@ -22,6 +22,7 @@ from zart._engine.entries import (
     Ending,
     Failed,
     Key,
+    Paused,
     Released,
     StepEnded,
     Suspended,
@@ -121,7 +122,7 @@ def _over(segment: Segment, ending: Ending | None, age: float, now: float) -> Se
             return events.ExecutionEnded(
                 **common, outcome="cancelled", age=age, error=_stored(ending.failure)
             )
-        case Suspended():
+        case Suspended() | Paused():
             return events.ExecutionSuspended(**common, waiting_for=ending.waiting_for)
         case Blocked():
             return events.ExecutionBlocked(**common, reason=ending.what, error=_stored(ending.failure))
