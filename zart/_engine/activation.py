@@ -1104,7 +1104,7 @@ class Activation:
         """Once nothing of the body is left, let go of all that refers back to this: see `parts`."""
         if not self.tasks:
             self.made.clear()
-            self.root = None
+            self.root = self.body_context = None
             self.blamed.clear()
 
 
