@@ -227,10 +227,7 @@ BODIES = (
                 new="if activation.closed or activation.dormant is not None:",
             ),
         ),
-        tests=(
-            "tests/unit/test_plain_steps.py::test_it_writes_what_the_long_way_writes",
-            f"{_REPLAY}test_a_crash_at_any_record_leaves_a_log_that_explains_the_outcome",
-        ),
+        tests=("tests/unit/test_plain_steps.py::test_it_writes_what_the_long_way_writes",),
     ),
     Mutation(
         name="straight-past-the-first-attempts",
