@@ -9,6 +9,7 @@ LOG = "zart/_engine/log.py"
 ATTEMPTS = "zart/_engine/step_attempts.py"
 CALLS = "zart/_engine/step_calls.py"
 PARKING = "zart/_engine/parking.py"
+PLAIN = "zart/_engine/plain_steps.py"
 PATCHES = "zart/_engine/patches.py"
 REST = "zart/_engine/rest.py"
 WAITS = "zart/_engine/waits.py"
@@ -215,6 +216,42 @@ BODIES = (
             ),
         ),
         tests=(f"{_IDENTITY}test_derived_values",),
+    ),
+    Mutation(
+        name="straight-through-a-replay",
+        breaks="A call without a record runs only when its body has come to rest at the end of the log.",
+        edits=(
+            Edit(
+                file=BRANCH,
+                old="if activation.replaying or activation.closed or activation.dormant is not None:",
+                new="if activation.closed or activation.dormant is not None:",
+            ),
+        ),
+        tests=("tests/unit/test_plain_steps.py::test_it_writes_what_the_long_way_writes",),
+    ),
+    Mutation(
+        name="straight-past-the-first-attempts",
+        breaks="A worker that takes over counts the attempts on that were made before.",
+        edits=(Edit(file=PLAIN, old=" or key in activation.log.by_key", new=""),),
+        tests=(f"{_FAILING}test_delays_survive_a_crash",),
+    ),
+    Mutation(
+        name="straight-into-a-full-room",
+        breaks="No more steps of an execution run at a time than there is room for.",
+        edits=(Edit(file=PLAIN, old="(host.fresh and steps.take_slot())", new="host.fresh"),),
+        tests=("tests/unit/test_plain_steps.py::test_it_keeps_to_the_room_for_steps",),
+    ),
+    Mutation(
+        name="straight-while-in-doubt",
+        breaks="No attempt of a step begins while others may have taken over.",
+        edits=(Edit(file=PLAIN, old="(host.fresh and steps.take_slot())", new="steps.take_slot()"),),
+        tests=("tests/unit/test_replay.py::test_no_attempt_begins_while_the_lease_is_in_doubt",),
+    ),
+    Mutation(
+        name="parts-kept",
+        breaks="An activation that has ended is nothing for the collector.",
+        edits=(Edit(file=ACTIVATION, old="            self.made.clear()\n", new=""),),
+        tests=("tests/unit/test_plain_steps.py::test_what_has_ended_is_nothing_for_the_collector",),
     ),
     Mutation(
         name="retry-state-not-stored",

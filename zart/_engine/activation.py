@@ -303,11 +303,11 @@ class Activation:
             self.lost = True
             already = self.ending is not None
             self._close()
-            if already:
-                return  # its change is on the way and will report
-            if hub.listening:
-                telling.over(self, None)
-            self.host.ended(self)
+            if not already:  # else its change is on the way and will report
+                if hub.listening:
+                    telling.over(self, None)
+                self.host.ended(self)
+            self._dissolve()
 
     @property
     def done(self) -> int:
@@ -375,6 +375,7 @@ class Activation:
         change = self._change(ending, self._ended)
         self._close()
         self._outgoing.end(change)
+        self._dissolve()
 
     def _change(self, ending: Ending, done: Callable[[Change, Exception | None], None]) -> Change:
         claim = self.claim
@@ -466,6 +467,7 @@ class Activation:
             reach("suspension.unwinding")
             self._close()
             self.host.forgets(self)
+            self._dissolve()
 
     # ------------------------------------------------------------ tasks
 
@@ -1098,7 +1100,6 @@ class Activation:
             self._patience.cancel()
         if self.tasks:
             self.unwinding.begin()
-        self._dissolve()
 
     def _dissolve(self) -> None:
         """Once nothing of the body is left, let go of all that refers back to this: see `parts`."""

@@ -76,7 +76,7 @@ async def attempt(
         InStep(branch, lambda: step_context(branch, step, own=spec.transaction == "own"), step.inside)
     )
     try:
-        limit = _limit(call, step)
+        limit = None if spec.timeout is None else _limit(spec.timeout, call, step)
         if spec.threaded:
             value = await _in_thread(branch, fn, step, call, limit)
         elif limit is None:
@@ -187,14 +187,11 @@ async def _thread_back(branch: Branch, step: Running, call: StepCall) -> None:
         raise _timed_out(branch, step, call, stuck=True) from None
 
 
-def _limit(call: StepCall, step: Running) -> float | None:
+def _limit(timeout: dt.timedelta, call: StepCall, step: Running) -> float:
     """How long this attempt may take, in seconds."""
-    spec = call.spec
-    if spec.timeout is None:
-        return None
-    if spec.timeout_scope == "attempt":
-        return spec.timeout.total_seconds()
-    return max((step.first_started_at + spec.timeout - step.started_at).total_seconds(), 0)
+    if call.spec.timeout_scope == "attempt":
+        return timeout.total_seconds()
+    return max((step.first_started_at + timeout - step.started_at).total_seconds(), 0)
 
 
 def _timed_out(branch: Branch, step: Running, call: StepCall, *, stuck: bool = False) -> StepTimeout:
