@@ -459,6 +459,7 @@ class _Course:
         if told["takeover"] > deaths:
             yield f"{told['takeover']} takeovers, but {deaths} workers were lost"
         expected = {"takeover", "retry", "warning", "continued", "cancelled", "cancel requested"}
+        expected |= {"paused", "unpaused"}
         unexpected = {what for what in told.keys() - expected if not what.startswith("step ")}
         if unexpected:
             yield f"its history tells of {sorted(unexpected)}"

@@ -14,6 +14,7 @@ Steps report what they do by `note`, in a file in the directory that `ZART_TEST_
 """
 
 import asyncio
+import contextlib
 import os
 import zlib
 from collections import Counter
@@ -35,8 +36,8 @@ NOTHING: Any = object()
 """The input of a function that takes none."""
 
 Once = str
-"""When something happens from outside: `"started"` (at once), `"waiting"` (the execution is parked), or the name of an
-effect (when that has happened)."""
+"""When something happens from outside: `"started"` (at once), `"waiting"` (the execution is parked), `"paused"` (a rule
+holds it back, or it has ended before that), or the name of an effect (when that has happened)."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,26 @@ class Cancel:
     reason: str = "not needed any more"
     once: Once = "waiting"
     by_sql: bool = False
+
+
+@dataclass(frozen=True)
+class Pause:
+    """Somebody pauses the execution, or those of its steps that fit a pattern."""
+
+    step: str | None = None
+    expires: float | None = None
+    """In seconds; None: it holds until an `Unpause`."""
+    once: Once = "started"
+
+
+@dataclass(frozen=True)
+class Unpause:
+    """Somebody ends all that the execution was paused for."""
+
+    once: Once = "paused"
+
+
+Happening = Offer | Cancel | Pause | Unpause
 
 
 @dataclass(frozen=True)
@@ -117,7 +138,7 @@ class Workflow:
     data: Any = NOTHING
     in_transaction: bool = False
     """It is started in a transaction of somebody's own, as an `Offer` may be."""
-    happens: tuple[Offer | Cancel, ...] = ()
+    happens: tuple[Happening, ...] = ()
     """What must come from outside, in this order; without it the execution would not end."""
     chains: tuple[tuple[str, ...], ...] = ()
     """Effects that happen, once each without faults. In a chain each waits for the record of the one before.
@@ -182,6 +203,9 @@ class Workflow:
     async def happen(self, client: zart.Client, id: str, number: int) -> None:
         """Let one of `happens` happen now; harmless when it is repeated, or comes after the end."""
         happening = self.happens[number]
+        if isinstance(happening, (Pause, Unpause)):
+            await _pause(client, id, happening)
+            return
         if happening.by_sql:
             await self._happen_by_sql(client, id, happening, f"{number}")
             return
@@ -223,6 +247,8 @@ class Workflow:
             return True
         if once == "waiting":
             return (await client.status(id)).status not in {"scheduled", "running"}
+        if once == "paused":
+            return (await client.status(id)).status not in {"scheduled", "running", "waiting"}
         return any(effect.execution == id and effect.what == once for effect in effects(directory))
 
     async def end(self, client: zart.Client, id: str, *, timeout: float = 60.0) -> Ended:
@@ -265,6 +291,16 @@ class Workflow:
                 if counts[effect] > 1 and faultless:
                     yield f"effect {effect!r} has happened {counts[effect]} times, without any fault"
             yield from _repeated(chain, done)
+
+
+async def _pause(client: zart.Client, id: str, happening: Pause | Unpause) -> None:
+    if isinstance(happening, Pause):
+        with contextlib.suppress(ExecutionFinished):  # it has come too late
+            await client.pause(id, step=happening.step, expires=happening.expires)
+        return
+    for rule in await client.pauses():
+        if rule.execution_id == id:
+            await client.unpause(rule.id)
 
 
 async def _in_transactions(dsn: str, do: Callable[[psycopg.Connection[Any]], object]) -> None:

@@ -88,7 +88,10 @@ class Machine(Comparison, RuleBasedStateMachine):
 
     @rule(
         what=st.sampled_from(
-            ("start", "start", "start many", "offer", "offer", "offer", "cancel", "resume", "time", "time")
+            (
+                *("start", "start", "start many", "offer", "offer", "offer", "cancel", "resume", "time", "time"),
+                *("pause", "pause", "pause all", "unpause", "unpause", "unpause"),
+            )
         ),
         place=places, payload=payloads, delay=delays, name=names, dedup=dedups, flag=flags,
     )  # fmt: skip
@@ -123,6 +126,13 @@ class Machine(Comparison, RuleBasedStateMachine):
                 self.do("offer", id, name, dedup)
             elif self.pending is None:
                 self.wait_for_key(id, name, dedup)
+        elif what.startswith("pause"):
+            self.made += 1
+            of = id if what == "pause" else None
+            self.do("pause", f"r{self.made}", of, flag and place % 3 == 0, (None, 20, 60)[place % 3])
+        elif what == "unpause":
+            rules = [*world.rules, "none"]
+            self.do("unpause", rules[place % len(rules)])
         elif what == "cancel":
             self.made += 1
             self.do("cancel", id, f"reason {self.made}", flag and place % 2 == 0)
@@ -371,7 +381,9 @@ class Machine(Comparison, RuleBasedStateMachine):
 
     @precondition(lambda self: self.holds())
     @rule(
-        what=st.sampled_from(("suspend", "suspend", "suspend", "end", "retry", "retry", "block", "release")),
+        what=st.sampled_from(
+            ("suspend", "suspend", "suspend", "end", "retry", "retry", "block", "release", "park", "park")
+        ),
         place=places, pause=pauses, status=st.sampled_from(FINAL), key=st.sampled_from((None, *STEPS)), flag=flags,
     )  # fmt: skip
     def end(self, *, what: str, place: int, pause: int | None, status: str, key: Any, flag: bool) -> None:
@@ -388,6 +400,9 @@ class Machine(Comparison, RuleBasedStateMachine):
             records = self.world.executions[id].records.items()
             failed = [key for key, record in records if record.state == "failed"]
             self.write(place, [("retry", (30 if flag else 0, failed))])
+        elif what == "park":
+            rules = [*self.world.rules, *self.world.rules, "none"]
+            self.write(place, [*before, ("park", (rules[place % len(rules)],))])
         else:
             self.write(place, [*before, (what, ())])
 
@@ -455,6 +470,8 @@ class Machine(Comparison, RuleBasedStateMachine):
         for worker in self.working():
             self.expire(worker)
         self.do("reap")
+        for name in list(self.world.rules):
+            self.do("unpause", name)
         self.enlist()
         worker = self.working()[-1]
         for turn in range(60):

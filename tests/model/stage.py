@@ -14,7 +14,7 @@ from uuid import UUID
 import psycopg
 from psycopg import AsyncConnection, errors
 
-from tests.model.world import FINAL, Execution, Key, World
+from tests.model.world import FINAL, Key, World
 from tests.support import modes
 from tests.support.claims import first_claim
 from zart import Client, durable
@@ -31,6 +31,7 @@ from zart._engine.entries import (
     Failed,
     FailedAttempt,
     Lost,
+    Paused,
     Released,
     StoredEvent,
     Suspended,
@@ -38,9 +39,11 @@ from zart._engine.entries import (
 from zart._engine.entries import Key as EntryKey
 from zart._engine.folding import Batch
 from zart._engine.lease import Lease, resolve_lanes
+from zart._engine.pauses import Rules
 from zart._engine.reaper import reap
 from zart._engine.writer import Journal
 from zart.client.database import Database, statement_text
+from zart.client.pausing import Pausing
 from zart.client.starter import Starter
 from zart.client.steering import Steering
 from zart.errors import ExecutionConflict, ExecutionFinished, ExecutionNotFound
@@ -55,14 +58,15 @@ CREATE OR REPLACE FUNCTION zart_now() RETURNS timestamptz LANGUAGE sql STABLE
 """
 _TABLES = (
     *("zart_executions", "zart_tasks", "zart_steps", "zart_step_attempts", "zart_events", "zart_wakeups"),
-    *("zart_workers", "zart_history"),
+    *("zart_workers", "zart_history", "zart_pause_rules"),
 )
 _SNAPSHOT = (
     """SELECT e.id, e.status, e.payload::text, v.started_at, e.finished_at IS NOT NULL, e.result IS NOT NULL,
         e.failure IS NOT NULL, e.run_id, e.task_id, v.status, v.cancelling
     FROM zart_executions e JOIN zart_v_executions v USING (id)""",
     """SELECT t.execution_id, t.state, t.due_at, t.wake_at, t.started_at, t.not_before, t.owner, t.epoch, t.signal,
-        t.attempt, t.floor, t.recoveries, t.accept_arguments, t.cancel_at IS NOT NULL, t.cancel_reason, t.run_id, t.id
+        t.attempt, t.floor, t.recoveries, t.accept_arguments, t.cancel_at IS NOT NULL, t.cancel_reason, t.run_id, t.id,
+        CASE WHEN t.state = 'paused' THEN t.paused_by END
     FROM zart_tasks t""",
     """SELECT s.run_id, s.name, s.occurrence, s.kind, s.state, s.seq, s.attempts, s.result IS NOT NULL,
         s.failure IS NOT NULL
@@ -72,6 +76,7 @@ _SNAPSHOT = (
     "SELECT w.task_id, w.kind, w.reason FROM zart_wakeups w ORDER BY w.id",
     "SELECT w.worker_id, count(*) FROM zart_workers w GROUP BY 1",
     "SELECT h.execution_id, h.what, count(*) FROM zart_history h GROUP BY 1, 2",
+    "SELECT r.id, r.execution_id, r.step IS NOT NULL, r.expires_at FROM zart_pause_rules r",
 )
 
 
@@ -110,6 +115,7 @@ class Desk:
         self.client._database = database
         self.client._starter = Starter(database)
         self.steering = Steering(database, "ann")
+        self.pausing = Pausing(database, "ann")
 
 
 class Activity:
@@ -172,6 +178,8 @@ class Stage:
         self.steps = self.examples = 0
         self.task_ids: dict[str, int] = {}
         self.run_ids: dict[str, UUID] = {}
+        self.rule_ids: dict[str, str] = {}
+        """The ids of rules, by what the model calls them."""
         self.did: Counter[str] = Counter()
         """What was done how often."""
         self.run(self._open())
@@ -206,6 +214,7 @@ class Stage:
 
     async def _reset(self) -> None:
         await self.user.rollback()
+        self.rule_ids = {}
         for hand in self.hands.values():
             await hand.close()
         self.hands = {}
@@ -264,6 +273,20 @@ class Stage:
         except ExecutionNotFound:
             return "unknown"
 
+    async def pause(self, rule: str, id: str | None, step: bool, lasts: int | None) -> bool | str:
+        given = {"name": "f" if id is None else None, "step": "*" if step else None}
+        try:
+            made = await self.desk.pausing.pause(id, **given, reason=None, expires=lasts)
+        except ExecutionNotFound:
+            return "unknown"
+        except ExecutionFinished:
+            return "finished"
+        self.rule_ids[rule] = made
+        return True
+
+    async def unpause(self, rule: str) -> bool:
+        return await self.desk.pausing.unpause(self.rule_ids.get(rule, rule), None)
+
     async def sql_start(self, id: str, payload: int, delay: int) -> str:
         before = id in self.world.executions or id in self.world.open_ids
         run_at = EPOCH + dt.timedelta(seconds=self.world.now + delay) if delay else None
@@ -299,7 +322,8 @@ class Stage:
         lease = await Lease.register(
             self._dial, "public", lanes=self.lanes, orphan_timeout=dt.timedelta(hours=1)
         )
-        claimer = Claimer(self._dial, "public", lease.worker_id, self.lanes)
+        rules = Rules(self.lanes, dict.fromkeys(self.lanes, "f"))
+        claimer = Claimer(self._dial, "public", lease.worker_id, self.lanes, rules=rules)
         journal = Journal(
             self._dial,
             "public",
@@ -503,6 +527,9 @@ class Stage:
     def _release(self, worker: str, id: str) -> Any:
         return self._close(worker, id, Released())
 
+    def _park(self, worker: str, id: str, rule: str) -> Any:
+        return self._close(worker, id, Paused(rule=self.rule_ids.get(rule, rule)))
+
     def _end(self, worker: str, id: str, status: str) -> Any:
         endings: dict[str, Ending] = {
             "completed": Completed(result=b"1"),
@@ -563,7 +590,8 @@ class Stage:
         answers = [await cursor.fetchall() for cursor in cursors]
         self.task_ids = {row[0]: row[8] for row in answers[0]}
         self.run_ids = {row[0]: row[7] for row in answers[0]}
-        return _shape(answers, {hand.lease.worker_id: name for name, hand in self.hands.items()})
+        rules = {made: name for name, made in self.rule_ids.items()}
+        return _shape(answers, {hand.lease.worker_id: name for name, hand in self.hands.items()}, rules)
 
 
 def _verdict() -> tuple["asyncio.Future[str]", Callable[[Any, Exception | None], None]]:
@@ -580,9 +608,9 @@ def _verdict() -> tuple["asyncio.Future[str]", Callable[[Any, Exception | None],
     return verdict, done
 
 
-def _shape(answers: list[list[Any]], names: dict[int, str]) -> dict[str, Any]:
+def _shape(answers: list[list[Any]], names: dict[int, str], rules: dict[str, str]) -> dict[str, Any]:
     """The tables, in the shape of `expected`."""
-    executions, tasks, steps, attempts, events, wakeups, workers, notes = answers
+    executions, tasks, steps, attempts, events, wakeups, workers, notes, made = answers
     shaped: dict[str, Any] = {}
     runs: dict[UUID, str] = {}
     numbers: dict[int, str] = {}
@@ -600,7 +628,7 @@ def _shape(answers: list[list[Any]], names: dict[int, str]) -> dict[str, Any]:
             "events": [],
             "notes": Counter(),
         }
-    for id, state, due, wake, started, before, owner, *counters, cancelled, reason, run, task in tasks:
+    for id, state, due, wake, started, before, owner, *counters, cancelled, reason, run, task, rule in tasks:
         assert runs[run] == numbers[task] == id, "a task belongs to another run or execution"
         assert shaped[id]["task"] is None, "an execution has two tasks"
         shaped[id]["task"] = {
@@ -612,6 +640,7 @@ def _shape(answers: list[list[Any]], names: dict[int, str]) -> dict[str, Any]:
             "owner": None if owner is None else names[owner],
             "counters": tuple(counters),
             "cancel": reason if cancelled else None,
+            "paused by": rules.get(rule, rule),
         }
     for run, name, occurrence, kind, state, seq, tries, result, failure in steps:
         assert (result, failure) == (state == "completed", state == "failed"), (name, state)
@@ -627,24 +656,27 @@ def _shape(answers: list[list[Any]], names: dict[int, str]) -> dict[str, Any]:
         "executions": shaped,
         "wakeups": Counter((numbers[task], kind, reason) for task, kind, reason in wakeups),
         "workers": {names[worker]: count for worker, count in workers},
+        "rules": {rules.get(rule, rule): (id, step, seconds(expires)) for rule, id, step, expires in made},
     }
 
 
 def expected(world: World) -> dict[str, Any]:
     """What the tables should hold."""
     return {
-        "executions": {id: _expected(execution) for id, execution in world.executions.items()},
+        "executions": {id: _expected(world, id) for id in world.executions},
         "wakeups": Counter((wakeup.execution, wakeup.kind, wakeup.reason) for wakeup in world.wakeups),
         "workers": {name: 4 for name, worker in world.workers.items() if worker.registered},
+        "rules": {name: (rule.id, rule.step, rule.expires_at) for name, rule in world.rules.items()},
     }
 
 
-def _expected(execution: Execution) -> dict[str, Any]:
+def _expected(world: World, id: str) -> dict[str, Any]:
+    execution = world.executions[id]
     task = execution.task
     blocked = task is not None and task.state == "blocked"
     return {
         "status": execution.status,
-        "shown": shown(execution),
+        "shown": shown(world, id),
         "payload": execution.payload,
         "started": execution.started_at if task is None else task.started_at,
         "ended": (
@@ -665,6 +697,7 @@ def _expected(execution: Execution) -> dict[str, Any]:
                 *(task.epoch, task.signal, task.attempt, task.floor, task.recoveries, task.accepts),
             ),
             "cancel": task.cancel,
+            "paused by": task.paused_by if task.state == "paused" else None,
         },
         "records": {key: (r.state, r.seq, r.attempts) for key, r in execution.records.items()},
         "attempts": execution.attempts,
@@ -673,14 +706,17 @@ def _expected(execution: Execution) -> dict[str, Any]:
     }
 
 
-def shown(execution: Execution) -> tuple[str, bool]:
+def shown(world: World, id: str) -> tuple[str, bool]:
     """What a reader sees: the status of `zart status`, and whether it is being cancelled."""
+    execution = world.executions[id]
     task = execution.task
     if task is None:
         return execution.status, False
     cancelling = task.cancel is not None
     if task.state == "blocked":
         return "blocked", cancelling
+    if task.state != "running" and not cancelling and world.is_held_back(id):
+        return "paused", cancelling
     if task.started_at is None:
         return "scheduled", cancelling
     return "waiting" if task.state == "waiting" else "running", cancelling

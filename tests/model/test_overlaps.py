@@ -22,12 +22,17 @@ FIRST: tuple[tuple[str, tuple[Any, ...]], ...] = (
     ("cancel", (E, "first", False)),
     ("cancel", (E, "first", True)),
     ("resume", (E, False)),
+    ("pause", ("r1", E, False, None)),
+    ("pause", ("r1", None, False, None)),
+    ("unpause", ("r0",)),
 )
 SECOND: tuple[tuple[str, tuple[Any, ...]], ...] = (
     ("offer", (E, "go", None)),
     ("cancel", (E, "second", False)),
     ("cancel", (E, "second", True)),
     ("resume", (E, True)),
+    ("pause", ("r2", E, False, None)),
+    ("unpause", ("r0",)),
     ("tick", ("w2", 1, True, [])),
     ("reap", ()),
     ("together", ("w1", [("suspend", (E, None))])),
@@ -35,6 +40,7 @@ SECOND: tuple[tuple[str, tuple[Any, ...]], ...] = (
     ("together", ("w1", [("record", (E, ("nap", 1, "timer"), "waiting")), ("suspend", (E, 30))])),
     ("together", ("w1", [("retry", (E, 30, []))])),
     ("together", ("w1", [("block", (E,))])),
+    ("together", ("w1", [("park", (E, "r0"))])),
     ("together", ("w1", [("release", (E,))])),
     ("together", ("w1", [("end", (E, "completed"))])),
 )
@@ -46,14 +52,20 @@ def stage(databases: Any, template: str) -> Iterator[Stage]:
         yield made
 
 
-@pytest.mark.parametrize("state", ["scheduled", "ready", "running", "waiting", "blocked"])
+@pytest.mark.parametrize(
+    "state",
+    [
+        *("scheduled", "ready", "running", "waiting", "blocked"),
+        *("paused", "paused in a wait", "running under a rule"),
+    ],
+)
 def test_two_things_at_once_are_one_after_the_other(stage: Stage, state: str) -> None:
     """Starts, events, cancels and resumes that are not committed so far, beside claims, takeovers and all that a
     worker writes."""
     for first in FIRST:
         for second in SECOND:
             for committed in (True, False) if first in FIRST[:2] else (True,):
-                if second[0] == "together" and state != "running":
+                if second[0] == "together" and not state.startswith("running"):
                     continue  # only its holder writes; what others try is refused in any order
                 pair = Pair(stage)
                 pair.bring(state)

@@ -15,6 +15,26 @@ from zart.state import TASK_TRANSITIONS, TRANSITIONS, ExecutionStatus
 E = "e"
 KEY = ("one", 1, "step")
 
+LIVE = ("ready", "running", "taken over", "went elsewhere", "claimed again", "cancelling")
+FINAL = ("completed", "failed", "cancelled")
+BEFORE_THE_RULE = {
+    "paused": "scheduled",
+    "paused before its time": "delayed",
+    "paused in a wait": "waiting",
+    "paused in a retry": "retrying",
+    "stopped before a step": "running",
+    "held back": "scheduled",
+    "running under a rule": "running",
+    "cancelling under a rule": "ready",
+}
+"""What it was before the rule r0 came."""
+UNDER_A_RULE = ("held back", "running under a rule", "cancelling under a rule")
+"""The rule covers it, and the row says nothing of that."""
+PAUSED = tuple(state for state in BEFORE_THE_RULE if state not in UNDER_A_RULE)
+STATES = (
+    *("nothing", "scheduled", "delayed", *LIVE, "waiting", "retrying", "blocked"),
+    *(*PAUSED, *UNDER_A_RULE, *FINAL),
+)
 MOVES: dict[tuple[str, str], str] = {
     ("nothing", "start"): "scheduled",
     ("nothing", "start from SQL"): "scheduled",
@@ -38,10 +58,39 @@ MOVES: dict[tuple[str, str], str] = {
         (state, "cancel by force"): "cancelled"
         for state in (
             *("scheduled", "delayed", "ready", "running", "taken over", "went elsewhere", "claimed again"),
-            *("waiting", "retrying", "blocked", "cancelling"),
+            *("waiting", "retrying", "blocked", "cancelling", *PAUSED, *UNDER_A_RULE),
         )
     },
     ("blocked", "resume"): "running",
+    # A rule holds back what nobody has in his hands, and its end lets that go on from where it was.
+    **{
+        (state, how): "paused"
+        for state in ("scheduled", "delayed", "ready", "waiting", "retrying")
+        for how in ("pause", "pause all")
+    },
+    ("paused", "unpause"): "scheduled",
+    ("paused before its time", "unpause"): "scheduled",
+    ("paused in a wait", "unpause"): "running",
+    ("paused in a retry", "unpause"): "waiting",
+    ("stopped before a step", "unpause"): "running",
+    ("held back", "unpause"): "scheduled",
+    # What a worker has in its hands is held back once it lets go.
+    **{("running under a rule", how): "paused" for how in ("suspend", "retry", "release", "park", "reap")},
+    ("running under a rule", "block"): "blocked",
+    ("running under a rule", "complete"): "completed",
+    ("running under a rule", "fail"): "failed",
+    ("running under a rule", "end as cancelled"): "cancelled",
+    # A cancel goes before it.
+    **{
+        (state, how): "cancelled"
+        for state in ("paused", "paused before its time", "held back")
+        for how in ("cancel", "cancel from SQL")
+    },
+    **{
+        (state, how): "running"
+        for state in ("paused in a wait", "paused in a retry", "stopped before a step")
+        for how in ("cancel", "cancel from SQL")
+    },
     # Only its holder ends an execution or parks it.
     ("running", "suspend"): "waiting",
     ("running", "retry"): "waiting",
@@ -57,14 +106,22 @@ MOVES: dict[tuple[str, str], str] = {
 }
 """The status after it, as a reader sees it, by the state before."""
 
-LIVE = ("ready", "running", "taken over", "went elsewhere", "claimed again", "cancelling")
 HAPPENS = {
     # Allowed, and the status stays as it is.
     *(
         (state, how)
-        for state in (*LIVE, "scheduled", "delayed", "retrying", "blocked")
+        for state in (*LIVE, "scheduled", "delayed", "retrying", "blocked", *PAUSED, *UNDER_A_RULE)
         for how in ("offer", "offer from SQL")
     ),
+    # A rule is made, whatever it meets.
+    *((state, "pause all") for state in STATES),
+    *((state, "pause") for state in STATES if state not in ("nothing", *FINAL)),
+    *((state, "unpause") for state in UNDER_A_RULE if state != "held back"),
+    *(("running under a rule", how) for how in ("cancel", "cancel from SQL")),
+    # There is no such rule, or it stops nothing: the execution is given back.
+    *((state, "park") for state in ("running", "cancelling")),
+    # What a rule over all others holds back is claimed when it is to be cancelled.
+    ("cancelling under a rule", "claim"),
     *((state, how) for state in LIVE if state != "cancelling" for how in ("cancel", "cancel from SQL")),
     ("running", "release"),
     ("cancelling", "release"),
@@ -84,9 +141,7 @@ HAPPENS = {
             "waiting",
             "retrying",
             "blocked",
-            "completed",
-            "failed",
-            "cancelled",
+            *(*PAUSED, *UNDER_A_RULE, *FINAL),
         )
         if state != "taken over"
     ),
@@ -102,7 +157,9 @@ class Pair(Comparison):
 
     def bring(self, state: str) -> None:
         self.compares = False
-        self.reach(state)
+        self.reach(BEFORE_THE_RULE.get(state, state))
+        if state in BEFORE_THE_RULE:
+            self.hold_back(state)
         self.compares = True
         self.compare()
 
@@ -144,6 +201,17 @@ class Pair(Comparison):
             case _:
                 assert state == "running"
         self.recall(*hold)
+
+    def hold_back(self, state: str) -> None:
+        """The rule r0 comes."""
+        if state == "cancelling under a rule":
+            self.do("cancel", E, "enough", False)
+        over_all = state in ("held back", "cancelling under a rule")
+        self.do("pause", "r0", None if over_all else E, state == "stopped before a step", None)
+        if state == "stopped before a step":
+            hold = self.remember()
+            self.end("park", "r0")
+            self.recall(*hold)
 
     def claim(self, worker: str) -> None:
         assert E in self.do("tick", worker, 1, True, [])["claims"]
@@ -191,6 +259,12 @@ class Pair(Comparison):
         self.do("tick", "w2", 0, False, [])
         return None if self.stage.look() == before else "woken"
 
+    def unpaused(self) -> Any:
+        """The rule has ended, and a worker looks."""
+        told = self.do("unpause", "r0")
+        self.do("tick", "w2", 0, False, [])
+        return told
+
     def journal(self, name: str, *arguments: Any) -> Any:
         if E not in self.world.workers["w1"].holds:
             return None
@@ -203,8 +277,7 @@ class Pair(Comparison):
     # ------------------------------------------------------------ looking
 
     def status(self) -> str:
-        execution = self.world.executions.get(E)
-        return shown(execution)[0] if execution is not None else "nothing"
+        return shown(self.world, E)[0] if E in self.world.executions else "nothing"
 
     def task(self) -> str:
         task = self.world.task(E)
@@ -221,6 +294,9 @@ OPERATIONS: dict[str, Callable[[Pair], Any]] = {
     "cancel from SQL": lambda pair: pair.applied("sql_cancel", "why not"),
     "cancel by force": lambda pair: pair.do("cancel", E, "now", True),
     "resume": lambda pair: pair.do("resume", E, False),
+    "pause": lambda pair: pair.do("pause", "r1", E, False, None),
+    "pause all": lambda pair: pair.do("pause", "r1", None, False, None),
+    "unpause": Pair.unpaused,
     "claim": Pair.taken,
     "time": Pair.time,
     "reap": Pair.reaped,
@@ -229,14 +305,11 @@ OPERATIONS: dict[str, Callable[[Pair], Any]] = {
     "retry": lambda pair: pair.journal("retry", 30, []),
     "block": lambda pair: pair.journal("block"),
     "release": lambda pair: pair.journal("release"),
+    "park": lambda pair: pair.journal("park", "r0"),
     "complete": lambda pair: pair.journal("end", "completed"),
     "fail": lambda pair: pair.journal("end", "failed"),
     "end as cancelled": lambda pair: pair.journal("end", "cancelled"),
 }
-STATES = (
-    *("nothing", "scheduled", "delayed", *LIVE, "waiting", "retrying", "blocked"),
-    *("completed", "failed", "cancelled"),
-)
 
 
 @pytest.fixture(scope="module")
@@ -280,9 +353,10 @@ def test_each_transition_of_a_task_was_seen() -> None:
     """The table allows nothing that no pair above has done."""
     done = {
         *(("none", state) for state in ("ready", "waiting")),
-        *(("ready", state) for state in ("running", "none")),
-        *(("running", state) for state in ("ready", "waiting", "blocked", "none")),
-        *(("waiting", state) for state in ("ready", "none")),
+        *(("ready", state) for state in ("running", "paused", "none")),
+        *(("running", state) for state in ("ready", "waiting", "paused", "blocked", "none")),
+        *(("waiting", state) for state in ("ready", "paused", "none")),
+        *(("paused", state) for state in ("ready", "waiting", "none")),
         *(("blocked", state) for state in ("ready", "none")),
     }
     assert {(before, after) for before, afters in TASK_TRANSITIONS.items() for after in afters} == done

@@ -36,6 +36,8 @@ class Task:
     cancel: str | None = None
     seen: frozenset[float] = frozenset()
     """The events that the body which is parked knew of."""
+    paused_by: str | None = None
+    """Of one that is paused: the rule."""
 
     @property
     def unstarted(self) -> bool:
@@ -91,7 +93,27 @@ class Hold:
 
 
 @dataclass
+class Rule:
+    """What holds back an execution (`id`), or all of them; or, as a rule by steps, what comes to such a step."""
+
+    id: str | None
+    step: bool
+    expires_at: int | None
+
+    def is_over(self, now: int) -> bool:
+        return self.expires_at is not None and self.expires_at <= now
+
+
+@dataclass
 class Worker:
+    changes: int | None = None
+    """How often the rules had changed when it read them last."""
+    closed: bool = False
+    """It knows of a rule over all executions."""
+    next_end: int | None = None
+    """When the first rule that it knows expires."""
+    frees: bool = False
+    """There may be something to let go that was paused for rules which are gone."""
     registered: bool = True
     expired: bool = False
     stopped: bool = False
@@ -113,6 +135,8 @@ class World:
         self.executions: dict[str, Execution] = {}
         self.workers: dict[str, Worker] = {}
         self.wakeups: list[Wakeup] = []
+        self.rules: dict[str, Rule] = {}
+        self.changes = 0
         self.numbers = 0
         self.open: list[Callable[[World], None]] | None = None
         """What a transaction that somebody holds open will have done once it commits."""
@@ -206,7 +230,7 @@ class World:
             return False
         task.signal += 1
         task.cancel = reason
-        if task.state == "waiting":
+        if task.state in ("waiting", "paused"):
             task.state = "ready"
         execution.notes["cancel requested"] += 1
         return True
@@ -236,6 +260,88 @@ class World:
         execution.notes["resume"] += 1
         return True
 
+    # ------------------------------------------------------------ rules
+
+    def pause(self, rule: str, id: str | None, step: bool, lasts: int | None) -> bool | str:
+        """A rule, for good or for some seconds: over one execution or all of them, or over steps of these."""
+        if id is not None and id not in self.executions:
+            return "unknown"
+        if id is not None and self.executions[id].task is None:
+            return "finished"
+        self.rules[rule] = Rule(id, step, None if lasts is None else self.now + lasts)
+        self.changes += 1
+        if id is not None:
+            self.executions[id].notes["paused"] += 1
+            task = self.executions[id].task
+            assert task is not None
+            if not step and task.cancel is None and task.state in ("ready", "waiting"):
+                task.state, task.paused_by = "paused", rule
+        return True
+
+    def unpause(self, rule: str) -> bool:
+        ended = self.rules.pop(rule, None)
+        if ended is None:
+            return False
+        self.changes += 1
+        if ended.is_over(self.now):
+            return False
+        if ended.id is not None:
+            self.executions[ended.id].notes["unpaused"] += 1
+        return True
+
+    def is_held_back(self, id: str) -> bool:
+        """Whether a rule stands now that a reader of this execution, which nobody holds, is told of."""
+        task = self.task(id)
+        standing = {name: rule for name, rule in self.rules.items() if not rule.is_over(self.now)}
+        if task is not None and task.state == "paused" and task.paused_by in standing:
+            return True
+        return any(not rule.step and rule.id in (None, id) for rule in standing.values())
+
+    def _read_rules(self, worker: str) -> None:
+        mine = self.workers[worker]
+        mine.changes, mine.frees = self.changes, True
+        ends = [rule.expires_at for rule in self.rules.values() if rule.expires_at is not None]
+        mine.next_end = min(ends, default=None)
+        mine.closed = any(
+            rule.id is None and not rule.step and not rule.is_over(self.now) for rule in self.rules.values()
+        )
+
+    def _keep_rules(self, worker: str, locked: Collection[str]) -> None:
+        """What a look does about rules: it ends those whose time is over, and lets go what they held."""
+        mine = self.workers[worker]
+        if mine.changes != self.changes:
+            self._read_rules(worker)
+        if mine.next_end is not None and mine.next_end <= self.now:
+            for name, rule in list(self.rules.items()):
+                if rule.is_over(self.now):
+                    del self.rules[name]
+                    self.changes += 1
+                    if rule.id is not None:
+                        self.executions[rule.id].notes["unpaused"] += 1
+            self._read_rules(worker)
+        if mine.frees:
+            mine.frees = False
+            for id, execution in self.executions.items():
+                task = execution.task
+                if task is None or task.state != "paused" or task.paused_by in self.rules:
+                    continue
+                mine.frees = True
+                if id not in locked:
+                    due = max(task.due_at, task.not_before or 0)
+                    task.state = "waiting" if due > self.now else "ready"
+                    task.wake_at = due if due > self.now else None
+
+    def park(self, worker: str, id: str, rule: str) -> str:
+        """What it holds is stopped by a rule: paused, if the rule still stands and nobody has cancelled it."""
+        task = self._held(worker, id)
+        if task is None:
+            return "lost"
+        del self.workers[worker].holds[id]
+        stands = rule in self.rules and not self.rules[rule].is_over(self.now)
+        self._let_go(task, "paused" if stands and task.cancel is None else "ready", None)
+        task.paused_by = rule
+        return "stored"
+
     # ------------------------------------------------------------ a worker's claims
 
     def register(self, worker: str) -> None:
@@ -249,12 +355,18 @@ class World:
         locked: Collection[str] = (),
     ) -> list[str] | str:
         """The executions that it takes, in order. `locked` are in the hands of another statement."""
+        if self.workers[worker].changes is None:
+            self._read_rules(worker)
         if not self.workers[worker].registered:
             return "fenced"
+        closed = self.workers[worker].closed
         ready = sorted(
             (execution.number, id)
             for id, execution in self.executions.items()
-            if execution.task is not None and execution.task.state == "ready" and id not in locked
+            if execution.task is not None
+            and execution.task.state == "ready"
+            and id not in locked
+            and not (closed and execution.task.cancel is None)
         )
         fit = [id for _, id in ready if self.executions[id].task.recoveries <= 1]  # type: ignore[union-attr]
         suspicious = sorted(
@@ -307,7 +419,9 @@ class World:
     ) -> dict[str, Any]:
         """All that a claimer does in one go: it claims, asks its inbox, applies wake-ups, promotes sleepers."""
         watched = [id for id in watched if id in self.workers[worker].holds]
-        claims = self.claim(worker, limit, suspect, locked)
+        claims = self.claim(worker, limit, suspect, locked) if limit > 0 else []
+        if self.workers[worker].changes != self.changes and limit > 0:
+            self._read_rules(worker)
         told = {id: self.claimed(worker, id) for id in claims} if claims != "fenced" else {}
         news = self.news(worker, watched)
         wakes = [
@@ -318,11 +432,16 @@ class World:
             and execution.task.wake_at is not None
         ]
         due = min(wakes, default=None)
+        self._keep_rules(worker, locked)
         self.apply(locked)
         if due is not None and due <= self.now:
             self.promote(locked)
-        later = due if due is not None and due > self.now else None
-        return {"fenced": claims == "fenced", "claims": told, "news": news, "due": later}
+        mine = self.workers[worker]
+        times = [time for time in (due, mine.next_end) if time is not None]
+        again = min(times) if times and not mine.frees else None
+        later = again if again is not None and again > self.now else None
+        fenced = claims == "fenced" or not mine.registered
+        return {"fenced": fenced, "claims": told, "news": news, "due": later}
 
     def news(self, worker: str, watched: Iterable[str]) -> dict[str, Any]:
         """What the inbox says of what it holds."""
@@ -363,6 +482,8 @@ class World:
             if cancels and task.cancel is None:
                 task.cancel = cancels[0].reason
             if task.state == "waiting" and (cancels or max(task.due_at, task.not_before or 0) <= self.now):
+                task.state = "ready"
+            if task.state == "paused" and cancels:
                 task.state = "ready"
         self.wakeups = sorted(left, key=lambda wakeup: wakeup.number)
 
