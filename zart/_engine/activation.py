@@ -79,6 +79,7 @@ from zart.context import place
 from zart.errors import NonDeterminismError, PayloadError, SerializationError, Suspended
 from zart.telemetry.events import Segment
 from zart.telemetry.hub import hub
+from zart.telemetry.logs import about
 
 E = TypeVar("E", bound=BaseException)
 
@@ -145,6 +146,7 @@ class Activation:
         """What telemetry knows this hold by, and whether it was told that it is over."""
         self.segment_is_over = False
         self.body_context: Context | None = None
+        """In which the body runs, for those who trace it."""
         self._outgoing = Outgoing(host, self.log.last_seq)
         self._inflight = 0
         self._in_doubt = 0
@@ -186,7 +188,7 @@ class Activation:
 
     def start_phase(self, coroutine: Any, path: str, heard_at: dt.datetime) -> None:
         """Run a body of the run: the first one, or what follows its failure."""
-        context = self.body_context = self.host.base_context.copy()
+        context = self.host.base_context.copy()
         context.run(place.set, Branch(self, path, heard_at))
         if hub.listening:
             telling.enter(self, context)
@@ -673,7 +675,8 @@ class Activation:
             self.release()
         elif error is not None:
             told = "execution %s: what is under way at %s is not shown: %s"
-            _log.warning(told, self.claim.execution_id, entry.key, error)
+            execution, key = self.claim.execution_id, entry.key
+            _log.warning(told, execution, key, error, extra=about(execution, step=key.name))
 
     def _noted(self, entry: Entry, error: Exception | None) -> None:
         self._outgoing.acknowledged()
@@ -842,7 +845,8 @@ class Activation:
         except PayloadError as error:
             self.block(error, "misfit")
         except Exception as error:  # noqa: BLE001 (one execution is held; the worker and all others go on)
-            _log.exception("execution %s cannot go on", self.claim.execution_id)
+            told = self.claim.execution_id
+            _log.exception("execution %s cannot go on", told, extra=about(told))
             self.block(error)
 
     def _at_rest(self) -> None:

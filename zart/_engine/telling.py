@@ -67,6 +67,7 @@ def claimed(activation: "Activation", *, kept: bool = False) -> None:
 def enter(activation: "Activation", context: Context) -> None:
     """The activation's body is about to run in this context."""
     if hub.tracing is not None:
+        activation.body_context = context
         context.run(hub.enter, segment_of(activation))
 
 
