@@ -88,7 +88,7 @@ TELLING = (
         edits=(
             Edit(
                 file="zart/_engine/telling.py",
-                old="return hub.trace_context_of(segment_of(activation)) if hub.tracing is not None else None",
+                old="return hub.trace_context_of(_told(activation).segment) if hub.tracing is not None else None",
                 new="return None",
             ),
         ),

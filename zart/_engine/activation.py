@@ -30,7 +30,6 @@ import functools
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from contextvars import Context
 from typing import Any, NamedTuple, NoReturn, TypeVar
 from uuid import UUID
 
@@ -77,7 +76,6 @@ from zart._engine.waits import Wait, Waits
 from zart.calls import DurableSpec, StepCall
 from zart.context import place
 from zart.errors import NonDeterminismError, PayloadError, SerializationError, Suspended
-from zart.telemetry.events import Segment
 from zart.telemetry.hub import hub
 from zart.telemetry.logs import about
 
@@ -103,9 +101,6 @@ class _WhenLive(NamedTuple):
 
 class Activation:
     """See the module."""
-
-    decorated_step: str | None = None
-    """Of a scheduled step: its name as it was decorated."""
 
     def __init__(self, claim: Claim, spec: DurableSpec, host: Host) -> None:
         self.claim = claim
@@ -142,11 +137,8 @@ class Activation:
         """The number of the last entry that the body has heard of."""
         self.cancels = endings.Cancels(self)
         self.phase = endings.Phase(self)
-        self.segment: Segment | None = None
-        """What telemetry knows this hold by, and whether it was told that it is over."""
-        self.segment_is_over = False
-        self.body_context: Context | None = None
-        """In which the body runs, for those who trace it."""
+        self.told: telling.Told | None = None
+        """What telemetry has been told of it."""
         self._outgoing = Outgoing(host, self.log.last_seq)
         self._inflight = 0
         self._in_doubt = 0
@@ -332,11 +324,11 @@ class Activation:
         if change is not self.dormant:
             return  # it is awake again, or forgotten: the claim that woke it was there before this verdict
         self._got_on(error)
+        if hub.listening:
+            telling.over(self, change.ending if error is None else None)
         if error is not None:
             self.forget()
             return
-        if hub.listening:
-            telling.over(self, change.ending)
         reach("ending.acknowledged")
         self.host.sleeps(self)
 
@@ -351,10 +343,8 @@ class Activation:
         """Go on under a new claim."""
         reach("claim.goes-on")
         if hub.listening and self.dormant is not None:
-            telling.over(self, self.dormant.ending)
+            telling.goes_on(self, self.dormant.ending, claim)
         self.claim = msgspec.structs.replace(claim, payload=self.claim.payload)
-        if hub.listening:
-            telling.claimed(self, kept=True)
         self.dormant = None
         self.resting = False
         self.signal = claim.signal

@@ -57,7 +57,6 @@ class ScheduledStep(Activation):
         super().__init__(claim, spec_of(name, step), host)
         assert claim.step is not None  # noqa: S101 (that is what makes it one)
         self._step = step
-        self.decorated_step = name
         self.key: Key = claim.step
         self.cancels = _StepCancels(self)  # type: ignore[assignment]
 
@@ -73,9 +72,10 @@ class ScheduledStep(Activation):
         except PayloadError as error:
             self.fail(error)
             return
+        function = self.spec.name
         self.spec = msgspec.structs.replace(self.spec, name=durable)  # what `zart.context()` tells
         if hub.listening:
-            telling.claimed(self)
+            telling.claimed(self, step=function)
         self._go_live()
         if self.closed:
             return
