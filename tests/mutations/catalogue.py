@@ -8,6 +8,7 @@ from tests.mutations.inside import INSIDE
 from tests.mutations.journal import JOURNAL_MUTATIONS
 from tests.mutations.leases import LEASES
 from tests.mutations.scale import SCALE
+from tests.mutations.telemetry import TELLING
 from tests.mutations.undoing import UNDOING
 
 MUTATIONS = (
@@ -20,6 +21,7 @@ MUTATIONS = (
     *INSIDE,
     *SCALE,
     *ENCRYPTING,
+    *TELLING,
 )
 
 SURVIVORS: dict[str, str] = {}

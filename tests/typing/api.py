@@ -2,6 +2,7 @@
 
 import asyncio
 import datetime as dt
+import logging
 import random
 import uuid
 import warnings
@@ -15,7 +16,7 @@ import psycopg
 
 import zart
 import zart.sync
-from zart import durable, step, testing
+from zart import durable, step, telemetry, testing
 
 E = TypeVar("E", bound=Exception)
 
@@ -545,3 +546,36 @@ async def unit_test() -> None:
     assert_type(outcome.steps, list[str])
     assert_type(outcome.slept, float)
     assert_type((await testing.run(tick)).result, None)
+
+
+# ---------------------------------------------------------------- telemetry
+
+
+def hook(event: telemetry.TelemetryEvent) -> None:
+    match event:
+        case telemetry.StepEnded(outcome=outcome, seconds=seconds, segment=segment):
+            assert_type(seconds, float)
+            assert_type(segment.execution_id, str)
+            assert_type(segment.step, str | None)
+            assert outcome in ("returned", "failed", "abandoned")
+            assert_type(event.error, telemetry.Raised | None)
+        case telemetry.SegmentOver():
+            assert_type(event.segment, telemetry.Segment)
+        case _:
+            pass
+
+
+def only_ends(event: telemetry.ExecutionEnded) -> None: ...
+
+
+def observe(handler: logging.Handler) -> None:
+    with telemetry.subscribe(hook) as subscription:
+        assert_type(subscription, telemetry.Subscription)
+    telemetry.subscribe(hook, threaded=True).close()
+    telemetry.subscribe(only_ends)  # type: ignore[arg-type]
+    handler.addFilter(telemetry.LogContext())
+    handler.setFormatter(telemetry.JsonFormatter())
+    assert_type(telemetry.opentelemetry(messages=True), telemetry.Subscription)
+    assert_type(telemetry.prometheus(), telemetry.Subscription)
+    assert_type(telemetry.exposition(), tuple[str, bytes])
+    assert_type(telemetry.serve_metrics(9464, address="127.0.0.1"), Callable[[], None])

@@ -72,7 +72,7 @@ def test_every_metric_is_there_with_its_labels() -> None:
     known |= {name: ((), text) for name, (text, _) in metrics.GAUGES.items()}
     known[f"{metrics.HOOK_TROUBLE}_total"] = (metrics.TROUBLE_LABELS, metrics.TROUBLE_SAYS)
     assert told == known
-    assert f"at most\n{MOST_VALUES} values" in TEXT
+    assert f"at most {MOST_VALUES} values" in " ".join(TEXT.split())
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,6 @@ import functools
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from contextvars import Context
 from typing import Any, NamedTuple, NoReturn, TypeVar
 from uuid import UUID
 
@@ -81,8 +80,8 @@ from zart._engine.waits import Wait, Waits
 from zart.calls import DurableSpec, StepCall
 from zart.context import place
 from zart.errors import NonDeterminismError, PayloadError, SerializationError, Suspended
-from zart.telemetry.events import Segment
 from zart.telemetry.hub import hub
+from zart.telemetry.logs import about
 
 E = TypeVar("E", bound=BaseException)
 
@@ -107,9 +106,6 @@ class _WhenLive(NamedTuple):
 class Activation:
     """See the module."""
 
-    decorated_step: str | None = None
-    """Of a scheduled step: its name as it was decorated."""
-
     __slots__ = (
         "_apart",
         "_first_write",
@@ -128,7 +124,6 @@ class Activation:
         "_when_live",
         "anyio_deadlines",
         "blamed",
-        "body_context",
         "claim",
         "closed",
         "data",
@@ -148,11 +143,10 @@ class Activation:
         "replaying",
         "resting",
         "root",
-        "segment",
-        "segment_is_over",
         "signal",
         "spec",
         "tasks",
+        "told",
     )
 
     alarms = Part(lambda activation: Alarms(activation.host, closed=activation.closed))
@@ -199,10 +193,8 @@ class Activation:
         """What a person wants done again: it is met at the end of the log."""
         self.gives_way = False
         """It is to be given back at its next record."""
-        self.segment: Segment | None = None
-        """What telemetry knows this hold by, and whether it was told that it is over."""
-        self.segment_is_over = False
-        self.body_context: Context | None = None
+        self.told: telling.Told | None = None
+        """What telemetry has been told of it."""
         self._outgoing = Outgoing(host, self.log.last_seq)
         self._inflight = 0
         self._in_doubt = 0
@@ -249,7 +241,7 @@ class Activation:
 
     def start_phase(self, coroutine: Any, path: str, heard_at: dt.datetime) -> None:
         """Run a body of the run: the first one, or what follows its failure."""
-        context = self.body_context = self.host.base_context.copy()
+        context = self.host.base_context.copy()
         context.run(place.set, Branch(self, path, heard_at))
         if hub.listening:
             telling.enter(self, context)
@@ -422,11 +414,11 @@ class Activation:
         if change is not self.dormant:
             return  # it is awake again, or forgotten: the claim that woke it was there before this verdict
         self._got_on(error)
+        if hub.listening:
+            telling.over(self, change.ending if error is None else None)
         if error is not None:
             self.forget()
             return
-        if hub.listening:
-            telling.over(self, change.ending)
         reach("ending.acknowledged")
         self.host.sleeps(self)
 
@@ -441,10 +433,8 @@ class Activation:
         """Go on under a new claim."""
         reach("claim.goes-on")
         if hub.listening and self.dormant is not None:
-            telling.over(self, self.dormant.ending)
+            telling.goes_on(self, self.dormant.ending, claim)
         self.claim = msgspec.structs.replace(claim, payload=self.claim.payload)
-        if hub.listening:
-            telling.claimed(self, kept=True)
         self.dormant = None
         self.resting = False
         self.signal = claim.signal
@@ -780,7 +770,8 @@ class Activation:
             self.release()
         elif error is not None:
             told = "execution %s: what is under way at %s is not shown: %s"
-            _log.warning(told, self.claim.execution_id, entry.key, error)
+            execution, key = self.claim.execution_id, entry.key
+            _log.warning(told, execution, key, error, extra=about(execution, step=key.name))
 
     def _noted(self, entry: Entry, error: Exception | None) -> None:
         self._outgoing.acknowledged()
@@ -954,7 +945,8 @@ class Activation:
         except PayloadError as error:
             self.block(error, "misfit")
         except Exception as error:  # noqa: BLE001 (one execution is held; the worker and all others go on)
-            _log.exception("execution %s cannot go on", self.claim.execution_id)
+            told = self.claim.execution_id
+            _log.exception("execution %s cannot go on", told, extra=about(told))
             self.block(error)
 
     def _at_rest(self) -> None:
@@ -1105,7 +1097,9 @@ class Activation:
         """Once nothing of the body is left, let go of all that refers back to this: see `parts`."""
         if not self.tasks:
             self.made.clear()
-            self.root = self.body_context = None
+            self.root = None
+            if self.told is not None:
+                self.told.context = None
             self.blamed.clear()
 
 

@@ -54,7 +54,7 @@ def spec_of(name: str, step: StepSpec) -> DurableSpec:
 class ScheduledStep(Activation):
     """See the module."""
 
-    __slots__ = ("_step", "_submitted", "decorated_step", "key")
+    __slots__ = ("_step", "_submitted", "key")
 
     cancels = Part(lambda step: _StepCancels(step))  # type: ignore[assignment]  # noqa: PLW0108 (it comes below)
 
@@ -62,7 +62,6 @@ class ScheduledStep(Activation):
         super().__init__(claim, spec_of(name, step), host)
         assert claim.step is not None  # noqa: S101 (that is what makes it one)
         self._step = step
-        self.decorated_step = name
         self.key: Key = claim.step
         self._submitted: Entry | None = None
 
@@ -78,9 +77,10 @@ class ScheduledStep(Activation):
         except PayloadError as error:
             self.fail(error)
             return
+        function = self.spec.name
         self.spec = msgspec.structs.replace(self.spec, name=durable)  # what `zart.context()` tells
         if hub.listening:
-            telling.claimed(self)
+            telling.claimed(self, step=function)
         self._end_replay()
         if self.closed:
             return

@@ -4,12 +4,15 @@ Nothing in here runs unless somebody listens: whoever calls it asks `hub.listeni
 raises nothing that a hook raises.
 """
 
+import datetime as dt
 import itertools
 import time
 import traceback
 from contextvars import Context
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
 
 from zart._engine.branch import Branch
 from zart._engine.entries import (
@@ -45,53 +48,75 @@ _numbers = itertools.count(1)
 # ---------------------------------------------------------------- segments
 
 
-def segment_of(activation: "Activation") -> Segment:
-    """The activation's hold on its execution, under its claim of now."""
-    if activation.segment is None:
-        queue = activation.host.queue(activation.claim)
-        activation.segment = _segment(activation.claim, activation.spec, queue, activation.decorated_step)
-    return activation.segment
+class Told(msgspec.Struct, eq=False):
+    """What was told of one activation."""
+
+    segment: Segment
+    is_over: bool = False
+    context: Context | None = None
+    """In which the body runs, for those who trace it."""
 
 
-def claimed(activation: "Activation", *, kept: bool = False) -> None:
-    """The activation begins, or a body that was kept goes on under another claim."""
+def claimed(activation: "Activation", *, step: str | None = None) -> None:
+    """The activation begins; `step` is the step's name as it was decorated, if it is a scheduled one."""
     claim = activation.claim
-    activation.segment, activation.segment_is_over = None, False
+    activation.told = Told(_segment(activation, step))
     first = claim.epoch == 1
-    how: Literal["first", "replay", "kept"] = "kept" if kept else "first" if first else "replay"
     waited = (claim.now - claim.due_at).total_seconds() if first else None
-    hub.tell(events.ExecutionClaimed(segment=segment_of(activation), how=how, waited=waited))
-    if kept and activation.body_context is not None:
-        enter(activation, activation.body_context)
+    how: Literal["first", "replay"] = "first" if first else "replay"
+    hub.tell(events.ExecutionClaimed(segment=activation.told.segment, how=how, waited=waited))
+
+
+def goes_on(activation: "Activation", suspension: Ending, claim: Claim) -> None:
+    """A body that was kept goes on under another claim. Its suspension may not have been acknowledged so far."""
+    over(activation, suspension)
+    context = activation.told.context if activation.told is not None else None
+    activation.told = Told(_segment(activation, None, claim))
+    hub.tell(events.ExecutionClaimed(segment=activation.told.segment, how="kept", waited=None))
+    if context is not None:
+        enter(activation, context)
 
 
 def enter(activation: "Activation", context: Context) -> None:
     """The activation's body is about to run in this context."""
     if hub.tracing is not None:
-        context.run(hub.enter, segment_of(activation))
+        told = _told(activation)
+        told.context = context
+        context.run(hub.enter, told.segment)
 
 
 def trace_context_for_children(activation: "Activation") -> str | None:
     """What is stored with executions that this one starts, for those who trace them."""
-    return hub.trace_context_of(segment_of(activation)) if hub.tracing is not None else None
+    return hub.trace_context_of(_told(activation).segment) if hub.tracing is not None else None
 
 
 def over(activation: "Activation", ending: Ending | None) -> None:
     """The segment has ended so; None: the execution is lost. Told once."""
-    if activation.segment_is_over:
-        return
-    activation.segment_is_over = True
-    claim = activation.claim
-    age = (activation.host.now() - claim.due_at).total_seconds()
-    hub.tell(_over(segment_of(activation), ending, age, activation.host.now().timestamp()))
+    told = _told(activation)
+    if not told.is_over:
+        told.is_over = True
+        hub.tell(_over(told.segment, ending, activation.claim.due_at, activation.host.now()))
 
 
 def never_begun(claim: Claim, spec: DurableSpec, queue: str, ending: Ending) -> None:
     """A claim has ended before anything was run for it."""
-    hub.tell(_over(_segment(claim, spec, queue, None), ending, 0, 0))
+    hub.tell(_over(_segment_of(claim, spec, queue, None), ending, claim.due_at, claim.now))
 
 
-def _segment(claim: Claim, spec: DurableSpec, queue: str, step: str | None) -> Segment:
+def _told(activation: "Activation") -> Told:
+    """What was told; something also when nobody listened as it began."""
+    if activation.told is None:
+        step = activation.claim.step
+        activation.told = Told(_segment(activation, None if step is None else step.name))
+    return activation.told
+
+
+def _segment(activation: "Activation", step: str | None, claim: Claim | None = None) -> Segment:
+    claim = claim or activation.claim
+    return _segment_of(claim, activation.spec, activation.host.queue(claim), step)
+
+
+def _segment_of(claim: Claim, spec: DurableSpec, queue: str, step: str | None) -> Segment:
     return Segment(
         number=next(_numbers),
         worker=claim.registration,
@@ -109,8 +134,9 @@ def _segment(claim: Claim, spec: DurableSpec, queue: str, step: str | None) -> S
     )
 
 
-def _over(segment: Segment, ending: Ending | None, age: float, now: float) -> SegmentOver:
+def _over(segment: Segment, ending: Ending | None, due_at: dt.datetime, now: dt.datetime) -> SegmentOver:
     common: dict[str, Any] = {"segment": segment, "seconds": time.perf_counter() - segment.began}
+    age = (now - due_at).total_seconds()
     match ending:
         case None:
             return events.ExecutionLost(**common)
@@ -127,7 +153,7 @@ def _over(segment: Segment, ending: Ending | None, age: float, now: float) -> Se
         case Blocked():
             return events.ExecutionBlocked(**common, reason=ending.what, error=_stored(ending.failure))
         case BodyRetry():
-            delay = max(ending.not_before.timestamp() - now, 0)
+            delay = max((ending.not_before - now).total_seconds(), 0)
             return events.BodyRetried(**common, delay=delay, error=_behind(ending))
         case ContinuedAsNew():
             return events.ExecutionContinued(**common)
@@ -159,7 +185,7 @@ async def told_attempt(
     steps: "Steps", branch: Branch, step: Running, call: StepCall
 ) -> tuple[Any, bytes | None, Exception | None]:
     """One attempt of a step, as `step_attempts.attempt` makes it; telemetry is told when it begins and when it ends."""
-    segment = segment_of(branch.activation)
+    segment = _told(branch.activation).segment
     fn = call.spec.fn
     about = StepAttempt(
         number=next(_numbers),
@@ -189,7 +215,7 @@ def retried(branch: Branch, call: StepCall, key: Key, attempt: int, delay: float
     """An attempt has failed, and another one follows."""
     hub.tell(
         events.StepRetried(
-            segment=segment_of(branch.activation),
+            segment=_told(branch.activation).segment,
             step=call.template or call.name,
             name=key.name,
             attempt=attempt,
@@ -200,7 +226,7 @@ def retried(branch: Branch, call: StepCall, key: Key, attempt: int, delay: float
 
 def delivered(activation: "Activation", event: str) -> None:
     """A wait has got an event."""
-    hub.tell(events.EventDelivered(segment=segment_of(activation), event=event))
+    hub.tell(events.EventDelivered(segment=_told(activation).segment, event=event))
 
 
 def _raised(error: BaseException) -> Raised:

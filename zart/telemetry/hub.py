@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Any, Final, NamedTuple, Protocol, Self, TypeVar, cast
+from typing import Final, NamedTuple, Protocol, Self, TypeVar, cast
 
 from zart.errors import UsageError
 from zart.telemetry.events import Segment, TelemetryEvent
@@ -23,11 +23,13 @@ _log = logging.getLogger("zart.telemetry")
 
 T = TypeVar("T")
 
-Hook = Callable[[Any], object]
+Hook = Callable[[TelemetryEvent], object]
 """Called with each event; what it returns is nobody's business."""
 
-_SLOW: Final = 0.05
+_SLOW: Final = 0.1
 """Seconds on the event loop after which a hook is called slow."""
+_SLOW_TIMES: Final = 3
+"""So often before it is said: once it may be the machine that had no time."""
 _SAID_EVERY: Final = 60.0
 """Seconds between two lines about the same trouble of the same hook."""
 
@@ -133,7 +135,7 @@ class Hub:
     """See the module. There is one in a process: `hub`."""
 
     def __init__(self) -> None:
-        self.listening = False
+        self.listening: bool = False
         """Whether anybody is subscribed."""
         self.tracing: Tracing | None = None
         self.loads: dict[int, Callable[[], Load]] = {}
@@ -213,6 +215,8 @@ class Hub:
             said = self._said.get(trouble)
             if said is not None and now - said < _SAID_EVERY:
                 return
+            if kind == "slow" and count < _SLOW_TIMES:
+                return
             self._said[trouble] = now
         times = "" if count == 1 else f" ({count} times so far)"
         if kind == "raised":
@@ -226,8 +230,8 @@ class Hub:
             )
         elif kind == "slow":
             _log.warning(
-                "the telemetry hook %s took %.2f s for %s%s, and nothing else ran meanwhile: subscribe it with "
-                "threaded=True",
+                "the telemetry hook %s took %.2f s for %s%s, and nothing else ran meanwhile: a hook that waits for "
+                "something is to be subscribed with threaded=True",
                 hook,
                 told,
                 event,

@@ -49,13 +49,9 @@ class LogContext(logging.Filter):
         return True
 
 
-def about(execution_id: str, *, run_id: object = None, step: str | None = None) -> dict[str, Any]:
+def about(execution_id: str, *, step: str | None = None) -> dict[str, Any]:
     """`extra=` of a line about an execution that is written outside of it."""
-    return {
-        "zart_execution_id": execution_id,
-        "zart_run_id": None if run_id is None else str(run_id),
-        "zart_step": step,
-    }
+    return {"zart_execution_id": execution_id, "zart_step": step}
 
 
 def _where(here: Place) -> dict[str, Any]:
