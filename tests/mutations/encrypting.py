@@ -137,10 +137,10 @@ ENCRYPTING = (
         tests=(f"{_UNIT}test_raw_json_cannot_begin_like_an_envelope",),
     ),
     Mutation(
-        name="one-key-for-all-places",
+        name="one-key-for-all-values",
         breaks="No key encrypts more values than random nonces are safe for.",
-        edits=(Edit(file=KEYS, old="derivation.update(associated + b", new="derivation.update(b"),),
-        tests=(f"{_UNIT}test_the_form_stays_readable",),
+        edits=(Edit(file=KEYS, old="if next(writing.values) > MOST_VALUES:", new="if False:"),),
+        tests=(f"{_UNIT}test_no_key_encrypts_too_many_values",),
     ),
     Mutation(
         name="missing-key-fails",
