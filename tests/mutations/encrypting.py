@@ -3,6 +3,7 @@
 from tests.mutations.mutation import Edit, Mutation
 
 ENGINE = "zart/_engine/encrypting.py"
+READING = "zart/_engine/decrypting.py"
 ENVELOPE = "zart/encryption/envelope.py"
 KEYS = "zart/encryption/keys.py"
 PAYLOADS = "zart/encryption/payloads.py"
@@ -102,7 +103,7 @@ ENCRYPTING = (
         breaks="What a child came to is readable where SQL has copied it to.",
         edits=(
             Edit(
-                file=ENGINE,
+                file=READING,
                 old="if child is None or stored is None:",
                 new="if True or child is None or stored is None:",
             ),
@@ -147,9 +148,10 @@ ENCRYPTING = (
         breaks="An execution whose key is missing is blocked, and none of it is lost.",
         edits=(
             Edit(
-                file=ENGINE,
+                file=READING,
                 old='return endings.blocked(error, "unreadable")',
-                new="from zart.failures import exception_to_json\n\n"
+                new="from zart._engine.entries import Failed\n"
+                "        from zart.failures import exception_to_json\n\n"
                 "        return Failed(failure=exception_to_json(error))",
             ),
         ),
@@ -160,7 +162,7 @@ ENCRYPTING = (
         breaks="A scheduled step whose key is missing waits for it.",
         edits=(
             Edit(
-                file=ENGINE,
+                file=READING,
                 old="if claim.step is None and not error.passing:",
                 new="if not error.passing:",
             ),
