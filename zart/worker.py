@@ -85,6 +85,8 @@ class Worker:
             raise UsageError("a Worker is started in an execution: start it from the outside")
         loop = asyncio.get_running_loop()
         payloads = configured()
+        if payloads.codec is not None:
+            _log.info("payloads are encrypted with the key %s", payloads.key_id or "of a codec of its own")
         self._registry.freeze()
         if not self._registry.durables:
             raise UsageError(

@@ -63,7 +63,7 @@ def test_commands_decrypt_with_the_keys_and_say_what_is_encrypted_without(
     """show, status, list and wait tell everything with the keys; without them each names the key, and none fails with
     a traceback."""
     with keyed.running("worker", "--app", "shop:registry") as worker:
-        worker.until("runs greet, pay")
+        assert "payloads are encrypted with the key k1" in worker.until("runs greet, pay")
         assert keyed("start", "greet", "--id", "ann", "--data", '"ann"').returncode == 0
         assert keyed("event", "ann", "go", "--data", '"welcome"').returncode == 0
         done = keyed("wait", "ann", "--timeout", "30s")

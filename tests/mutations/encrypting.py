@@ -3,6 +3,7 @@
 from tests.mutations.mutation import Edit, Mutation
 
 ENGINE = "zart/_engine/encrypting.py"
+READING = "zart/_engine/decrypting.py"
 ENVELOPE = "zart/encryption/envelope.py"
 KEYS = "zart/encryption/keys.py"
 PAYLOADS = "zart/encryption/payloads.py"
@@ -102,7 +103,7 @@ ENCRYPTING = (
         breaks="What a child came to is readable where SQL has copied it to.",
         edits=(
             Edit(
-                file=ENGINE,
+                file=READING,
                 old="if child is None or stored is None:",
                 new="if True or child is None or stored is None:",
             ),
@@ -137,19 +138,20 @@ ENCRYPTING = (
         tests=(f"{_UNIT}test_raw_json_cannot_begin_like_an_envelope",),
     ),
     Mutation(
-        name="one-key-for-all-places",
+        name="one-key-for-all-values",
         breaks="No key encrypts more values than random nonces are safe for.",
-        edits=(Edit(file=KEYS, old="derivation.update(associated + b", new="derivation.update(b"),),
-        tests=(f"{_UNIT}test_the_form_stays_readable",),
+        edits=(Edit(file=KEYS, old="if next(writing.values) > MOST_VALUES:", new="if False:"),),
+        tests=(f"{_UNIT}test_no_key_encrypts_too_many_values",),
     ),
     Mutation(
         name="missing-key-fails",
         breaks="An execution whose key is missing is blocked, and none of it is lost.",
         edits=(
             Edit(
-                file=ENGINE,
+                file=READING,
                 old='return endings.blocked(error, "unreadable")',
-                new="from zart.failures import exception_to_json\n\n"
+                new="from zart._engine.entries import Failed\n"
+                "        from zart.failures import exception_to_json\n\n"
                 "        return Failed(failure=exception_to_json(error))",
             ),
         ),
@@ -160,7 +162,7 @@ ENCRYPTING = (
         breaks="A scheduled step whose key is missing waits for it.",
         edits=(
             Edit(
-                file=ENGINE,
+                file=READING,
                 old="if claim.step is None and not error.passing:",
                 new="if not error.passing:",
             ),

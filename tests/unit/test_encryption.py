@@ -204,23 +204,34 @@ def test_the_error_survives_pickle_and_copy() -> None:
         assert (str(twin), twin.key, twin.passing, twin.path) == ("it is encrypted", "k1", True, None)
 
 
-def test_each_place_has_a_key_of_its_own() -> None:
-    """What stands in one place cannot be decrypted with the user's key itself, nor as another place."""
+def test_no_key_encrypts_too_many_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After so many values another key is derived, with a salt that stands with each value; all stay readable."""
+    monkeypatch.setattr("zart.encryption.keys.MOST_VALUES", 3)
+    ring = PayloadKeys({"k1": key("k1")})
+    written = [ring.encode(b"plain", b"place") for _ in range(10)]
+    salts = [value[3:19] for value in written]
+    assert [salts.count(salt) for salt in dict.fromkeys(salts)] == [3, 3, 3, 1]
+    assert {PayloadKeys({"k1": key("k1")}).decode(value, b"place") for value in written} == {b"plain"}
+
+
+def test_the_users_key_itself_encrypts_nothing() -> None:
+    """Neither do two processes share a derived one."""
     from cryptography.exceptions import InvalidTag
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-    associated = HERE.associated()
-    encrypted = K1.encode(b"plain", associated)
-    nonce, sealed = encrypted[3:15], encrypted[15:]
+    encrypted, other = (
+        K1.encode(b"plain", b"place"),
+        PayloadKeys({"k1": key("k1")}).encode(b"plain", b"place"),
+    )
     with pytest.raises(InvalidTag):
-        AESGCM(key("k1")).decrypt(nonce, sealed, associated)
+        AESGCM(key("k1")).decrypt(encrypted[19:31], encrypted[31:], b"place")
+    assert encrypted[3:19] != other[3:19]
 
 
 def test_the_form_stays_readable() -> None:
     """What was written once by this version, byte for byte: keys, derivation, associated data and envelope."""
-    stored = (
-        ' {"zart":1,"key":"k1","data":"AmsxKJWBGapvsbFZa3ns4rTIrJ32hXlmKbvX7tG6L312NusgxJQdcEVMOHcbZ3k="}'
-    )
+    data = "AmsxSdtUFb4q97OU8DAU8QM/RJEpoqNabhS3aFEAGXBSzOByDNmkmyBXjSosdsi/ARpwmAj5GvwyixeoaSk2"
+    stored = f' {{"zart":1,"key":"k1","data":"{data}"}}'
     assert ENCRYPTING.decrypt(stored, HERE) == '"a value of old"'
 
 

@@ -21,7 +21,7 @@ from zart._engine.activation import Activation
 from zart._engine.alarms import Cancellable
 from zart._engine.claimer import News
 from zart._engine.clock import DatabaseClock
-from zart._engine.encrypting import decrypted_claim, decrypted_entries, decrypted_events, set_aside
+from zart._engine.decrypting import decrypted_claim, decrypted_entries, decrypted_events, set_aside
 from zart._engine.entries import Change, Claim, Ending, Entry, Key, Paused, Released
 from zart._engine.entries import Suspended as SuspendedEnding
 from zart._engine.histories import Kept

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from psycopg import errors
 
 from zart._engine.columns import key_values
-from zart._engine.encrypting import set_aside
+from zart._engine.decrypting import set_aside
 from zart._engine.entries import Claim, Entry, Key, Lost
 from zart._engine.points import reach
 from zart._engine.transactions import Connected, Transaction

@@ -58,6 +58,7 @@ class ExecutionHandle(Generic[R_co]):
         Raises ExecutionFailed (ExecutionTimeout when it reached its own limit), ExecutionCancelled,
         ExecutionBlocked as soon as it is blocked, and ResultTimeout after `timeout`: then it goes on, and you
         may ask again. ExecutionNotFound when there is none, ExecutionPruned when only its id was kept.
+        PayloadUnreadable when the result is encrypted, and its key is not here.
         """
         return cast("R_co", await self._wait(self.id, self._codec, timeout))
 

@@ -6,8 +6,9 @@
     payloads    the one object that all of Zart encrypts and decrypts with, and the protocol for a codec of one's own
     settings    which keys or which codec this process uses
 
-Nothing here knows of tables or statements. The engine encrypts what goes into a statement in `_engine/encrypting.py`,
-the client in `client/starting.py` and `client/offering.py`.
+Nothing here knows of tables or statements. The engine encrypts in `_engine/encrypting.py` and decrypts in
+`_engine/decrypting.py`; the client encrypts in `client/starting.py` and `client/offering.py`, and decrypts in
+`client/reading.py` and `client/handle.py`.
 """
 
 from zart.encryption.keys import PayloadKeys

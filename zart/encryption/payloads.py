@@ -34,21 +34,22 @@ class PayloadCodec(Protocol):
 class Payloads:
     """Encrypts with a codec, and decrypts. Without one everything is stored as it is, and what is encrypted refused."""
 
-    __slots__ = ("_key_id", "codec")
+    __slots__ = ("codec", "key_id")
 
     def __init__(self, codec: PayloadCodec | None = None) -> None:
         self.codec = codec
-        self._key_id = str(getattr(codec, "key_id", ""))
+        self.key_id = str(getattr(codec, "key_id", ""))
+        """Of the key that it writes with, where the codec says so."""
 
     def encrypt(self, data: bytes, place: Place) -> bytes:
         """What a column of JSON or text gets for `data`."""
-        return data if self.codec is None else envelope.write(self._encode(data, place), self._key_id)
+        return data if self.codec is None else envelope.write(self._encode(data, place), self.key_id)
 
     def encrypt_input(self, data: bytes, place: Place) -> bytes:
         """The same for the input of a scheduled step."""
         if self.codec is None:
             return data
-        return envelope.write_input(self._encode(data, place), self._key_id, data)
+        return envelope.write_input(self._encode(data, place), self.key_id, data)
 
     def encrypt_digest(self, digest: bytes, place: Place) -> bytes:
         """What a column gets for a digest: another number in front, and no two of them alike."""
