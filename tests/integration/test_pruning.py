@@ -135,7 +135,9 @@ async def test_what_ended_long_ago_goes_with_all_that_belongs_to_it(dsn: str) ->
         assert len(await left(dsn)) == len(TABLES) - 1
         pruned = await client.prune(older_than="1d")
         assert (pruned.deleted, pruned.emptied) == (2, 0)
-        assert pruned.records == 4  # charge and its wait; charge in the run that was the last, and in the one before
+        assert (
+            pruned.records == 4
+        )  # charge and its wait; charge in the run that was the last, and in the one before
         assert await left(dsn) == {}
         with pytest.raises(ExecutionNotFound):
             await client.status("a")
@@ -173,7 +175,9 @@ async def test_what_lives_is_never_pruned(client: Client, dsn: str) -> None:
     """Whatever its age, and in whatever state: ready, waiting, blocked."""
     for id in ("ready", "waiting", "blocked"):
         await client.start(ship, Order(1), id=id)
-    rows(dsn, "UPDATE zart_tasks SET state = 'waiting', started_at = zart_now() WHERE execution_id = 'waiting'")
+    rows(
+        dsn, "UPDATE zart_tasks SET state = 'waiting', started_at = zart_now() WHERE execution_id = 'waiting'"
+    )
     fail(dsn, "blocked", ValueError("no"), status="blocked")
     await shift_clock(dsn, 400 * DAY)
     assert await client.prune(older_than="1d") == Pruned(deleted=0, emptied=0, records=0)
@@ -219,7 +223,9 @@ async def test_a_run_stays_of_which_a_scheduled_step_is_still_done(dsn: str) -> 
     """Its worker reads there what it was given; after that it goes."""
     async with working(dsn, giver) as client:
         await client.start(giver, id="g")
-        await until(lambda: query(dsn, "SELECT 1 FROM zart_tasks WHERE step_name = 'slow' AND state = 'running'"))
+        await until(
+            lambda: query(dsn, "SELECT 1 FROM zart_tasks WHERE step_name = 'slow' AND state = 'running'")
+        )
         await client.cancel("g", force=True)
         ended(dsn, "g", 2 * DAY)
         ((held,),) = await query(dsn, "SELECT count(*) FROM zart_tasks")
@@ -249,7 +255,9 @@ async def test_ids_stay_for_longer(client: Client, dsn: str) -> None:
     finish(dsn, "done", '"shipped 1"')
     fail(dsn, "lost", ValueError("no"))
     await shift_clock(dsn, 2 * DAY)
-    assert await client.prune(older_than="1d", keep_ids="10d", dry_run=True) == Pruned(deleted=0, emptied=2, records=0)
+    assert await client.prune(older_than="1d", keep_ids="10d", dry_run=True) == Pruned(
+        deleted=0, emptied=2, records=0
+    )
     assert (await client.prune(older_than="1d", keep_ids="10d")).emptied == 2
     assert await left(dsn) == {"zart_executions": 2}
     assert rows(dsn, "SELECT payload, result, failure FROM zart_executions") == [(None, None, None)] * 2
@@ -282,7 +290,9 @@ async def test_a_start_that_is_sent_again_finds_the_id(client: Client, dsn: str)
 
 
 @pytest.mark.parametrize("payload", ['{"number": 1, "b": [1.5, null]}', None])
-async def test_what_was_started_from_sql_is_found_from_sql(client: Client, dsn: str, payload: str | None) -> None:
+async def test_what_was_started_from_sql_is_found_from_sql(
+    client: Client, dsn: str, payload: str | None
+) -> None:
     """There is no digest: the hash of the payload that is gone says whether two are equal, in whatever order."""
     start = "SELECT zart_start('f', 'a', %s::jsonb)"
     rows(dsn, start, (payload,))
@@ -392,7 +402,9 @@ async def test_interrupted_anywhere_it_goes_on(client: Client, dsn: str, direct_
     assert await left(dsn) == {"zart_executions": 100, "zart_tasks": 100}
 
 
-async def test_many_pruners_at_once_take_each_execution_once(client: Client, dsn: str, direct_dsn: str) -> None:
+async def test_many_pruners_at_once_take_each_execution_once(
+    client: Client, dsn: str, direct_dsn: str
+) -> None:
     """Nobody waits for another, and together they leave nothing."""
     backlog(direct_dsn, 2000)
     await shift_clock(dsn, 2 * DAY)
@@ -483,7 +495,9 @@ async def test_one_worker_prunes_for_all(dsn: str, monkeypatch: pytest.MonkeyPat
     config = fast(retention="1d")
     async with working(dsn, child, config=config), working(dsn, child, config=config):
         await until(lambda: walks)
-        ((due,),) = await query(dsn, "SELECT due_at - clock_timestamp() FROM zart_duties WHERE name = 'retention'")
+        ((due,),) = await query(
+            dsn, "SELECT due_at - clock_timestamp() FROM zart_duties WHERE name = 'retention'"
+        )
         assert dt.timedelta(minutes=59) < due <= dt.timedelta(hours=1)
         for _ in range(20):
             await query(dsn, "SELECT 1")
