@@ -24,7 +24,7 @@ from zart_cli.values import write_json
 @click.option(
     "--status",
     "statuses",
-    type=click.Choice(sorted(FINAL_STATUSES)),
+    type=click.Choice(sorted(status.value for status in FINAL_STATUSES)),
     multiple=True,
     help="Only what ended so; may be repeated.  [default: however it ended]",
 )
