@@ -119,7 +119,7 @@ async def test_rates_come_from_what_the_server_counts(dsn: str, direct_dsn: str)
 
 
 async def test_much_is_estimated_and_costs_no_more(dsn: str, direct_dsn: str) -> None:
-    """Of a hundred thousand that wait a part is read, and what it tells is near the truth; counts of what is ready end."""
+    """Of a hundred thousand that wait a part is read, and tells nearly the truth; counts of what is ready end."""
     with psycopg.connect(direct_dsn) as connection:
         load(connection, Backlog(sleeping=100_000, ready=6_000), names=["f"])
     async with asyncio.timeout(20):

@@ -233,7 +233,7 @@ def test_trouble_while_looking_is_a_finding_of_its_check(trouble: Exception, lev
 def test_each_check_stands_in_a_table_with_its_look() -> None:
     """Names are in words, and what is judged was asked for."""
     tables = (settings.CHECKS, schema.CHECKS, workers.CHECKS, work.CHECKS, space.CHECKS)
-    assert examination.CHECKS == tuple(check for table in tables for check in table)
+    assert tuple(check for table in tables for check in table) == examination.CHECKS
     for check in examination.CHECKS:
         assert isinstance(check, Check)
         assert check.judge.__doc__

@@ -1,7 +1,6 @@
 """`zart show --follow`: what is new between two looks."""
 
 import datetime as dt
-from collections.abc import AsyncIterator
 from typing import Any
 
 import msgspec
@@ -146,7 +145,7 @@ class Shown:
 
 
 @pytest.fixture
-async def pauses(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[list[float]]:
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """How long it slept, each time; nobody really does."""
     slept: list[float] = []
 
@@ -154,7 +153,7 @@ async def pauses(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[list[float]]:
         slept.append(seconds)
 
     monkeypatch.setattr(following.asyncio, "sleep", sleep)
-    yield slept
+    return slept
 
 
 async def told_of(script: Script) -> list[str]:

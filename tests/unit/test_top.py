@@ -39,7 +39,7 @@ def worker(number: int, **fields: Any) -> WorkerStatus:
 
 
 def ready(name: str, tasks: int, *, served: bool = True, oldest: dt.timedelta | None = MINUTE) -> Ready:
-    return Ready("default", name, None, False, tasks, oldest, served)  # noqa: FBT003 (a row)
+    return Ready("default", name, None, False, tasks, oldest, served)
 
 
 def shown(frame: Frame, trouble: str | None = None) -> str:
@@ -117,7 +117,7 @@ def test_a_frame_shows_workers_lanes_rates_and_what_is_stuck() -> None:
     assert "2 workers" in text
     assert "started 0.5/s · steps 1,234/s · ended 0/s · claims and waits 20/s" in text
     rows = [line.split() for line in text.splitlines()]
-    assert ["2", "box[1]", "process", "4002", "dead"] == next(row[:5] for row in rows if "dead" in row)
+    assert next(row[:5] for row in rows if "dead" in row) == ["2", "box[1]", "process", "4002", "dead"]
     assert ["order[x]", "5,000+", "1m00s", "~2", "~30,000"] in rows
     assert "! o-1 [is] blocked" in text
 
