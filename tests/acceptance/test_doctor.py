@@ -263,10 +263,12 @@ def test_a_database_without_tables(place: Path, empty_dsn: str) -> None:
     """The one thing to do is named; what could not be looked at says why."""
     found = examine(Command(place, empty_dsn), errors={"schema"})
     assert only(found, "schema")[2] == "run `zart migrate`"
-    level, told, remedy = only(found, "blocked")
-    assert level == "warning"
-    assert "does not exist" in told
-    assert remedy == "mend what `schema` says first"
+    for check in ("blocked", "clock"):
+        level, told, remedy = only(found, check)
+        assert level == "warning"
+        assert "does not exist" in told
+        assert remedy == "mend what `schema` says first"
+    assert only(found, "notifications")[0] == "ok"
 
 
 def test_a_server_that_is_not_there(place: Path) -> None:

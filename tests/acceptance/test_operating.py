@@ -1,8 +1,11 @@
 """Commands of those who look after it: prune, workers, show --follow, top."""
 
 import json
+import os
+import pty
 import shutil
 import signal
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +15,7 @@ import psycopg
 import pytest
 
 from tests.support.backlog import Backlog, load
-from tests.support.command import Command, Running
+from tests.support.command import ZART, Command, Running
 
 APP = """\
 import asyncio
@@ -189,6 +192,35 @@ def test_top_prints_one_frame_where_nobody_looks(zart: Command, worker: Running)
         running.until('"rates":{')
         assert running.end(signal.SIGINT) == 130
         assert "Traceback" not in running.output
+
+
+def test_top_in_a_terminal_goes_on_until_ctrl_c(place: Path, dsn: str) -> None:
+    """It draws over what it has drawn, and gives the screen back at the end."""
+    screen, terminal = pty.openpty()
+    environment = os.environ | {"ZART_DATABASE_URL": dsn, "TERM": "xterm", "COLUMNS": "150", "LINES": "40"}
+    process = subprocess.Popen(
+        [*ZART, "top", "--interval", "200ms"],
+        cwd=place,
+        env=environment,
+        stdin=terminal,
+        stdout=terminal,
+        stderr=subprocess.PIPE,
+    )
+    os.close(terminal)
+    shown = b""
+    try:
+        while b"started 0/s" not in shown:  # the second frame
+            shown += os.read(screen, 65536)
+        process.send_signal(signal.SIGINT)
+        while b"\x1b[?1049l" not in shown:
+            shown += os.read(screen, 65536)
+        _, trouble = process.communicate(timeout=30)
+    finally:
+        process.kill()
+        os.close(screen)
+    assert process.returncode == 130
+    assert trouble == b""
+    assert b"no workers" in shown
 
 
 def test_top_of_a_database_without_tables_says_what_to_do(place: Path, empty_dsn: str) -> None:

@@ -200,6 +200,8 @@ def test_the_way_to_the_server_is_judged() -> None:
     assert [finding.level for finding in connection.judge_pooler(pooled=True, direct=False)] == ["warning"]
     assert [finding.level for finding in connection.judge_pooler(pooled=True, direct=True)] == ["ok"]
     assert [finding.level for finding in connection.judge_pooler(pooled=False, direct=False)] == ["ok"]
+    assert [finding.level for finding in connection.judge_notifications(None)] == ["ok"]
+    assert [finding.level for finding in connection.judge_notifications("none arrives")] == ["warning"]
     nothing, ten = dt.timedelta(), dt.timedelta(seconds=10)
     for ahead, round_trip, shifted, wanted in (
         (nothing, nothing, nothing, ["ok"]),

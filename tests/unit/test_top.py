@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from zart import WorkerStatus
-from zart_cli.doctor.work import Ready
+from zart_cli.lanes import Ready
 from zart_cli.top.drawing import draw
 from zart_cli.top.reading import Counters, Frame, Lane, Rates, lanes, rates, stuck
 
