@@ -24,7 +24,7 @@ from zart_cli.values import write_json
 @click.option(
     "--status",
     "statuses",
-    type=click.Choice(sorted(FINAL_STATUSES)),
+    type=click.Choice(sorted(status.value for status in FINAL_STATUSES)),
     multiple=True,
     help="Only what ended so; may be repeated.  [default: however it ended]",
 )
@@ -54,6 +54,8 @@ def prune(
     async def run() -> Pruned:
         async with database.client() as client:
             wanted: dict[str, Any] = {**limits, "statuses": statuses or None}
+            if as_json and not dry_run:
+                return await client.prune(**wanted, batch=batch)
             counted = await client.prune(**wanted, dry_run=True)
             if dry_run:
                 return counted

@@ -23,6 +23,10 @@ OPTIONS = {
     "event": ["--data", "--dedup", "--schema"],
     "status": ["--schema", "--json"],
     "show": ["--schema", "--json"],
+    "workers": ["--schema", "--json"],
+    "top": ["--interval", "--schema", "--json"],
+    "doctor": ["--old-after", "--app", "--schema", "--json"],
+    "prune": ["--status", "--keep-ids", "--batch", "--dry-run", "--schema", "--json"],
     "wait": ["--timeout", "--schema"],
     "cancel": ["--reason", "--force", "--schema"],
     "resume": ["--reason", "--accept-arguments", "--schema"],
@@ -32,7 +36,7 @@ OPTIONS = {
     "dsn": ["--json", "--reveal", "--schema"],
     "worker": ["--app", "--queues", "--max-threads", "--poll-interval", "--orphan-timeout", "--log-level"],
 }
-FLAGS = {"--json", "--force", "--accept-arguments", "--check", "--sql", "--reveal"}
+FLAGS = {"--json", "--force", "--accept-arguments", "--check", "--sql", "--reveal", "--dry-run"}
 
 
 def command_of(name: str, arguments: list[str], given: list[tuple[str, str]]) -> list[str]:
@@ -41,6 +45,10 @@ def command_of(name: str, arguments: list[str], given: list[tuple[str, str]]) ->
         words += [option] if option in FLAGS else [f"{option}={value}"]
     if name == "wait" and not any(option == "--timeout" for option, _ in given):
         words += ["--timeout", "0s"]
+    if name == "prune":
+        words += ["--older-than", "1000d"]  # other tests' executions stay
+    if name == "top":
+        words += ["--once"]
     if name == "migrate":
         words += ["--check"]  # whether schemas of any name can be made is another test's
     if name == "worker":

@@ -2,8 +2,8 @@
 
 import asyncio
 import datetime as dt
+import itertools
 from collections.abc import AsyncIterator
-from itertools import pairwise
 from typing import Any
 
 import psycopg
@@ -111,7 +111,7 @@ def ended(dsn: str, id: str, age: dt.timedelta) -> None:
 
 
 async def test_what_ended_long_ago_goes_with_all_that_belongs_to_it(dsn: str) -> None:
-    """Its journal, failed attempts, events that were consumed or not, history, earlier run; its id is free."""
+    """Its journal, its failed attempts, its events, its history, the run before; and its id is free."""
     async with working(dsn, order, loop) as client:
         await client.start(order, 7, id="a")
         await client.offer_event("a", "paid", 1)
@@ -523,11 +523,14 @@ async def test_trouble_while_pruning_leaves_the_worker_alone(
 
 def test_without_retention_nobody_looks() -> None:
     """A worker that was not told to prune has no such duty."""
-    for config, duties in ((fast(), 0), (fast(retention="1d"), 1)):
+    for config, count in ((fast(), 0), (fast(retention="1d"), 1)):
         registration = object.__new__(Registration)
         registration._config = config
         registration._schema = "public"
-        assert len([named.close() or name for name, named in registration._retention_duty()]) == duties
+        duties = list(registration._retention_duty())
+        for _, running in duties:
+            running.close()
+        assert len(duties) == count
 
 
 # ---------------------------------------------------------------- much of it
@@ -547,6 +550,6 @@ async def test_a_hundred_thousand(client: Client, dsn: str, direct_dsn: str) -> 
     pruned = await client.prune(older_than="1d", on_batch=lambda _: times.append(loop.time()))
     assert pruned == Pruned(deleted=100_000, emptied=0, records=100_000)
     assert times[-1] - times[0] < 60
-    longest = max(after - before for before, after in pairwise(times))
+    longest = max(after - before for before, after in itertools.pairwise(times))
     assert longest < 2
     assert await left(dsn) == {"zart_executions": 100_100, "zart_tasks": 100, "zart_steps": 100_000}

@@ -7,6 +7,7 @@ from tests.mutations.encrypting import ENCRYPTING
 from tests.mutations.inside import INSIDE
 from tests.mutations.journal import JOURNAL_MUTATIONS
 from tests.mutations.leases import LEASES
+from tests.mutations.retention import RETENTION
 from tests.mutations.scale import SCALE
 from tests.mutations.telemetry import TELLING
 from tests.mutations.undoing import UNDOING
@@ -22,6 +23,7 @@ MUTATIONS = (
     *SCALE,
     *ENCRYPTING,
     *TELLING,
+    *RETENTION,
 )
 
 SURVIVORS: dict[str, str] = {}

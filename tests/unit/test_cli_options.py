@@ -38,6 +38,7 @@ def test_every_command_has_help() -> None:
     wanted += ["list", "show", "cancel", "resume", "stats", "dsn"]
     wanted += ["runs", "retry-step", "restart", "rerun", "delete"]
     wanted += ["pause", "pauses", "unpause"]
+    wanted += ["workers", "top", "doctor", "prune"]
     assert list(cli.commands) == wanted
     for name in wanted:
         told = run(name, "--help")
@@ -48,7 +49,13 @@ def test_every_command_has_help() -> None:
     assert "zart" in run("--version").output
 
 
-@pytest.mark.parametrize("command", ["status", "list", "show", "stats", "dsn", "runs", "rerun", "pauses"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        *("status", "list", "show", "stats", "dsn", "runs", "rerun", "pauses"),
+        *("workers", "top", "doctor", "prune"),
+    ],
+)
 def test_reading_commands_offer_json(command: str) -> None:
     """--json is on every reading command."""
     assert "--json" in run(command, "--help").output
@@ -68,6 +75,10 @@ def test_reading_commands_offer_json(command: str) -> None:
         ("wait", "x"),
         ("cancel", "x"),
         ("resume", "x"),
+        ("workers",),
+        ("top",),
+        ("doctor",),
+        ("prune", "--older-than", "30d"),
     ],
 )
 def test_no_database_is_wrong_usage_and_says_what_to_do(arguments: tuple[str, ...]) -> None:
@@ -264,6 +275,42 @@ def test_each_field_of_the_config_is_an_option() -> None:
     given = none | {"orphan_timeout": "20s", "max_threads": 3, "queues": ("mail,slow", "other")}
     config = read_config(given)
     assert config == zart.WorkerConfig(orphan_timeout="20s", max_threads=3, queues=("mail", "slow", "other"))
+
+
+def test_what_is_pruned_may_be_said_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It concerns the database, so it is said once for all of its workers; an option says it as well, and wins."""
+    monkeypatch.setenv("ZART_RETENTION", "30d")
+    monkeypatch.setenv("ZART_KEEP_IDS", "90d")
+    for arguments, wanted in (
+        ([], zart.WorkerConfig(retention="30d", keep_ids="90d")),
+        (["--retention", "2d"], zart.WorkerConfig(retention="2d", keep_ids="90d")),
+    ):
+        options = worker.make_context("worker", arguments).params
+        assert read_config(options) == wanted
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ((), "Missing option '--older-than'"),
+        (("--older-than", "soon"), "older_than is 'soon'"),
+        (("--older-than", "30d", "--status", "running"), "'running' is not one of"),
+        (("--older-than", "30d", "--keep-ids", "1d"), "keep_ids is 24h"),
+        (("--older-than", "30d", "--batch", "0"), "--batch"),
+    ],
+)
+def test_what_cannot_be_pruned_is_wrong_usage(
+    arguments: tuple[str, ...], told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Exit code 2, and the reason."""
+
+    async def stay(self: object) -> None:
+        return None
+
+    monkeypatch.setattr("zart.client.database.Database.open", stay)
+    result = run("prune", *arguments, "--dsn", "postgresql://h/d")
+    assert result.exit_code == 2
+    assert told in result.stderr
 
 
 @pytest.mark.parametrize(

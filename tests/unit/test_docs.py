@@ -93,7 +93,7 @@ def test_every_setting_of_a_worker_has_its_line_and_default() -> None:
     section = text.partition("## Of a worker")[2].partition("\n## ")[0]
     rows = re.findall(r"^\| `(\w+)` \| (.*?) \|", section, re.MULTILINE)
     told = {field: default.strip("`").strip('"') for field, default in rows}
-    told |= {"wedge_timeout": "None", "queues": "()"}
+    told |= {"wedge_timeout": "None", "queues": "()", "retention": "None", "keep_ids": "None"}
     fields = inspect.signature(WorkerConfig).parameters
     assert list(told) == list(fields)
     assert told == {field: str(parameter.default) for field, parameter in fields.items()}

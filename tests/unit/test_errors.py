@@ -27,6 +27,7 @@ EXAMPLES: list[BaseException] = [
     errors.ExecutionNotFound("text", execution_id="order-1"),
     errors.ExecutionConflict("text", execution_id="order-1"),
     errors.ExecutionFinished("text", execution_id="order-1"),
+    errors.ExecutionPruned("text", execution_id="order-1"),
     errors.ExecutionFailed(FAILURE, execution_id="order-1"),
     errors.ExecutionTimeout(FAILURE),
     errors.ExecutionCancelled("text", execution_id="order-1", reason="twice"),

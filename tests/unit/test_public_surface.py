@@ -23,6 +23,8 @@ MISSING = {
 }  # fmt: skip
 """What is pinned and not built so far. This list only shrinks: take a name off when it exists."""
 
+_RETENTION = "0041-what-ended-long-ago.md"
+_LOOKING = "0043-doctor-and-top.md"
 _ATTRIBUTES = "0004-attributes-beyond-the-pinned-surface.md"
 _REPAIRS = "0037-repairs.md"
 _ENCRYPTION = "0042-encryption-at-rest.md"
@@ -64,6 +66,16 @@ ADDED = {
     # What a worker reads of a client, and the command line sets at a worker.
     "Client.address": _ATTRIBUTES,
     "Client.schema": _ATTRIBUTES,
+    # Retention, and who works.
+    "Client.prune": _RETENTION,
+    "ExecutionPruned": _RETENTION,
+    "Pruned": _RETENTION,
+    "WorkerConfig(keep_ids)": _RETENTION,
+    "WorkerConfig(retention)": _RETENTION,
+    "WorkerConfig.keep_ids": _RETENTION,
+    "WorkerConfig.retention": _RETENTION,
+    "Client.workers": _LOOKING,
+    "WorkerStatus": _LOOKING,
     "sync.ExecutionHandle()": _ATTRIBUTES,
     "Worker.exit_when_wedged": _ATTRIBUTES,
     # The structured side of errors.

@@ -225,7 +225,9 @@ class Registration:
     def _retention_duty(self) -> Iterator[tuple[str, Coroutine[Any, Any, None]]]:
         if self._config.retention is not None:
             retention = Retention(
-                self._config.retention, tuple(sorted(FINAL_STATUSES)), self._config.keep_ids
+                self._config.retention,
+                tuple(sorted(status.value for status in FINAL_STATUSES)),
+                self._config.keep_ids,
             )
             yield "zart retention", RetentionDuty(self._connect, self._schema, retention).run()
 

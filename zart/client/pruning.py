@@ -11,7 +11,7 @@ from zart.durations import Duration, format_duration, parse_duration
 from zart.errors import UsageError
 from zart.state import FINAL_STATUSES, Pruned
 
-_STATUSES: Final = tuple(sorted(FINAL_STATUSES))
+_STATUSES: Final = tuple(sorted(status.value for status in FINAL_STATUSES))
 
 
 async def prune(

@@ -1,6 +1,5 @@
 """The way to the server: what stands between, whether notifications come, and whether the clocks agree."""
 
-import asyncio
 import datetime as dt
 from typing import Any, Final
 from uuid import uuid4
@@ -18,14 +17,10 @@ _HEARD_WITHIN: Final = 3.0
 _CLOCKS_AGREE_WITHIN: Final = dt.timedelta(seconds=2)
 
 
-async def look_at_connection(connection: connections.Connection, address: str, schema: str) -> list[Finding]:
-    """All of it. Raises psycopg's errors, each as the look that failed."""
+async def look_for_pooler(connection: connections.Connection, address: str) -> list[Finding]:
+    """Raises psycopg's errors, as the looks below do."""
     pooled = await through_pooler(connection)
-    return [
-        *judge_pooler(pooled=pooled, direct=connections.direct_address(address) != address),
-        await _look_at_notifications(address),
-        *await _look_at_clocks(connection, schema),
-    ]
+    return judge_pooler(pooled=pooled, direct=connections.direct_address(address) != address)
 
 
 def judge_pooler(*, pooled: bool, direct: bool) -> list[Finding]:
@@ -48,36 +43,47 @@ def judge_pooler(*, pooled: bool, direct: bool) -> list[Finding]:
     ]
 
 
-async def _look_at_notifications(address: str) -> Finding:
-    """Sends one to itself, where workers and clients listen."""
+async def look_at_notifications(address: str) -> list[Finding]:
+    """Send one to oneself, the way on which workers and clients listen."""
     direct = connections.direct_address(address)
-    channel = f"zart_doctor_{uuid4().hex[:12]}"
     try:
         listener = await connections.connect(direct, application_name="zart doctor", prepared=False)
     except (connections.DatabaseUnreachable, psycopg.Error) as error:
-        return warning(
-            "notifications",
-            f"no connection to {mask_dsn(direct)}: {' '.join(str(error).split())[:300]}",
-            f"mend {DIRECT_VARIABLE}: until then workers and clients poll",
+        return judge_notifications(
+            f"no connection to {mask_dsn(direct)}: {' '.join(str(error).split())[:300]}"
         )
     async with listener:
         try:
-            await listener.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
-            await listener.execute("SELECT pg_notify(%s, '')", (channel,))
-            async with asyncio.timeout(_HEARD_WITHIN):
-                async for _ in listener.notifies():
-                    return ok("notifications", "arrive")
-        except (psycopg.Error, TimeoutError) as error:
-            reason = "none arrives" if isinstance(error, TimeoutError) else " ".join(str(error).split())[:300]
-            return warning(
-                "notifications",
-                f"{reason}: workers find work by polling, and results are seen later",
-                f"set {DIRECT_VARIABLE} to an address past the pooler, at a server that takes writes",
-            )
-    return warning("notifications", "the connection ended", "look at the server's log")
+            heard = await _hears_itself(listener)
+        except psycopg.Error as error:
+            return judge_notifications(" ".join(str(error).split())[:300])
+    return judge_notifications(None if heard else "none arrives")
 
 
-async def _look_at_clocks(connection: connections.Connection, schema: str) -> list[Finding]:
+async def _hears_itself(listener: connections.Connection) -> bool:
+    channel = f"zart_doctor_{uuid4().hex[:12]}"
+    await listener.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
+    await listener.execute("SELECT pg_notify(%s, '')", (channel,))
+    async for _ in listener.notifies(timeout=_HEARD_WITHIN, stop_after=1):
+        return True
+    return False
+
+
+def judge_notifications(trouble: str | None) -> list[Finding]:
+    """`trouble` says why none arrived."""
+    if trouble is None:
+        return [ok("notifications", "arrive")]
+    return [
+        warning(
+            "notifications",
+            f"{trouble}: workers find work by polling, and results are seen later",
+            f"set {DIRECT_VARIABLE} to an address past the pooler, of a server that takes writes",
+        )
+    ]
+
+
+async def look_at_clocks(connection: connections.Connection, schema: str) -> list[Finding]:
+    """The server's beside this machine's, and durable time beside the server's."""
     before = dt.datetime.now(dt.UTC)
     cursor = await connection.execute(load("doctor", schema)["clocks"], {})
     ((server, shifted),) = await cursor.fetchall()

@@ -17,7 +17,7 @@ from zart.migrate import read_status
 from zart_cli.doctor import schema, settings, space, work, workers
 from zart_cli.doctor.app import judge_app
 from zart_cli.doctor.check import Check, Patient, Row
-from zart_cli.doctor.connection import look_at_connection
+from zart_cli.doctor.connection import look_at_clocks, look_at_notifications, look_for_pooler
 from zart_cli.doctor.finding import Finding, error, ok, warning
 
 CHECKS: Final[tuple[Check, ...]] = (
@@ -48,7 +48,9 @@ async def examine(
     async with connection:
         found.append(ok("database", patient.where))
         looks: list[tuple[str, Callable[[], Awaitable[list[Finding]]]]] = [
-            ("connection", partial(look_at_connection, connection, address, schema_name)),
+            ("pooler", partial(look_for_pooler, connection, address)),
+            ("notifications", partial(look_at_notifications, address)),
+            ("clock", partial(look_at_clocks, connection, schema_name)),
             ("schema", partial(_schema, connection, patient)),
             *((check.name, partial(_take, connection, check, patient)) for check in CHECKS),
         ]

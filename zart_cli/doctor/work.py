@@ -2,48 +2,19 @@
 
 import datetime as dt
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import Final
 
 from zart.errors import PayloadError
 from zart.failures import failure_from_json
 from zart_cli.doctor.check import Check, Patient, Row
 from zart_cli.doctor.finding import Finding, error, info, ok, warning
+from zart_cli.lanes import Ready, counted, lane_name
 from zart_cli.tables import describe
 from zart_cli.times import short_duration
 
-COUNTED: Final = 5_000
-"""Beyond so many nobody counts."""
 _SHOWN: Final = 5
 _LIMIT: Final = 1024 * 1024
 _NEAR: Final = 0.75
-
-
-class Ready(NamedTuple):
-    """A row of `ready`."""
-
-    queue: str
-    name: str
-    version: str | None
-    is_step: bool
-    tasks: int
-    oldest: dt.timedelta | None
-    served: bool
-
-    @property
-    def told(self) -> str:
-        return lane_name(self.queue, self.name, self.version, is_step=self.is_step)
-
-
-def lane_name(queue: str, name: str, version: str | None, *, is_step: bool) -> str:
-    """What a lane stands for, in words."""
-    told = f"step {name}" if is_step else name
-    told += f" version {version}" if version is not None else ""
-    return told if queue == "default" else f"{told} in queue {queue}"
-
-
-def counted(number: int) -> str:
-    """A count that ends at five thousand."""
-    return f"over {COUNTED:,}" if number > COUNTED else f"{number:,}"
 
 
 def judge_ready(rows: Sequence[Row], patient: Patient) -> list[Finding]:

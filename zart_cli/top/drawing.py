@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from zart import WorkerStatus
-from zart_cli.doctor.work import COUNTED
+from zart_cli.lanes import COUNTED
 from zart_cli.tables import plain_table
 from zart_cli.times import ago, short_duration
 from zart_cli.top.reading import Frame, Lane, Rates

@@ -9,7 +9,7 @@ from zart import WorkerStatus
 from zart._postgres.connections import Connection
 from zart._postgres.queries import load
 from zart.client.reading import read_worker
-from zart_cli.doctor.work import Ready, lane_name
+from zart_cli.lanes import Ready, lane_name
 
 _STUCK_SHOWN: Final = 8
 _LANES_SHOWN: Final = 40
