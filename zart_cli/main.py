@@ -18,6 +18,7 @@ from zart_cli.exits import ZartGroup
 from zart_cli.looking import dsn, list_, show, stats, status
 from zart_cli.migrating import migrate
 from zart_cli.sending import event, start, wait
+from zart_cli.serving import serve
 from zart_cli.steering import cancel, resume
 from zart_cli.working import worker
 
@@ -44,5 +45,20 @@ def cli() -> None:
     """Durable functions on the Postgres you already have."""
 
 
-for command in (migrate, worker, dev, start, status, wait, event, list_, show, cancel, resume, stats, dsn):
+for command in (
+    migrate,
+    worker,
+    dev,
+    start,
+    status,
+    wait,
+    event,
+    list_,
+    show,
+    cancel,
+    resume,
+    stats,
+    serve,
+    dsn,
+):
     cli.add_command(command)

@@ -21,6 +21,7 @@ from zart.durable import Durable
 from zart.durations import Duration, parse_duration
 from zart.errors import ExecutionConflict, PayloadError, UsageError
 from zart.identifiers import uuid7
+from zart.instants import in_utc
 from zart.names import check_id, check_name
 
 NOT_GIVEN: Final[Any] = msgspec.UNSET
@@ -168,7 +169,7 @@ def make_start(
     if delay is not None and at is not None:
         raise UsageError("delay= and at= both say when to start: give one of them")
     if at is not None:
-        _check_at(at)
+        at = _check_at(at)
     run_id = uuid7()
     return Start(
         target=target,
@@ -254,11 +255,11 @@ def _check_durable(fn: object) -> None:
         )
 
 
-def _check_at(at: object) -> None:
+def _check_at(at: object) -> dt.datetime:
+    """Return the time in UTC: PostgreSQL knows no zones beyond 16 hours, and Python does."""
     if not isinstance(at, dt.datetime):
         raise UsageError(f"at= is {at!r}, but it must be an aware datetime; for a duration use delay=")
-    if at.utcoffset() is None:
-        raise UsageError(f"at= is {at.isoformat()}, which has no time zone: use datetime(..., tzinfo=UTC)")
+    return in_utc(at, "at=")
 
 
 def _shown(value: object) -> str:

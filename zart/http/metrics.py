@@ -9,8 +9,8 @@ CONTENT_TYPE: Final = "text/plain; version=0.0.4"
 """The router adds the charset, as to every text."""
 
 
-async def exposition(client: Client) -> str:
-    """The figures of the database, in Prometheus's text format."""
+async def exposition(client: Client, *, waiting: int) -> str:
+    """The figures of the database, and how many requests wait for results here, in Prometheus's text format."""
     stats = await client.stats()
     return "".join(
         (
@@ -23,6 +23,8 @@ async def exposition(client: Client) -> str:
             ),
             "# HELP zart_workers Workers whose lease stands.\n# TYPE zart_workers gauge\n",
             f"zart_workers {stats.workers}\n",
+            "# HELP zart_http_waiting Requests that wait for results.\n# TYPE zart_http_waiting gauge\n",
+            f"zart_http_waiting {waiting}\n",
         )
     )
 

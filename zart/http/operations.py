@@ -49,4 +49,4 @@ async def readyz(call: Call) -> Reply[views.Health]:
 @route("GET", "/metrics", scope="read", prefixed=False, media_type=CONTENT_TYPE)
 async def get_metrics(call: Call) -> str:
     """What Prometheus reads: executions by status, work that nobody serves, workers."""
-    return await exposition(call.client)
+    return await exposition(call.client, waiting=call.service.waiting)

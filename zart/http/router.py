@@ -9,6 +9,7 @@ from litestar.connection import ASGIConnection
 from litestar.exceptions import HTTPException, MethodNotAllowedException, NotFoundException
 from litestar.handlers import BaseRouteHandler, HTTPRouteHandler
 
+from zart import Client, UsageError
 from zart.http.bodies import Gone, decode_body, decode_query, read_body
 from zart.http.call import Call
 from zart.http.gate import Gate
@@ -77,7 +78,7 @@ def _handler(route: Route, service: Service) -> HTTPRouteHandler:
         body = await _read(route, request, visit, service)
         client = None
         if route.client:
-            client = await service.client()
+            client = await _open_client(service)
             if visit.caller.name is not None:
                 client = client.as_author(visit.caller.name)
         call = Call(
@@ -121,6 +122,14 @@ async def _read(
             raise Refused(MALFORMED, "the request has no body, and needs one: JSON")
         return {"body": None if route.body.kind is Any else route.body.kind()}
     return {"body": decode_body(data, route.body.kind)}
+
+
+async def _open_client(service: Service) -> Client:
+    """The client. What is wrong with how it was set up is no fault of whoever asks."""
+    try:
+        return await service.client()
+    except UsageError as error:
+        raise RuntimeError(str(error)) from error
 
 
 def _on_error(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
