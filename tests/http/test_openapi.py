@@ -19,12 +19,12 @@ from schemathesis.checks import CHECKS, load_all_checks
 
 from tests.http.test_gate import NEEDS, NOT_YET
 from tests.support.calling import HERE, bearer, token_file
-from zart.http import create_app
+from zart.http import HttpOptions, create_app, problems
 from zart.http.openapi import describe
 from zart.http.table import ROUTES
 
 DOCUMENT = describe(ROUTES, "/api/v1", "1.2.3")
-ROOT = Path(__file__).parents[2]
+REFERENCE = Path(__file__).parents[2] / "docs" / "reference" / "http.md"
 TESTED_FOR = 30.0
 """Seconds for all operations together."""
 LEAST = 5
@@ -113,8 +113,7 @@ def without_security(node):
 
 
 def _reference_rows():
-    text = (ROOT / "docs" / "reference" / "http.md").read_text()
-    return re.findall(r"^\| `(GET|POST|DELETE) ([^`]+)` \| `(\w+)` \|", text, re.MULTILINE)
+    return re.findall(r"^\| `(GET|POST|DELETE) ([^`]+)` \| `(\w+)` \|", REFERENCE.read_text(), re.MULTILINE)
 
 
 def test_the_reference_has_the_same_routes():
@@ -122,6 +121,28 @@ def test_the_reference_has_the_same_routes():
     scopes = {"probe": "read"}
     expected = [(route.method, route.path, scopes.get(route.scope, route.scope)) for route in ROUTES]
     assert _reference_rows() == expected
+
+
+def test_the_reference_has_every_option_and_its_default():
+    """In their order."""
+    section = REFERENCE.read_text().partition("## Settings")[2]
+    rows = re.findall(r"^\| `(\w+)` \| `([^`]+)` \|", section, re.MULTILINE)
+    told = {field: default.strip('"') for field, default in rows}
+    assert told == {field: str(getattr(HttpOptions(), field)) for field in HttpOptions.__struct_fields__}
+    assert list(told) == list(HttpOptions.__struct_fields__)
+
+
+def test_the_reference_has_every_kind_of_problem():
+    """With its status."""
+    section = REFERENCE.read_text().partition("## Problems")[2].partition("\n## ")[0]
+    told = {
+        (int(status), name)
+        for status, names in re.findall(r"^\| (\d{3}) \| (.*) \|$", section, re.MULTILINE)
+        for name in re.findall(r"`([a-z-]+)`", names)
+        if name != "field"
+    }
+    kinds = {(kind.status, kind.name) for kind in vars(problems).values() if isinstance(kind, problems.Kind)}
+    assert told == kinds
 
 
 @pytest.mark.slow

@@ -57,6 +57,9 @@ ADDED = {
     # What a worker reads of a client, and the command line sets at a worker.
     "Client.address": _ATTRIBUTES,
     "Client.schema": _ATTRIBUTES,
+    # How one client serves many authors.
+    "Client.as_author": _ATTRIBUTES,
+    "Client.is_open": _ATTRIBUTES,
     "sync.ExecutionHandle()": _ATTRIBUTES,
     "Worker.exit_when_wedged": _ATTRIBUTES,
     # The structured side of errors.
