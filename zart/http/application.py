@@ -13,6 +13,8 @@ from collections.abc import MutableMapping
 from types import TracebackType
 from typing import Any, Final, Self
 
+from litestar import Litestar
+
 from zart.http.bodies import Receive
 from zart.http.gate import Gate
 from zart.http.paths import own_path
@@ -48,7 +50,7 @@ class HttpApi:
         self._routes = routes
         self._service = service
         self._gate = gate
-        self.router = build_router(routes, service, gate)
+        self.router: Litestar = build_router(routes, service, gate)
         """The Litestar application behind the gate."""
 
     @property

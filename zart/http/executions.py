@@ -1,6 +1,6 @@
 """The routes of executions: start, look, wait, send events, cancel, resume."""
 
-from typing import Any
+from typing import Any, Final
 from urllib.parse import urlencode
 
 import msgspec
@@ -27,14 +27,13 @@ from zart.http.requests import (
 )
 from zart.http.routing import Reply, Routes
 
-EXECUTIONS = Routes()
-route = EXECUTIONS.route
+EXECUTIONS: Final = Routes()
 
 _ENDED = ("completed", "failed", "cancelled", "blocked")
 """Waiting longer brings nothing new."""
 
 
-@route(
+@EXECUTIONS.route(
     "POST",
     "/events/{execution_id}/{event}",
     scope="write",
@@ -53,7 +52,7 @@ async def offer_event(call: Call, execution_id: str, event: str, body: Any) -> v
     return views.Offered(added=added)
 
 
-@route(
+@EXECUTIONS.route(
     "POST",
     "/executions",
     scope="write",
@@ -92,7 +91,7 @@ async def start_execution(call: Call, body: StartBody) -> Reply[views.Started]:
     )
 
 
-@route("GET", "/executions", scope="read", problems=(422,))
+@EXECUTIONS.route("GET", "/executions", scope="read", problems=(422,))
 async def list_executions(call: Call, query: ListQuery) -> Reply[views.Page]:
     """List executions, the newest first, a page at a time."""
     found = [
@@ -114,27 +113,27 @@ async def list_executions(call: Call, query: ListQuery) -> Reply[views.Page]:
     return Reply(views.Page(executions=shown, next=next_path), headers={"Link": f'<{next_path}>; rel="next"'})
 
 
-@route("GET", "/executions/{execution_id}", scope="read", problems=(404,))
+@EXECUTIONS.route("GET", "/executions/{execution_id}", scope="read", problems=(404,))
 async def get_execution(call: Call, execution_id: str) -> views.ExecutionView:
     """How an execution stands."""
     return views.view_execution(await call.client.status(execution_id), payloads=call.payloads)
 
 
-@route("GET", "/executions/{execution_id}/history", scope="read", problems=(404,))
+@EXECUTIONS.route("GET", "/executions/{execution_id}/history", scope="read", problems=(404,))
 async def get_history(call: Call, execution_id: str, query: HistoryQuery) -> views.HistoryView:
     """What an execution did in a run: its records in order, and who did what to it."""
     history = await call.client.history(execution_id, run_id=query.run_id)
     return views.view_history(history, payloads=call.payloads)
 
 
-@route("GET", "/executions/{execution_id}/runs", scope="read", problems=(404,))
+@EXECUTIONS.route("GET", "/executions/{execution_id}/runs", scope="read", problems=(404,))
 async def get_runs(call: Call, execution_id: str) -> views.Runs:
     """The runs of an execution that are kept; `history?run_id=` shows each."""
     history = await call.client.history(execution_id)
     return views.Runs(execution_id=execution_id, run_id=history.run_id, runs=history.runs)
 
 
-@route(
+@EXECUTIONS.route(
     "GET",
     "/executions/{execution_id}/result",
     scope="read",
@@ -157,7 +156,7 @@ async def get_result(call: Call, execution_id: str, query: ResultQuery) -> Reply
     return Reply(outcome, status=200 if outcome.status in _ENDED else 202)
 
 
-@route(
+@EXECUTIONS.route(
     "POST",
     "/executions/{execution_id}/cancel",
     scope="write",
@@ -174,7 +173,7 @@ async def cancel_execution(call: Call, execution_id: str, body: CancelBody) -> v
     return views.Changed(changed=changed)
 
 
-@route(
+@EXECUTIONS.route(
     "POST",
     "/executions/{execution_id}/resume",
     scope="write",

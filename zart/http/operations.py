@@ -1,6 +1,6 @@
 """The routes for those who run the service: how much there is of what, whether it lives, what it offers."""
 
-from typing import Any
+from typing import Any, Final
 
 from zart.http import views
 from zart.http.call import Call
@@ -8,29 +8,28 @@ from zart.http.metrics import CONTENT_TYPE, exposition
 from zart.http.readiness import trouble
 from zart.http.routing import Reply, Routes
 
-OPERATIONS = Routes()
-route = OPERATIONS.route
+OPERATIONS: Final = Routes()
 
 
-@route("GET", "/stats", scope="read")
+@OPERATIONS.route("GET", "/stats", scope="read")
 async def get_stats(call: Call) -> views.StatsView:
     """How many executions there are by status, work that nobody serves, and live workers."""
     return views.view_stats(await call.client.stats())
 
 
-@route("GET", "/openapi.json", scope="read", client=False)
+@OPERATIONS.route("GET", "/openapi.json", scope="read", client=False)
 async def get_openapi(call: Call) -> Any:
     """This API, as OpenAPI 3.1 describes it."""
     return call.service.document
 
 
-@route("GET", "/healthz", scope="probe", prefixed=False, client=False)
+@OPERATIONS.route("GET", "/healthz", scope="probe", prefixed=False, client=False)
 async def healthz(call: Call) -> views.Health:  # noqa: ARG001 (it lives if it answers)
     """Whether the service lives. It asks nobody."""
     return views.Health(status="ok")
 
 
-@route(
+@OPERATIONS.route(
     "GET",
     "/readyz",
     scope="probe",
@@ -46,7 +45,7 @@ async def readyz(call: Call) -> Reply[views.Health]:
     return Reply(views.Health(status="unavailable", reason=reason), status=503)
 
 
-@route("GET", "/metrics", scope="read", prefixed=False, media_type=CONTENT_TYPE)
+@OPERATIONS.route("GET", "/metrics", scope="read", prefixed=False, media_type=CONTENT_TYPE)
 async def get_metrics(call: Call) -> str:
     """What Prometheus reads: executions by status, work that nobody serves, workers."""
     return await exposition(call.client, waiting=call.service.waiting)

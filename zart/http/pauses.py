@@ -1,16 +1,17 @@
 """The routes of pauses: rules that hold back one execution, a function's, or steps."""
 
+from typing import Final
+
 from zart.http import views
 from zart.http.call import Call
 from zart.http.problems import NO_RULE, Refused
 from zart.http.requests import PauseBody, ReasonQuery, read_expiry
 from zart.http.routing import Routes
 
-PAUSES = Routes()
-route = PAUSES.route
+PAUSES: Final = Routes()
 
 
-@route("GET", "/pauses", scope="read")
+@PAUSES.route("GET", "/pauses", scope="read")
 async def list_pauses(call: Call) -> views.Pauses:
     """The rules that stand."""
     return views.Pauses(
@@ -29,7 +30,7 @@ async def list_pauses(call: Call) -> views.Pauses:
     )
 
 
-@route(
+@PAUSES.route(
     "POST",
     "/pauses",
     scope="write",
@@ -53,7 +54,7 @@ async def pause(call: Call, body: PauseBody) -> views.Paused:
     return views.Paused(id=rule)
 
 
-@route("DELETE", "/pauses/{rule}", scope="write", problems=(404, 422))
+@PAUSES.route("DELETE", "/pauses/{rule}", scope="write", problems=(404, 422))
 async def unpause(call: Call, rule: str, query: ReasonQuery) -> views.Changed:
     """End a pause: what it held back goes on."""
     if not await call.client.unpause(rule, reason=query.reason):

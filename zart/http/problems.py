@@ -126,7 +126,7 @@ class Refused(Exception):  # noqa: N818 (it is an answer)
         super().__init__(kind, detail)
         self.kind = kind
         self.detail = detail
-        self.headers = dict(headers or {})
+        self.headers: dict[str, str] = dict(headers or {})
         self.execution_id = execution_id
         self.field = field
 

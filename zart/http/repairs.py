@@ -1,5 +1,7 @@
 """The routes by which a person mends an execution: a step tried again, a run begun anew, an execution deleted."""
 
+from typing import Final
+
 import msgspec
 
 from zart.http import views
@@ -7,11 +9,10 @@ from zart.http.call import Call
 from zart.http.requests import ReasonQuery, RerunBody, RestartBody, RetryStepBody
 from zart.http.routing import Routes
 
-REPAIRS = Routes()
-route = REPAIRS.route
+REPAIRS: Final = Routes()
 
 
-@route(
+@REPAIRS.route(
     "POST",
     "/executions/{execution_id}/retry-step",
     scope="write",
@@ -25,7 +26,7 @@ async def retry_step(call: Call, execution_id: str, body: RetryStepBody) -> view
     return views.Changed(changed=changed)
 
 
-@route(
+@REPAIRS.route(
     "POST",
     "/executions/{execution_id}/restart",
     scope="write",
@@ -42,7 +43,7 @@ async def restart_execution(call: Call, execution_id: str, body: RestartBody) ->
     return views.Restarted(run_id=run_id)
 
 
-@route(
+@REPAIRS.route(
     "POST",
     "/executions/{execution_id}/rerun",
     scope="write",
@@ -56,7 +57,7 @@ async def rerun_execution(call: Call, execution_id: str, body: RerunBody) -> vie
     return views.RerunView(run_id=rerun.run_id, stale=rerun.stale)
 
 
-@route("DELETE", "/executions/{execution_id}", scope="write", problems=(404, 409, 422))
+@REPAIRS.route("DELETE", "/executions/{execution_id}", scope="write", problems=(404, 409, 422))
 async def delete_execution(call: Call, execution_id: str, query: ReasonQuery) -> views.Changed:
     """Delete an execution with all that is kept of it."""
     changed = await call.client.delete(execution_id, reason=query.reason)

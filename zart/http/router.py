@@ -1,4 +1,4 @@
-"""The table of routes as a Litestar application. The one module that imports Litestar."""
+"""The table of routes as a Litestar application."""
 
 from collections.abc import Mapping
 from typing import Any, Final, cast
@@ -90,7 +90,7 @@ def _handler(route: Route, service: Service) -> HTTPRouteHandler:
             idempotency_key=_idempotency_key(visit),
         )
         answer = await route.answer(call, **parts, **query, **body)
-        reply = answer if isinstance(answer, Reply) else Reply(answer)
+        reply = cast("Reply[Any]", answer) if isinstance(answer, Reply) else Reply[Any](answer)
         content = reply.content.encode() if isinstance(reply.content, str) else _encode(reply.content)
         return Response(
             content,

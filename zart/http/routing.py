@@ -35,7 +35,7 @@ class Reply(Generic[T]):
     ) -> None:
         self.content = content
         self.status = status
-        self.headers = dict(headers or {})
+        self.headers: dict[str, str] = dict(headers or {})
 
 
 class Body(msgspec.Struct, frozen=True, kw_only=True):

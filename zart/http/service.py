@@ -24,7 +24,7 @@ class Service:
         self.prefix = prefix
         self.document = document
         """What openapi.json says."""
-        self.stopping = asyncio.Event()
+        self.stopping: asyncio.Event = asyncio.Event()
         """Set when waits for results end early, since the service stops."""
         self.waiting = 0
         """Requests that wait for results."""

@@ -1,4 +1,4 @@
-"""A server for the application: uvicorn, until it is told to stop. The one module that imports uvicorn."""
+"""A server for the application: uvicorn, until it is told to stop."""
 
 import contextlib
 import socket

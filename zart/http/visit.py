@@ -39,9 +39,9 @@ class Visit:
         self.headers: list[tuple[bytes, bytes]] = [
             (bytes(name), bytes(value)) for name, value in scope["headers"]
         ]
-        self.path = sent_path(scope)
+        self.path: str = sent_path(scope)
         self.method: str = scope["method"]
-        self.request_id = self._read_id()
+        self.request_id: str = self._read_id()
         self.caller: Caller | None = None
         self.status: int | None = None
         """Of the answer; None before it has begun."""
