@@ -84,6 +84,7 @@ async def test_it_works_under_a_prefix_of_the_hosts(dsn, host, root):
         page = (await http.get(f"{root}/api/v1/executions?limit=3")).json()
         assert page["next"].startswith(f"{root}/api/v1/executions?")
         assert len((await http.get(page["next"])).json()["executions"]) == 1
+        assert (await http.get(f"{root}/api/v1/openapi.json")).json()["servers"] == [{"url": root}]
         refused = await http.get(f"{root}/api/v1/executions/nobody")
         assert refused.json()["instance"] == f"{root}/api/v1/executions/nobody"
         assert (await http.get(f"{root}/nothing")).headers["content-type"] == "application/problem+json"

@@ -74,6 +74,7 @@ async def test_it_is_served_as_it_is(http):
     assert served.headers["content-type"] == "application/json"
     document = served.json()
     assert document["openapi"] == "3.1.0"
+    assert document["servers"] == [{"url": "/"}]
     assert document["paths"] == msgspec.to_builtins(DOCUMENT["paths"])
 
 

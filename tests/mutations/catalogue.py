@@ -7,9 +7,20 @@ from tests.mutations.inside import INSIDE
 from tests.mutations.journal import JOURNAL_MUTATIONS
 from tests.mutations.leases import LEASES
 from tests.mutations.scale import SCALE
+from tests.mutations.serving import SERVING
 from tests.mutations.undoing import UNDOING
 
-MUTATIONS = (*LEASES, *JOURNAL_MUTATIONS, *BODIES, *CLIENTS, *COMPOSITION, *UNDOING, *INSIDE, *SCALE)
+MUTATIONS = (
+    *LEASES,
+    *JOURNAL_MUTATIONS,
+    *BODIES,
+    *CLIENTS,
+    *COMPOSITION,
+    *UNDOING,
+    *INSIDE,
+    *SCALE,
+    *SERVING,
+)
 
 SURVIVORS: dict[str, str] = {}
 """By name: why no test can tell them from the original."""

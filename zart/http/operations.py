@@ -20,7 +20,9 @@ async def get_stats(call: Call) -> views.StatsView:
 @OPERATIONS.route("GET", "/openapi.json", scope="read", client=False)
 async def get_openapi(call: Call) -> Any:
     """This API, as OpenAPI 3.1 describes it."""
-    return call.service.document
+    service = call.service
+    mounted_at = call.path.rstrip("/").removesuffix(f"{service.prefix}/openapi.json")
+    return service.document | {"servers": [{"url": mounted_at or "/"}]}
 
 
 @OPERATIONS.route("GET", "/healthz", scope="probe", prefixed=False, client=False)
