@@ -41,9 +41,15 @@ _WRONG: Final = (1, 2)
 class Stopping:
     """What a process does when it is told to end: `first`, and at a second signal `again` before it ends as it is."""
 
-    def __init__(self, first: Callable[[], None], again: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        first: Callable[[], None],
+        again: Callable[[], None] = lambda: None,
+        until: str = "running steps have ended",
+    ) -> None:
         self._first = first
         self._again = again
+        self._until = until
         self._since: float | None = None
 
     def __call__(self, number: int, frame: object = None) -> None:  # noqa: ARG002 (a signal handler's signature)
@@ -51,7 +57,7 @@ class Stopping:
         now = time.monotonic()
         if self._since is None:
             self._since = now
-            _log.info("%s: stopping, once running steps have ended; again to stop at once", name)
+            _log.info("%s: stopping, once %s; again to stop at once", name, self._until)
             self._first()
         elif now - self._since >= _ONE_SIGNAL_SECONDS:
             _log.warning("%s again: this ends where it stands, others take over", name)

@@ -22,6 +22,7 @@ from zart_cli.pausing import pause, pauses, unpause
 from zart_cli.repairing import delete, rerun, restart, retry_step, runs
 from zart_cli.retention import prune
 from zart_cli.sending import event, start, wait
+from zart_cli.serving import serve
 from zart_cli.steering import cancel, resume
 from zart_cli.top.command import top
 from zart_cli.workers import workers
@@ -51,11 +52,9 @@ def cli() -> None:
 
 
 for command in (
-    *(migrate, worker, dev, start, status, wait, event, list_, show, cancel, resume, stats, dsn),
+    *(migrate, worker, dev, start, status, wait, event, list_, show, cancel, resume, stats, serve, dsn),
     *(runs, retry_step, restart, rerun, delete),
+    *(pause, pauses, unpause),
+    *(workers, top, doctor, prune),
 ):
-    cli.add_command(command)
-for command in (pause, pauses, unpause):
-    cli.add_command(command)
-for command in (workers, top, doctor, prune):
     cli.add_command(command)

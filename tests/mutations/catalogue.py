@@ -9,6 +9,7 @@ from tests.mutations.journal import JOURNAL_MUTATIONS
 from tests.mutations.leases import LEASES
 from tests.mutations.retention import RETENTION
 from tests.mutations.scale import SCALE
+from tests.mutations.serving import SERVING
 from tests.mutations.telemetry import TELLING
 from tests.mutations.undoing import UNDOING
 
@@ -24,6 +25,7 @@ MUTATIONS = (
     *ENCRYPTING,
     *TELLING,
     *RETENTION,
+    *SERVING,
 )
 
 SURVIVORS: dict[str, str] = {}

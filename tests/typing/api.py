@@ -406,6 +406,8 @@ async def client(rows: psycopg.AsyncConnection[Any]) -> None:
     await zart.migrate("postgresql:///shop", schema="jobs")
 
     async with zart.Client("postgresql:///shop", schema="jobs", author="ann") as shop:
+        if shop.is_open:
+            assert_type(shop.as_author("bob"), zart.Client)
         handle = await shop.start(
             sell, order, id="o-1", delay="1h", queue="slow", priority=3, on_conflict="return"
         )

@@ -35,7 +35,7 @@ def run(*arguments: str, input: str | None = None) -> Result:
 def test_every_command_has_help() -> None:
     """The commands of the design are there, each with an explanation."""
     wanted = ["migrate", "worker", "dev", "start", "status", "wait", "event"]
-    wanted += ["list", "show", "cancel", "resume", "stats", "dsn"]
+    wanted += ["list", "show", "cancel", "resume", "stats", "serve", "dsn"]
     wanted += ["runs", "retry-step", "restart", "rerun", "delete"]
     wanted += ["pause", "pauses", "unpause"]
     wanted += ["workers", "top", "doctor", "prune"]

@@ -76,6 +76,9 @@ ADDED = {
     "WorkerConfig.retention": _RETENTION,
     "Client.workers": _LOOKING,
     "WorkerStatus": _LOOKING,
+    # How one client serves many authors.
+    "Client.as_author": _ATTRIBUTES,
+    "Client.is_open": _ATTRIBUTES,
     "sync.ExecutionHandle()": _ATTRIBUTES,
     "Worker.exit_when_wedged": _ATTRIBUTES,
     # The structured side of errors.

@@ -1,5 +1,6 @@
 """The Client: starts executions, waits for them, sends them events, shows and steers them."""
 
+import copy
 import datetime as dt
 import getpass
 import socket
@@ -64,10 +65,13 @@ class Client:
         self._outcomes_: Outcomes | None = None
         self._starter = Starter(self._database)
         self._lookout = Lookout(self._database)
-        named = check_text(author, "the author") if author is not None else _who()
-        self._steering = Steering(self._database, named)
-        self._repairs = Repairs(self._database, named)
-        self._pausing = Pausing(self._database, named)
+        self._sign(check_text(author, "the author") if author is not None else _who())
+
+    def _sign(self, author: str) -> None:
+        """Make what writes an author's name into the history."""
+        self._steering = Steering(self._database, author)
+        self._repairs = Repairs(self._database, author)
+        self._pausing = Pausing(self._database, author)
 
     async def __aenter__(self) -> Self:
         if self._open is not None:
@@ -100,6 +104,23 @@ class Client:
     def schema(self) -> str:
         """The schema of Zart's tables."""
         return self._database.schema
+
+    @property
+    def is_open(self) -> bool:
+        """Whether its methods may be called now."""
+        return self._open is not None
+
+    def as_author(self, author: str, /) -> Self:
+        """This client under another author's name: what is done through it is signed so in the history.
+
+        It shares the connections, and lives as long as this one is open: it is not opened and not closed. Raises
+        UsageError when this one is not open.
+        """
+        if self._open is None:
+            raise UsageError("this Client is not open: open it, then act in another author's name")
+        view = copy.copy(self)
+        view._sign(check_text(author, "the author"))  # noqa: SLF001 (its own kind)
+        return view
 
     # ------------------------------------------------------------ starting
 

@@ -9,6 +9,7 @@ from zart.client.database import Database
 from zart.client.offering import not_found
 from zart.client.reading import read_execution, read_notes, read_record, read_run, read_worker
 from zart.errors import ExecutionNotFound, UsageError
+from zart.instants import in_utc
 from zart.names import check_text
 from zart.state import FINAL_STATUSES, Execution, ExecutionStatus, History, Run, Stats, WorkerStatus
 
@@ -44,7 +45,7 @@ class Lookout:
         """The newest first, page by page: a page goes on behind the last one's id, whatever was added
         meanwhile.
         """
-        _check_filters(status, since, until, limit)
+        _check_filters(status, limit)
         for what, text in (("name", name), ("id_prefix", id_prefix), ("after", after)):
             if text is not None:
                 check_text(text, what)
@@ -56,8 +57,8 @@ class Lookout:
                 "name": name,
                 "status": status,
                 "id_prefix": id_prefix,
-                "since": since,
-                "until": until,
+                "since": since and in_utc(since, "since"),
+                "until": until and in_utc(until, "until"),
                 "after": after,
                 "limit": size,
             }
@@ -120,15 +121,8 @@ class Lookout:
         return [read_worker(row, names) for row in rows]
 
 
-def _check_filters(
-    status: str | None, since: dt.datetime | None, until: dt.datetime | None, limit: int | None
-) -> None:
+def _check_filters(status: str | None, limit: int | None) -> None:
     if status is not None and status not in tuple(ExecutionStatus):
         raise UsageError(f"status is {status!r}: use one of {', '.join(ExecutionStatus)}")
-    for name, value in (("since", since), ("until", until)):
-        if value is not None and value.utcoffset() is None:
-            raise UsageError(
-                f"{name} is {value.isoformat()}, which has no time zone: use datetime(..., tzinfo=UTC)"
-            )
     if limit is not None and (isinstance(limit, bool) or limit < 0):
         raise UsageError(f"limit is {limit!r}: use a whole number, or None for all")

@@ -23,6 +23,7 @@ from zart.encryption import PLAIN, Payloads, Place
 from zart.encryption.envelope import is_envelope
 from zart.errors import ExecutionConflict, PayloadError, UsageError
 from zart.identifiers import uuid7
+from zart.instants import in_utc
 from zart.names import check_id, check_name
 from zart.telemetry.events import ExecutionStarted
 from zart.telemetry.hub import hub
@@ -189,7 +190,7 @@ def make_start(
     if delay is not None and at is not None:
         raise UsageError("delay= and at= both say when to start: give one of them")
     if at is not None:
-        _check_at(at)
+        at = _check_at(at)
     run_id = uuid7()
     own_id = str(uuid7()) if id is None else check_id(id)
     given = read_input(target, data)
@@ -304,11 +305,11 @@ def _check_durable(fn: object) -> None:
         )
 
 
-def _check_at(at: object) -> None:
+def _check_at(at: object) -> dt.datetime:
+    """Return the time in UTC: PostgreSQL knows no zones beyond 16 hours, and Python does."""
     if not isinstance(at, dt.datetime):
         raise UsageError(f"at= is {at!r}, but it must be an aware datetime; for a duration use delay=")
-    if at.utcoffset() is None:
-        raise UsageError(f"at= is {at.isoformat()}, which has no time zone: use datetime(..., tzinfo=UTC)")
+    return in_utc(at, "at=")
 
 
 def _shown(value: object) -> str:
