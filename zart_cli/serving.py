@@ -15,7 +15,7 @@ from zart_cli.children import SIGNALS, Stopping, hear_signals
 from zart_cli.database import Database, database_options
 from zart_cli.exits import FAILED, Ended
 from zart_cli.logs import log_to_stderr
-from zart_cli.working import log_level_option
+from zart_cli.watching import log_level_option
 
 
 @click.command(short_help="Serve the HTTP API.")

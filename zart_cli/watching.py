@@ -57,16 +57,19 @@ class Watching:
         return end
 
 
+log_level_option = click.option(
+    "--log-level",
+    type=click.Choice(LEVELS),
+    default="info",
+    show_default=True,
+    help="The least level to log.",
+)
+
+
 def watching_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options; the command gets what they said as `watching`."""
 
-    @click.option(
-        "--log-level",
-        type=click.Choice(LEVELS),
-        default="info",
-        show_default=True,
-        help="The least level to log.",
-    )
+    @log_level_option
     @click.option(
         "--log-format",
         type=click.Choice(FORMATS),

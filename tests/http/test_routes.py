@@ -391,6 +391,17 @@ async def test_stats_and_metrics_count_the_same(http):
     assert 'zart_executions{status="scheduled"} 2\n' in metrics.text
     assert 'zart_unserved_tasks{function="f\\"\\\\"} 2\n' in metrics.text
     assert "\nzart_workers 0\n" in metrics.text
+    assert "zart_worker_slots" not in metrics.text
+
+
+async def test_metrics_of_a_worker_in_the_same_process_are_among_them(http):
+    """An application that runs a worker, too, and keeps its metrics shows them at the same place."""
+    subscription = zart.telemetry.prometheus()
+    try:
+        assert "\nzart_worker_slots 0.0\n" in (await http.get("/metrics")).text
+    finally:
+        subscription.close()
+    assert "zart_worker_slots" not in (await http.get("/metrics")).text
 
 
 async def test_healthz_asks_nobody_and_readyz_the_database(http, dsn):

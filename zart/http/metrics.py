@@ -3,14 +3,16 @@
 from collections.abc import Mapping
 from typing import Final
 
-from zart import Client
+from zart import Client, telemetry
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4"
 """The router adds the charset, as to every text."""
 
 
 async def exposition(client: Client, *, waiting: int) -> str:
-    """The figures of the database, and how many requests wait for results here, in Prometheus's text format."""
+    """The figures of the database, how many requests wait for results here, and what this process keeps of its own work,
+    if it does so (`zart.telemetry.prometheus`): in Prometheus's text format.
+    """
     stats = await client.stats()
     return "".join(
         (
@@ -25,6 +27,7 @@ async def exposition(client: Client, *, waiting: int) -> str:
             f"zart_workers {stats.workers}\n",
             "# HELP zart_http_waiting Requests that wait for results.\n# TYPE zart_http_waiting gauge\n",
             f"zart_http_waiting {waiting}\n",
+            telemetry.kept_metrics(),
         )
     )
 

@@ -90,7 +90,7 @@ def _handler(route: Route, service: Service) -> HTTPRouteHandler:
             idempotency_key=_idempotency_key(visit),
         )
         answer = await route.answer(call, **parts, **query, **body)
-        reply = cast("Reply[Any]", answer) if isinstance(answer, Reply) else Reply[Any](answer)
+        reply: Reply[Any] = answer if isinstance(answer, Reply) else Reply[Any](answer)
         content = reply.content.encode() if isinstance(reply.content, str) else _encode(reply.content)
         return Response(
             content,

@@ -39,7 +39,7 @@ from zart.telemetry.events import (
 )
 from zart.telemetry.hub import Subscription, subscribe
 from zart.telemetry.logs import JsonFormatter, LogContext
-from zart.telemetry.metrics import exposition, prometheus, serve_metrics
+from zart.telemetry.metrics import exposition, kept_metrics, prometheus, serve_metrics
 from zart.telemetry.traces import opentelemetry
 
 __all__ = [
@@ -73,6 +73,7 @@ __all__ = [
     "WorkerStarted",
     "WorkerStopped",
     "exposition",
+    "kept_metrics",
     "opentelemetry",
     "prometheus",
     "serve_metrics",

@@ -4,6 +4,7 @@ Labels are bounded: function, queue and step are names from the code, never rend
 `labels.MOST_VALUES` values. How full the workers are is looked up when somebody asks.
 """
 
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
@@ -267,6 +268,14 @@ def exposition(registry: "CollectorRegistry | None" = None) -> tuple[str, bytes]
     from prometheus_client import CONTENT_TYPE_LATEST, generate_latest  # noqa: PLC0415
 
     return CONTENT_TYPE_LATEST, generate_latest(registry or _default_registry())
+
+
+def kept_metrics() -> str:
+    """The metrics of this process as text, where they are kept in prometheus_client's own registry; else nothing."""
+    registry = sys.modules.get("prometheus_client")
+    if registry is None or id(registry.REGISTRY) not in _on:
+        return ""
+    return exposition()[1].decode()
 
 
 def serve_metrics(port: int, *, address: str = "127.0.0.1") -> Callable[[], None]:
