@@ -8,7 +8,7 @@ import pytest
 from tests.support.calling import calling
 from tests.support.clients import fail, finish, rows
 from tests.support.running import query, until_status, working
-from zart import Client, durable, progress, step, wait_for_event
+from zart import Client, durable, progress, step, telemetry, wait_for_event
 
 AWKWARD = [
     "a/b", "a/b/c//d", "/", "what?", "#1", "50%", "%2F", "a b", " ", "ä€漢🐍", "a+b", "a;b=c", ".", "..", "a/../b",
@@ -396,7 +396,7 @@ async def test_stats_and_metrics_count_the_same(http):
 
 async def test_metrics_of_a_worker_in_the_same_process_are_among_them(http):
     """An application that runs a worker, too, and keeps its metrics shows them at the same place."""
-    subscription = zart.telemetry.prometheus()
+    subscription = telemetry.prometheus()
     try:
         assert "\nzart_worker_slots 0.0\n" in (await http.get("/metrics")).text
     finally:
