@@ -67,6 +67,9 @@ def test_reading_commands_offer_json(command: str) -> None:
         ("wait", "x"),
         ("cancel", "x"),
         ("resume", "x"),
+        ("pause", "x"),
+        ("pauses",),
+        ("unpause", "x"),
     ],
 )
 def test_no_database_is_wrong_usage_and_says_what_to_do(arguments: tuple[str, ...]) -> None:
