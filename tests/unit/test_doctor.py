@@ -264,6 +264,7 @@ def test_the_exit_code_says_whether_anything_is_in_the_way(
     monkeypatch.setattr(command, "examine", examine)
     result = CliRunner().invoke(cli, ["doctor", "--dsn", "postgresql://h/d"])
     assert result.exit_code == code
+    assert result.stderr == ("zart: something is in the way of the work: a\n" if code else "")
     lines = result.stdout.splitlines()
     assert lines[-1] == last
     assert sum("to do:" in line for line in lines) == sum(finding.remedy is not None for finding in found)
