@@ -38,7 +38,7 @@ class Payloads:
 
     def __init__(self, codec: PayloadCodec | None = None) -> None:
         self.codec: PayloadCodec | None = codec
-        self.key_id = str(getattr(codec, "key_id", ""))
+        self.key_id: str = str(getattr(codec, "key_id", ""))
         """Of the key that it writes with, where the codec says so."""
 
     def encrypt(self, data: bytes, place: Place) -> bytes:
