@@ -280,8 +280,7 @@ async def test_a_step_that_runs_finishes_and_is_recorded(dsn: str, how: dict[str
         await until_status(client, "free", "paused" if how == {"step": "do-*"} else "completed")
         assert (await client.status("a")).status == "running"
         gate("first").set()
-        await until_row_paused(dsn, "a")
-        assert (await client.status("a")).status == "paused"
+        await until_status(client, "a", "paused")
         assert "second" not in ran
         records = (await client.history("a")).records
         assert [(record.key, record.state) for record in records] == [("linger-first", "completed")]
