@@ -7,6 +7,9 @@
 ALTER TABLE {schema}.zart_tasks
     ADD COLUMN repair jsonb;         -- the keys of records that a person wants done again; null: nobody asked
 
+ALTER TABLE {schema}.zart_executions
+    ADD COLUMN attempt int;          -- of the body in this run, once it has been retried; null: the first one
+
 ALTER TABLE {schema}.zart_execution_runs
     ADD COLUMN status text,          -- how the run stood when a person had another one begun; null: it began anew by itself
     ADD COLUMN result json,

@@ -84,6 +84,29 @@ async def test_as_often_as_it_fails(dsn: str) -> None:
     assert effects.count("reserve") == 1
 
 
+@step("count")
+async def count() -> str:
+    return await do.fn(f"at {zart.context().attempt}")
+
+
+@durable("counting", max_retries="fixed(1, 1ms)")
+async def counting(retry: str) -> str:
+    if zart.context().attempt == 1:
+        raise RuntimeError("of its own: nothing that is recorded is behind this")
+    return await count.with_options(retry=retry)()
+
+
+@pytest.mark.parametrize("retry", ["none", "fixed(1, 1ms)"])
+async def test_the_body_counts_its_attempts_on(dsn: str, retry: str) -> None:
+    """What is replayed is of the attempt that failed, whatever failed in it; what is done again is of the next one."""
+    broken.add("at 2")
+    async with working(dsn, counting) as client:
+        await client.start(counting, retry, id="x")
+        await until_status(client, "x", "failed")
+        assert await client.retry_step("x", "count")
+        assert await client.wait_completion("x", timeout="20s") == "at 3"
+
+
 async def after_failure(failure: zart.Failure) -> None:
     await do.named("apologise")("apologise")
 

@@ -172,6 +172,11 @@ WITH fence AS MATERIALIZED (
         AND (SELECT count(*) FROM gone) + (SELECT count(*) FROM kept) > 0
     RETURNING e.id, e.awaited, m.ends, e.status, e.result, e.failure, e.parent_run, e.parent_path, e.parent_name,
         e.parent_occurrence
+), counted AS (
+    -- The row of live work goes with the end, and a run that is repaired after that counts on.
+    UPDATE {schema}.zart_executions e SET attempt = m.attempt
+    FROM mine m
+    WHERE m.ending = 'body-retry' AND e.id = m.execution_id AND (SELECT count(*) FROM kept) > 0
 ), consumed AS (
     UPDATE {schema}.zart_events v SET consumed_at = {schema}.zart_now()
     FROM unnest(%(event_ids)s::bigint[], %(event_tasks)s::bigint[], %(event_runs)s::uuid[]) AS u(id, task_id, run_id)
@@ -460,7 +465,7 @@ WITH fence AS MATERIALIZED (
     WHERE t.id = m.task_id
     RETURNING m.token
 ), begun AS (
-    UPDATE {schema}.zart_executions e SET run_id = m.next_run, failure = NULL
+    UPDATE {schema}.zart_executions e SET run_id = m.next_run, failure = NULL, attempt = NULL
     FROM mine m
     WHERE e.id = m.execution_id AND (SELECT count(*) FROM kept) > 0
     RETURNING e.id
