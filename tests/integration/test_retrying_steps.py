@@ -306,6 +306,49 @@ async def test_after_a_time_limit(dsn: str) -> None:
         assert await client.wait_completion("x", timeout="20s") == "done"
 
 
+@step("note-key")
+async def note_key(what: str) -> None:
+    effects.append(f"{what} {zart.step_context().idempotency_key}")
+
+
+async def _handle(_data: None, failure: zart.Failure) -> None:
+    await note_key("handled")
+
+
+@durable("handled", on_failure=_handle)
+async def handled() -> str:
+    await note_key("kept")
+    return await do.named("charge")("charge")
+
+
+@durable("cleaned", timeout="300ms")
+async def cleaned() -> str:
+    try:
+        await do.named("charge")("charge")
+    except ConnectionError:
+        try:
+            await zart.wait_for_event("never")
+        finally:
+            if not zart.suspending():
+                await note_key("cleaned")
+    return "charge"
+
+
+@pytest.mark.parametrize("fn", [handled, cleaned], ids=["on_failure", "cleanup"])
+async def test_what_is_set_aside_is_done_again_under_another_key(dsn: str, fn: Any) -> None:
+    """It was done: a service that drops what it has seen would drop the second time, which is another one."""
+    broken.add("charge")
+    async with working(dsn, fn) as client:
+        await failed(client, fn, "x")
+        assert await client.retry_step("x", "charge")
+        await until_status(client, "x", "failed")
+        broken.clear()
+        assert await client.retry_step("x", "charge")
+        assert await client.wait_completion("x", timeout="20s") == "charge"
+    keys = [effect for effect in effects if effect.startswith(fn.name)]
+    assert len(keys) == len(set(keys)) == 2
+
+
 # ------------------------------------------------------------ what is refused
 
 
