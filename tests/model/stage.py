@@ -6,15 +6,16 @@ table here, which a test moves; leases are run out by hand, since no test waits 
 
 import asyncio
 import datetime as dt
+import json
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Mapping
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 import psycopg
 from psycopg import AsyncConnection, errors
 
-from tests.model.world import FINAL, Execution, Key, World
+from tests.model.world import FINAL, Execution, Key, Run, World, told
 from tests.support import modes
 from tests.support.claims import first_claim
 from zart import Client, durable
@@ -41,11 +42,14 @@ from zart._engine.lease import Lease, resolve_lanes
 from zart._engine.reaper import reap
 from zart._engine.writer import Journal
 from zart._postgres.queries import load
-from zart.client.database import Database
+from zart.client.database import Database, Transaction
+from zart.client.repairing import Repairs
 from zart.client.starter import Starter
+from zart.client.starting import NOT_GIVEN
 from zart.client.steering import Steering
-from zart.errors import ExecutionConflict, ExecutionFinished, ExecutionNotFound
+from zart.errors import ExecutionConflict, ExecutionFinished, ExecutionNotFound, UsageError
 
+T = TypeVar("T")
 EPOCH = dt.datetime(2040, 1, 1, tzinfo=dt.UTC)
 _FAILURE = b'{"type": "ValueError", "message": "no"}'
 _CLOCK = """
@@ -56,14 +60,15 @@ CREATE OR REPLACE FUNCTION zart_now() RETURNS timestamptz LANGUAGE sql STABLE
 """
 _TABLES = (
     *("zart_executions", "zart_tasks", "zart_steps", "zart_step_attempts", "zart_events", "zart_wakeups"),
-    *("zart_workers", "zart_history"),
+    *("zart_execution_runs", "zart_workers", "zart_history"),
 )
 _SNAPSHOT = (
     """SELECT e.id, e.status, e.payload::text, v.started_at, e.finished_at IS NOT NULL, e.result IS NOT NULL,
         e.failure IS NOT NULL, e.run_id, e.task_id, v.status, v.cancelling
     FROM zart_executions e JOIN zart_v_executions v USING (id)""",
     """SELECT t.execution_id, t.state, t.due_at, t.wake_at, t.started_at, t.not_before, t.owner, t.epoch, t.signal,
-        t.attempt, t.floor, t.recoveries, t.accept_arguments, t.cancel_at IS NOT NULL, t.cancel_reason, t.run_id, t.id
+        t.attempt, t.floor, t.recoveries, t.accept_arguments, t.cancel_at IS NOT NULL, t.cancel_reason, t.repair,
+        t.run_id, t.id
     FROM zart_tasks t""",
     """SELECT s.run_id, s.name, s.occurrence, s.kind, s.state, s.seq, s.attempts, s.result IS NOT NULL,
         s.failure IS NOT NULL
@@ -73,6 +78,9 @@ _SNAPSHOT = (
     "SELECT w.task_id, w.kind, w.reason FROM zart_wakeups w ORDER BY w.id",
     "SELECT w.worker_id, count(*) FROM zart_workers w GROUP BY 1",
     "SELECT h.execution_id, h.what, count(*) FROM zart_history h GROUP BY 1, 2",
+    """SELECT r.execution_id, r.run_id, r.payload::text, r.status, r.ended_at IS NOT NULL, r.result IS NOT NULL,
+        r.failure IS NOT NULL
+    FROM zart_execution_runs r""",
 )
 
 
@@ -100,6 +108,10 @@ class OneConnection(Database):
         cursor = await self.connection.execute(load("client", self.schema)[statement], parameters)
         return await cursor.fetchall()
 
+    async def _transact(self, work: Callable[[Transaction], Awaitable[T]]) -> T:
+        async with self.connection.transaction():
+            return await work(Transaction(self.connection, self.schema))
+
 
 class Desk:
     """What a program that uses Zart does, through one connection."""
@@ -111,6 +123,7 @@ class Desk:
         self.client._database = database
         self.client._starter = Starter(database)
         self.steering = Steering(database, "ann")
+        self.repairs = Repairs(database, "ann")
 
 
 class Activity:
@@ -173,6 +186,10 @@ class Stage:
         self.steps = self.examples = 0
         self.task_ids: dict[str, int] = {}
         self.run_ids: dict[str, UUID] = {}
+        self.runs: dict[str, set[UUID]] = {}
+        """All that were seen under an id."""
+        self.tasks: dict[int, str] = {}
+        """All numbers of live work that were seen, and whose it was."""
         self.did: Counter[str] = Counter()
         """What was done how often."""
         self.run(self._open())
@@ -209,7 +226,7 @@ class Stage:
         await self.user.rollback()
         for hand in self.hands.values():
             await hand.close()
-        self.hands = {}
+        self.hands, self.runs, self.tasks = {}, {}, {}
         for table in _TABLES:
             await self.eyes.execute(f"DELETE FROM {table}".encode())
         await self.move(0)
@@ -264,6 +281,40 @@ class Stage:
             return await self.desk.steering.resume(id, None, accept_arguments=accepts)
         except ExecutionNotFound:
             return "unknown"
+
+    async def restart(self, id: str, payload: int | None) -> str:
+        data = NOT_GIVEN if payload is None else payload
+        return await self._repaired(self.desk.repairs.restart(id, data, None))
+
+    async def rerun(self, id: str, key: Key) -> str:
+        return await self._repaired(self.desk.repairs.rerun(id, [told(key)], None))
+
+    async def _repaired(self, begun: Awaitable[object]) -> str:
+        try:
+            await begun
+        except ExecutionNotFound:
+            return "unknown"
+        except UsageError:
+            return "no such record"
+        return "begun"
+
+    async def retry_step(self, id: str, key: Key) -> bool | str:
+        try:
+            return await self.desk.repairs.retry_step(id, told(key), None)
+        except ExecutionNotFound:
+            return "unknown"
+        except ExecutionFinished:
+            return "finished"
+        except UsageError:
+            return "no such record"
+
+    async def delete(self, id: str) -> bool | str:
+        try:
+            return await self.desk.repairs.delete(id, None)
+        except ExecutionNotFound:
+            return "unknown"
+        except UsageError:
+            return "live"
 
     async def sql_start(self, id: str, payload: int, delay: int) -> str:
         before = id in self.world.executions or id in self.world.open_ids
@@ -331,6 +382,7 @@ class Stage:
             "cancel": claim.cancel.reason if claim.cancel is not None else None,
             "accepts": claim.accept_arguments,
             "payload": int(claim.payload or "0"),
+            "repair": _keys(json.loads(claim.repair or "[]")),
             "events": self._learn(worker, claim.execution_id, claim.events),
             "records": {
                 (entry.key.name, entry.key.occurrence, entry.key.kind): (
@@ -392,7 +444,8 @@ class Stage:
             else:
                 hand.holds[id].signal = each.signal
                 told = self._learn(worker, id, each.events)
-                news[id] = (each.signal, each.cancel.reason if each.cancel is not None else None, told)
+                cancel = each.cancel.reason if each.cancel is not None else None
+                news[id] = (each.signal, cancel, told, each.repair)
         return {
             "fenced": tick.fenced,
             "claims": {claim.execution_id: self.keep(worker, claim) for claim in tick.claims},
@@ -487,7 +540,7 @@ class Stage:
         seen = self.hands[worker].holds[id].signal
         return self._close(worker, id, Suspended(seen=seen, wake_at=at(wake_at), waiting_for="news"))
 
-    def _retry(self, worker: str, id: str, delay: int, afresh: Collection[Key]) -> Any:
+    def _retry(self, worker: str, id: str, delay: int, afresh: Collection[Key], meets: bool = False) -> Any:
         now = at(self.world.now) or EPOCH
         mine = self.hands[worker].holds[id]
         moved = tuple(
@@ -495,7 +548,13 @@ class Stage:
             for key in afresh
         )
         due = now + dt.timedelta(seconds=delay)
-        ending = BodyRetry(attempt=mine.claim.attempt + 1, not_before=due, floor=mine.seq, afresh=moved)
+        ending = BodyRetry(
+            attempt=mine.claim.attempt + 1,
+            not_before=due,
+            floor=mine.seq,
+            afresh=moved,
+            met=mine.claim.signal if meets else None,
+        )
         return self._close(worker, id, ending, notes=(("retry", "again"),))
 
     def _block(self, worker: str, id: str) -> Any:
@@ -564,7 +623,17 @@ class Stage:
         answers = [await cursor.fetchall() for cursor in cursors]
         self.task_ids = {row[0]: row[8] for row in answers[0]}
         self.run_ids = {row[0]: row[7] for row in answers[0]}
-        return _shape(answers, {hand.lease.worker_id: name for name, hand in self.hands.items()})
+        for id, run in (*self.run_ids.items(), *(row[:2] for row in answers[8])):
+            self.runs.setdefault(id, set()).add(run)
+        self.tasks |= {task: id for id, task in self.task_ids.items()}
+        names = {hand.lease.worker_id: name for name, hand in self.hands.items()}
+        # An id of a run begins with the time.
+        labels = {
+            run: f"{id}/{number}"
+            for id, runs in self.runs.items()
+            for number, run in enumerate(sorted(runs), start=1)
+        }
+        return _shape(answers, names, labels, self.tasks)
 
 
 def _verdict() -> tuple["asyncio.Future[str]", Callable[[Any, Exception | None], None]]:
@@ -581,14 +650,21 @@ def _verdict() -> tuple["asyncio.Future[str]", Callable[[Any, Exception | None],
     return verdict, done
 
 
-def _shape(answers: list[list[Any]], names: dict[int, str]) -> dict[str, Any]:
+def _keys(repair: list[list[Any]] | None) -> tuple[Key, ...]:
+    return tuple((name, occurrence, kind) for _, name, occurrence, kind in repair or ())
+
+
+def _shape(
+    answers: list[list[Any]], names: dict[int, str], labels: dict[UUID, str], owners: dict[int, str]
+) -> dict[str, Any]:
     """The tables, in the shape of `expected`."""
-    executions, tasks, steps, attempts, events, wakeups, workers, notes = answers
+    executions, tasks, steps, attempts, events, wakeups, workers, notes, kept = answers
     shaped: dict[str, Any] = {}
-    runs: dict[UUID, str] = {}
+    current: dict[UUID, str] = {}
     numbers: dict[int, str] = {}
+    runs: dict[str, dict[str, Any]] = {}
     for id, status, payload, started, finished, result, failure, run, task, shown, cancelling in executions:
-        runs[run], numbers[task] = id, id
+        current[run], numbers[task] = id, id
         shaped[id] = {
             "status": status,
             "shown": (shown, cancelling),
@@ -596,13 +672,28 @@ def _shape(answers: list[list[Any]], names: dict[int, str]) -> dict[str, Any]:
             "started": seconds(started),
             "ended": (finished, result, failure),
             "task": None,
-            "records": {},
-            "attempts": 0,
+            "run": labels[run],
+            "runs": {},
             "events": [],
             "notes": Counter(),
         }
-    for id, state, due, wake, started, before, owner, *counters, cancelled, reason, run, task in tasks:
-        assert runs[run] == numbers[task] == id, "a task belongs to another run or execution"
+        runs[labels[run]] = {"records": {}, "attempts": 0}
+    for (
+        id,
+        state,
+        due,
+        wake,
+        started,
+        before,
+        owner,
+        *counters,
+        cancelled,
+        reason,
+        repair,
+        run,
+        task,
+    ) in tasks:
+        assert current[run] == numbers[task] == id, "a task belongs to another run or execution"
         assert shaped[id]["task"] is None, "an execution has two tasks"
         shaped[id]["task"] = {
             "state": state,
@@ -613,29 +704,54 @@ def _shape(answers: list[list[Any]], names: dict[int, str]) -> dict[str, Any]:
             "owner": None if owner is None else names[owner],
             "counters": tuple(counters),
             "cancel": reason if cancelled else None,
+            "repair": _keys(repair),
         }
+    for id, run, payload, status, ended, result, failure in kept:
+        assert ended == (run not in current), "only the last run has not ended"
+        shaped[id]["runs"][labels[run]] = (
+            None if payload is None else int(payload),
+            (status, result, failure) if ended else None,
+        )
     for run, name, occurrence, kind, state, seq, tries, result, failure in steps:
         assert (result, failure) == (state == "completed", state == "failed"), (name, state)
-        shaped[runs[run]]["records"][name, occurrence, kind] = (state, seq, tries)
+        place = runs.setdefault(labels[run], {"records": {}, "attempts": 0})
+        place["records"][name, occurrence, kind] = (state, seq, tries)
     for run, count in attempts:
-        shaped[runs[run]]["attempts"] = count
+        runs.setdefault(labels[run], {"records": {}, "attempts": 0})["attempts"] = count
     for id, _, name, dedup, consumed in events:
         shown_key = None if dedup is None or dedup.startswith("~") else dedup
         shaped[id]["events"].append((name, shown_key, consumed))
+    deleted: dict[str, Counter[str]] = {}
     for id, what, count in notes:
-        shaped[id]["notes"][what] = count
+        (shaped[id]["notes"] if id in shaped else deleted.setdefault(id, Counter()))[what] = count
     return {
         "executions": shaped,
-        "wakeups": Counter((numbers[task], kind, reason) for task, kind, reason in wakeups),
+        "records": runs,
+        "deleted": deleted,
+        "wakeups": Counter((owners[task], task in numbers, kind, reason) for task, kind, reason in wakeups),
         "workers": {names[worker]: count for worker, count in workers},
     }
 
 
 def expected(world: World) -> dict[str, Any]:
     """What the tables should hold."""
+    last = {execution.last for execution in world.executions.values()}
+    runs = [run for execution in world.executions.values() for run in execution.runs]
+    current = {execution.run.label for execution in world.executions.values()}
     return {
         "executions": {id: _expected(execution) for id, execution in world.executions.items()},
-        "wakeups": Counter((wakeup.execution, wakeup.kind, wakeup.reason) for wakeup in world.wakeups),
+        "records": {
+            run.label: {
+                "records": {key: (r.state, r.seq, r.attempts) for key, r in run.records.items()},
+                "attempts": run.attempts,
+            }
+            for run in (*runs, *world.strays)
+            if run.label in current or run.records or run.attempts
+        },
+        "deleted": world.deleted,
+        "wakeups": Counter(
+            (wakeup.execution, wakeup.task in last, wakeup.kind, wakeup.reason) for wakeup in world.wakeups
+        ),
         "workers": {name: 4 for name, worker in world.workers.items() if worker.registered},
     }
 
@@ -645,7 +761,7 @@ def _expected(execution: Execution) -> dict[str, Any]:
     blocked = task is not None and task.state == "blocked"
     return {
         "status": execution.status,
-        "shown": shown(execution),
+        "shown": execution.shown,
         "payload": execution.payload,
         "started": execution.started_at if task is None else task.started_at,
         "ended": (
@@ -666,22 +782,17 @@ def _expected(execution: Execution) -> dict[str, Any]:
                 *(task.epoch, task.signal, task.attempt, task.floor, task.recoveries, task.accepts),
             ),
             "cancel": task.cancel,
+            "repair": task.repair,
         },
-        "records": {key: (r.state, r.seq, r.attempts) for key, r in execution.records.items()},
-        "attempts": execution.attempts,
+        "run": execution.run.label,
+        "runs": {run.label: _kept(run, first=run is execution.runs[0]) for run in execution.runs}
+        if len(execution.runs) > 1
+        else {},
         "events": [(event.name, event.dedup, event.consumed) for event in execution.events],
         "notes": execution.notes,
     }
 
 
-def shown(execution: Execution) -> tuple[str, bool]:
-    """What a reader sees: the status of `zart status`, and whether it is being cancelled."""
-    task = execution.task
-    if task is None:
-        return execution.status, False
-    cancelling = task.cancel is not None
-    if task.state == "blocked":
-        return "blocked", cancelling
-    if task.started_at is None:
-        return "scheduled", cancelling
-    return "waiting" if task.state == "waiting" else "running", cancelling
+def _kept(run: Run, *, first: bool) -> tuple[int | None, tuple[str, bool, bool] | None]:
+    """A row of the runs that are kept. The input of the first one is that of the execution."""
+    return None if first else run.payload, run.ended

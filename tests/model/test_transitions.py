@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.model.comparison import Comparison
-from tests.model.stage import Activity, Stage, shown
+from tests.model.stage import Activity, Stage
 from tests.model.world import Hold
 from zart.state import TASK_TRANSITIONS, TRANSITIONS, ExecutionStatus
 
@@ -160,7 +160,10 @@ class Pair(Comparison):
     def forge(self) -> None:
         """The first worker believes to hold what it never claimed."""
         self.stage.forge("w1", E)
-        self.world.workers["w1"].holds[E] = Hold(epoch=0, signal=0, seq=0, known=[], clears=False)
+        execution = self.world.executions[E]
+        self.world.workers["w1"].holds[E] = Hold(
+            task=execution.last, run=execution.run, epoch=0, signal=0, seq=0, known=[], clears=False
+        )
 
     def expire(self) -> None:
         self.stage.run(self.stage.expire("w1"))
@@ -204,7 +207,7 @@ class Pair(Comparison):
 
     def status(self) -> str:
         execution = self.world.executions.get(E)
-        return shown(execution)[0] if execution is not None else "nothing"
+        return execution.shown[0] if execution is not None else "nothing"
 
     def task(self) -> str:
         task = self.world.task(E)
