@@ -464,7 +464,9 @@ class _Course:
                 yield f"a run is {status}, ended {ended}, and {'is' if is_last else 'is not'} the last"
         under_way = await self._query(
             "SELECT s.path, s.name, s.occurrence, s.kind, s.state FROM zart_steps s JOIN zart_execution_runs r"
-            " USING (run_id) WHERE r.execution_id = %s AND s.state NOT IN ('completed', 'failed', 'cancelled')",
+            " USING (run_id) WHERE r.execution_id = %s AND s.state NOT IN ('completed', 'failed', 'cancelled')"
+            # A worker that is stopping, and asks for no more news, may have shown its step as running since.
+            " AND NOT (s.state = 'running' AND s.task_id IS NULL AND r.ended_at IS NOT NULL)",
             self._id,
         )
         if under_way:

@@ -166,6 +166,20 @@ async def test_nothing_of_the_old_run_is_written_into_the_new_one(dsn: str) -> N
     assert (first, "do", "completed") in steps
 
 
+async def test_nothing_is_shown_as_under_way_in_a_run_that_gave_way(dsn: str) -> None:
+    """Not even if a worker that had not heard of the restart has written so since."""
+    async with working(dsn, greet) as client:
+        await running(client)
+        first = (await client.status("x")).run_id
+        await client.restart("x", "ann")
+        late = """INSERT INTO zart_steps (run_id, path, name, occurrence, kind, state, attempts)
+            VALUES (%s, '', 'hold', 1, 'step', 'running', 1)"""
+        await query(dsn, late, first)
+        assert await client.wait_completion("x", timeout="20s") == "hello ann"
+        shown = (await client.history("x", run_id=first)).records
+    assert [(record.key, record.state) for record in shown] == [("do", "completed"), ("hold", "cancelled")]
+
+
 @durable("child")
 async def child(name: str) -> str:
     return await hold(name)

@@ -349,6 +349,21 @@ async def test_what_is_set_aside_is_done_again_under_another_key(dsn: str, fn: A
     assert len(keys) == len(set(keys)) == 2
 
 
+async def test_one_that_was_asked_for_before_the_body_was_blocked(dsn: str) -> None:
+    """Asked for once more when the code is mended, it goes on: no other command is needed."""
+    broken.add("charge")
+    async with working(dsn, forgiving, config=forgetful()) as client:
+        await client.start(forgiving, id="x")
+        await until_status(client, "x", "waiting")
+        broken.clear()
+        # As if it had been blocked between the request and the replay that would have met it.
+        asked = """UPDATE zart_tasks SET repair = '[["", "charge", 1, "step"]]', state = 'blocked'"""
+        await query(dsn, asked)
+        assert (await client.status("x")).status == "blocked"
+        assert await client.retry_step("x", "charge")
+        assert await client.wait_completion("x", timeout="20s") == "charge"
+
+
 # ------------------------------------------------------------ what is refused
 
 

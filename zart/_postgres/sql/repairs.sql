@@ -113,10 +113,11 @@ ORDER BY s.path, s.name, s.occurrence, s.kind;
 -- Asks whoever holds the execution, now or next, to have these records done again.
 -- name: request
 UPDATE {schema}.zart_tasks t SET
-    repair = coalesce(t.repair, '[]') || %(repair)s::jsonb, signal = t.signal %% 2147483647 + 1, not_before = NULL,
+    repair = coalesce(t.repair, '[]') || CASE WHEN t.repair @> %(repair)s::jsonb THEN '[]' ELSE %(repair)s::jsonb END,
+    signal = t.signal %% 2147483647 + 1, not_before = NULL,
     recoveries = CASE WHEN t.state = 'blocked' THEN 0 ELSE t.recoveries END,
     state = CASE WHEN t.state IN ('waiting', 'blocked') THEN 'ready' ELSE t.state END
-WHERE t.id = %(task)s::bigint AND NOT coalesce(t.repair, '[]') @> %(repair)s::jsonb;
+WHERE t.id = %(task)s::bigint AND (t.state = 'blocked' OR NOT coalesce(t.repair, '[]') @> %(repair)s::jsonb);
 
 -- A blocked execution that goes on has no failure.
 -- name: unblock
