@@ -541,7 +541,8 @@ class World:
                 continue
             execution = self.executions.get(id)
             task = execution.task if execution is not None else None
-            mine = [wakeup for wakeup in mine if task is not None and wakeup.task == task.number]
+            # An event is for whatever work there is now, a cancel was meant for what there was then.
+            mine = [w for w in mine if w.kind == "event" or (task is not None and w.task == task.number)]
             if execution is None or task is None or not mine:
                 continue
             cancels = [wakeup for wakeup in mine if wakeup.kind == "cancel"]
