@@ -56,6 +56,14 @@ MOVES: dict[tuple[str, str], str] = {
     ("cancelling", "end as cancelled"): "cancelled",
 }
 """The status after it, as a reader sees it, by the state before."""
+for _state in (
+    *("ready", "running", "taken over", "went elsewhere", "claimed again", "cancelling"),
+    *("waiting", "retrying", "blocked", "completed", "failed", "cancelled"),
+):
+    # Another run may be begun at any time.
+    MOVES[_state, "restart"] = "scheduled"
+for _state in ("completed", "failed", "cancelled"):
+    MOVES[_state, "delete"] = "nothing"
 
 LIVE = ("ready", "running", "taken over", "went elsewhere", "claimed again", "cancelling")
 HAPPENS = {
@@ -67,6 +75,11 @@ HAPPENS = {
     ),
     *((state, how) for state in LIVE if state != "cancelling" for how in ("cancel", "cancel from SQL")),
     ("running", "release"),
+    # The body runs again at once, be it because somebody wanted that.
+    ("running", "meet"),
+    ("cancelling", "meet"),
+    ("scheduled", "restart"),
+    ("delayed", "restart"),
     ("cancelling", "release"),
     ("cancelling", "retry"),
     ("cancelling", "suspend"),
@@ -91,7 +104,48 @@ HAPPENS = {
         if state != "taken over"
     ),
 }
-REFUSED = (None, "lost", False, "unknown", "finished", "conflict", "existing", [], ["lost"])
+FAILED_STEP = {
+    f"{state}, a step has failed": state
+    for state in ("running", "waiting", "blocked", "completed", "failed", "cancelled")
+}
+"""States with a record of a step that has failed for good, and what they are like otherwise."""
+REPAIRED = {
+    "asked for while it was held": "running",
+    "claimed to be repaired": "running",
+    "restarted while it was held": "scheduled",
+    "retried after the end": "scheduled",
+}
+for _state, _like in (FAILED_STEP | REPAIRED).items():
+    MOVES.update({(_state, how): after for (state, how), after in MOVES.items() if state == _like})
+    HAPPENS |= {(_state, how) for state, how in HAPPENS if state == _like and how != "record"}
+for _state, _like in FAILED_STEP.items():
+    MOVES[_state, "rerun"] = "scheduled"
+    if _like == "failed":
+        MOVES[_state, "retry a step"] = "scheduled"
+    elif _like in ("waiting", "blocked"):
+        MOVES[_state, "retry a step"] = "running"
+HAPPENS |= {
+    # Whoever holds it is told.
+    ("running, a step has failed", "retry a step"),
+    ("claimed to be repaired", "retry a step"),
+    # The news has come before it: it goes on at once.
+    ("asked for while it was held", "suspend"),
+    # Asked for twice: it is only told in the history.
+    ("asked for while it was held", "retry a step"),
+    ("retried after the end", "retry a step"),
+    ("retried after the end", "rerun"),
+    # Into the run that the first worker held, which nobody reads on.
+    ("restarted while it was held", "record"),
+}
+del MOVES["asked for while it was held", "suspend"]
+MOVES |= {
+    ("asked for while it was held", "rerun"): "scheduled",
+    ("claimed to be repaired", "rerun"): "scheduled",
+}
+REFUSED = (
+    *(None, "lost", False, "unknown", "finished", "conflict", "existing", [], ["lost"]),
+    *("no such record", "live"),
+)
 """The clear words for what has not happened. None: nothing was there to be done."""
 
 
@@ -117,7 +171,14 @@ class Pair(Comparison):
             self.forge()
             return
         self.claim("w1")
+        if state in FAILED_STEP or (state in REPAIRED and state != "restarted while it was held"):
+            self.end("record", KEY, "failed")
         hold = self.remember()
+        self.go_on(FAILED_STEP.get(state, state))
+        if state != "claimed to be repaired":
+            self.recall(*hold)
+
+    def go_on(self, state: str) -> None:
         match state:
             case "ready":
                 self.end("release")
@@ -139,11 +200,26 @@ class Pair(Comparison):
                 self.end("block")
             case "cancelling":
                 self.do("cancel", E, "enough", False)
-            case "completed" | "failed" | "cancelled":
-                self.end("end", state)
+            case "completed" | "failed" | "cancelled" as status:
+                self.end("end", status)
+            case _:
+                self.repair(state)
+
+    def repair(self, state: str) -> None:
+        match state:
+            case "asked for while it was held":
+                self.do("retry_step", E, KEY)
+            case "claimed to be repaired":
+                self.end("suspend", 30)
+                self.do("retry_step", E, KEY)
+                self.claim("w1")
+            case "restarted while it was held":
+                self.do("restart", E, 2)
+            case "retried after the end":
+                self.end("end", "failed")
+                self.do("retry_step", E, KEY)
             case _:
                 assert state == "running"
-        self.recall(*hold)
 
     def claim(self, worker: str) -> None:
         assert E in self.do("tick", worker, 1, True, [])["claims"]
@@ -194,6 +270,12 @@ class Pair(Comparison):
         self.do("tick", "w2", 0, False, [])
         return None if self.stage.look() == before else "woken"
 
+    def meet(self) -> Any:
+        """The body is to run again, as it was asked for when it was claimed."""
+        hold = self.world.workers["w1"].holds.get(E)
+        again = [KEY] if hold is not None and KEY in hold.run.records else []
+        return self.journal("retry", 0, again, True)
+
     def journal(self, name: str, *arguments: Any) -> Any:
         if E not in self.world.workers["w1"].holds:
             return None
@@ -234,11 +316,18 @@ OPERATIONS: dict[str, Callable[[Pair], Any]] = {
     "release": lambda pair: pair.journal("release"),
     "complete": lambda pair: pair.journal("end", "completed"),
     "fail": lambda pair: pair.journal("end", "failed"),
+    "meet": Pair.meet,
+    "restart": lambda pair: pair.do("restart", E, None),
+    "rerun": lambda pair: pair.do("rerun", E, KEY),
+    "retry a step": lambda pair: pair.do("retry_step", E, KEY),
+    "delete": lambda pair: pair.do("delete", E),
     "end as cancelled": lambda pair: pair.journal("end", "cancelled"),
 }
 STATES = (
     *("nothing", "scheduled", "delayed", *LIVE, "waiting", "retrying", "blocked"),
     *("completed", "failed", "cancelled"),
+    *FAILED_STEP,
+    *REPAIRED,
 )
 
 
@@ -273,7 +362,7 @@ def test_what_is_in_the_table_happens_and_nothing_else(stage: Stage, state: str)
 
 def check_tables(status: str, status_after: str, task: str, task_after: str, what: str) -> None:
     """Both changes are in the tables that the documents show."""
-    if status not in (status_after, "nothing"):
+    if status != status_after and "nothing" not in (status, status_after):
         assert ExecutionStatus(status_after) in TRANSITIONS[ExecutionStatus(status)], what
     if task != task_after:
         assert task_after in TASK_TRANSITIONS[task], what
