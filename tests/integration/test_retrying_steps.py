@@ -1,13 +1,17 @@
 """`retry_step`: a step that failed for good gets a new budget, inside the run that it failed in."""
 
 import asyncio
+import datetime as dt
 from typing import Any
 
 import pytest
+from psycopg.types.json import Jsonb
 
 import zart
+from tests.support.executions import Bench
 from tests.support.running import fast, forgetful, query, until, until_record, until_status, working
 from zart import Client, ExecutionFinished, ExecutionNotFound, UsageError, durable, step
+from zart._engine.entries import Completed, ContinuedAsNew, Failed
 
 effects: list[str] = []
 broken: set[str] = set()
@@ -347,6 +351,36 @@ async def test_what_is_set_aside_is_done_again_under_another_key(dsn: str, fn: A
         assert await client.wait_completion("x", timeout="20s") == "charge"
     keys = [effect for effect in effects if effect.startswith(fn.name)]
     assert len(keys) == len(set(keys)) == 2
+
+
+@pytest.mark.parametrize("beside", [False, True], ids=["alone", "with records"])
+@pytest.mark.parametrize(
+    "ending",
+    [Completed(result=b"1"), Failed(failure=b"{}"), ContinuedAsNew(payload=b"2")],
+    ids=lambda ending: type(ending).__name__,
+)
+async def test_an_end_that_comes_after_the_request_is_none(dsn: str, ending: Any, beside: bool) -> None:
+    """The body ends before its worker has heard of the request: the execution is given back, and what was asked for is
+    done, whatever else its worker writes at that moment."""
+    async with Bench(dsn) as bench:
+        asked = [["", "charge", 1, "step"]]
+        one, other = await bench.hold([1, 2])
+        await bench.database.execute("UPDATE zart_tasks SET repair = %s WHERE id = 1", (Jsonb(asked),))
+        verdicts = [bench.end(one, ending)]
+        if beside:
+            verdicts += [bench.write(other, "step"), bench.end(other, Completed(result=b"1"))]
+        assert [await verdict for verdict in verdicts] == [None] * len(verdicts)
+        rows = await bench.rows("SELECT run_id, state, owner, repair FROM zart_tasks WHERE id = 1")
+        assert rows == [(one.run_id, "ready", None, asked)]
+        assert await bench.value("SELECT status FROM zart_executions WHERE id = %s", one.id) == "scheduled"
+        assert await bench.value("SELECT count(*) FROM zart_execution_runs") == 0
+
+
+async def test_a_cancel_comes_before_what_was_asked_for(dsn: str) -> None:
+    async with Bench(dsn) as bench:
+        (held,) = await bench.hold([1], cancel_at=dt.datetime.now(dt.UTC), repair="[]")
+        assert await bench.end(held, Completed(result=b"1")) is None
+        assert await bench.rows("SELECT status FROM zart_executions") == [("cancelled",)]
 
 
 async def test_one_that_was_asked_for_before_the_body_was_blocked(dsn: str) -> None:

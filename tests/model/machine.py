@@ -499,8 +499,12 @@ class Machine(Comparison, RuleBasedStateMachine):
             if not any(execution.task for execution in self.world.executions.values()):
                 return
             self.do("tick", worker, 10, True, [])
-            for id in list(self.world.workers[worker].holds):
-                self.do("together", worker, [("end", (id, "completed"))])
+            for id, hold in list(self.world.workers[worker].holds.items()):
+                if hold.repair:
+                    again = [key for key in hold.repair if key in hold.run.records]
+                    self.do("together", worker, [("retry", (id, 0, again, True))])
+                else:
+                    self.do("together", worker, [("end", (id, "completed"))])
             self.world.now += 50
             self.stage.run(self.stage.move(self.world.now))
             for id, execution in self.world.executions.items():

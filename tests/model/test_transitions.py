@@ -128,8 +128,9 @@ HAPPENS |= {
     # Whoever holds it is told.
     ("running, a step has failed", "retry a step"),
     ("claimed to be repaired", "retry a step"),
-    # The news has come before it: it goes on at once.
-    ("asked for while it was held", "suspend"),
+    # It goes on at once: to do again what was asked for.
+    *(("asked for while it was held", how) for how in ("suspend", "complete", "fail")),
+    *(("claimed to be repaired", how) for how in ("complete", "fail")),
     # Asked for twice: it is only told in the history.
     ("asked for while it was held", "retry a step"),
     ("retried after the end", "retry a step"),
@@ -137,7 +138,10 @@ HAPPENS |= {
     # Into the run that the first worker held, which nobody reads on.
     ("restarted while it was held", "record"),
 }
-del MOVES["asked for while it was held", "suspend"]
+for _how in ("suspend", "complete", "fail"):
+    del MOVES["asked for while it was held", _how]
+for _how in ("complete", "fail"):
+    del MOVES["claimed to be repaired", _how]
 MOVES |= {
     ("asked for while it was held", "rerun"): "scheduled",
     ("claimed to be repaired", "rerun"): "scheduled",

@@ -720,6 +720,8 @@ class World:
         task = self._held(worker, id)
         if task is None:
             return "lost"
+        if task.repair and task.cancel is None and status != "cancelled":
+            return self.release(worker, id)  # somebody wants some of it done again
         del self.workers[worker].holds[id]
         execution = self.executions[id]
         self._end(execution, "cancelled" if task.cancel is not None else status)
