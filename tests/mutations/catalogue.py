@@ -6,10 +6,21 @@ from tests.mutations.composition import COMPOSITION
 from tests.mutations.inside import INSIDE
 from tests.mutations.journal import JOURNAL_MUTATIONS
 from tests.mutations.leases import LEASES
+from tests.mutations.repairing import REPAIRING
 from tests.mutations.scale import SCALE
 from tests.mutations.undoing import UNDOING
 
-MUTATIONS = (*LEASES, *JOURNAL_MUTATIONS, *BODIES, *CLIENTS, *COMPOSITION, *UNDOING, *INSIDE, *SCALE)
+MUTATIONS = (
+    *LEASES,
+    *JOURNAL_MUTATIONS,
+    *BODIES,
+    *CLIENTS,
+    *COMPOSITION,
+    *UNDOING,
+    *INSIDE,
+    *SCALE,
+    *REPAIRING,
+)
 
 SURVIVORS: dict[str, str] = {}
 """By name: why no test can tell them from the original."""
