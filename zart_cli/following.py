@@ -20,13 +20,12 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
-import click
 from rich.console import Console
 from rich.markup import escape
 
 from zart import Client, Execution, ExecutionNotFound, History, Record
 from zart_cli.database import Database
-from zart_cli.exits import FAILED
+from zart_cli.exits import FAILED, Ended
 from zart_cli.tables import console, styled_status
 from zart_cli.timeline import (
     DATED_NOTE,
@@ -48,6 +47,8 @@ _GROWTH: Final = 1.5
 _OFFSET: Final = 8
 _RESTS: Final = frozenset({"scheduled", "waiting", "paused"})
 """While an execution stands so, with all else the same, its journal has most likely not grown: it is read seldom."""
+
+_ENDINGS: Final = {"failed": "has failed", "cancelled": "was cancelled", "blocked": "is blocked"}
 
 
 class News(NamedTuple):
@@ -96,8 +97,9 @@ def show_as_it_grows(database: Database, execution_id: str, *, as_json: bool) ->
         async with database.client() as client:
             return await follow(client, execution_id, _JsonLines() if as_json else _Lines())
 
-    if asyncio.run(run()).status != "completed":
-        click.get_current_context().exit(FAILED)
+    status = asyncio.run(run()).status
+    if status != "completed":
+        raise Ended(f"execution {execution_id!r} {_ENDINGS.get(status, status)}", FAILED)
 
 
 class _Lines:

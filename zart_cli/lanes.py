@@ -3,7 +3,7 @@
 import datetime as dt
 from typing import Final, NamedTuple
 
-COUNTED: Final = 5_000
+COUNTED: Final = 2_000
 """Beyond so many nobody counts."""
 
 
@@ -31,5 +31,5 @@ def lane_name(queue: str, name: str, version: str | None, *, is_step: bool) -> s
 
 
 def counted(number: int) -> str:
-    """A count that ends at five thousand."""
+    """A count that ends at two thousand."""
     return f"over {COUNTED:,}" if number > COUNTED else f"{number:,}"

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import socket
 from collections.abc import Callable, Generator
 from pathlib import Path
@@ -67,6 +68,8 @@ def serve(
     if rate is not None:
         options = msgspec.structs.replace(options, rate=rate, burst=max(1, round(2 * rate)))
     log_to_stderr(log_level)
+    # What matters of the server's life is said by zart.
+    logging.getLogger("uvicorn").setLevel(max(logging.WARNING, logging.getLogger().level))
     client = database.client()
     app = create_app(client, token_file=token_file, prefix=prefix, options=options)
     from zart.http import serving  # noqa: PLC0415 (it needs the extra, and create_app has said so if it is missing)

@@ -223,6 +223,49 @@ def test_changed_code_blocks_and_resumes(zart: Command, place: Path) -> None:
         assert (ended.returncode, ended.stdout) == (0, '"shipped with receipt 1"\n')
 
 
+def test_a_function_is_paused_shown_and_let_go(zart: Command, worker: Running) -> None:
+    """pause prints the id of its rule alone; list, status and pauses show it; unpause lets everything go on."""
+    rule = zart("pause", "--name", "order", "--reason", "release 17 is broken", "--expires", "2h")
+    assert rule.returncode == 0
+    assert rule.stderr == f"held back until: zart unpause {rule.stdout}"
+    made = rule.stdout.strip()
+    zart("start", "order", "--id", "o-1", "--data", '{"number": 1}')
+    wait_for_status(zart, "o-1", "paused")
+    told = f"pause rule {made} of "
+    assert told in zart("status", "o-1").stdout
+    listed = zart("list", "--status", "paused").stdout
+    assert told in listed
+    assert listed.rstrip().endswith("release 17 is broken")
+    (shown,) = json.loads(zart("pauses", "--json").stdout)
+    assert (shown["id"], shown["name"], shown["step"], shown["execution_id"]) == (made, "order", None, None)
+    assert shown["reason"] == "release 17 is broken"
+    assert shown["expires_at"] is not None
+    table = zart("pauses").stdout
+    assert "all of order" in table
+    assert "release 17 is broken" in table
+
+    ended = zart("unpause", made, "--reason", "release 18")
+    assert (ended.returncode, ended.stdout) == (0, f"{made} holds nothing back any more\n")
+    wait_for_status(zart, "o-1", "waiting")
+    assert zart("pauses").stdout == "nothing is held back\n"
+    again = zart("unpause", made)
+    assert (again.returncode, again.stdout) == (3, "")
+
+    one = zart("pause", "o-1", "--step", "sh[i]p").stdout.strip()
+    assert "steps sh[i]p of o-1" in zart("pauses").stdout
+    zart("event", "o-1", "paid")
+    wait_for_status(zart, "o-1", "paused")
+    assert f"before step ship, pause rule {one}" in zart("status", "o-1").stdout
+    assert "paused" in zart("show", "o-1").stdout
+    zart("unpause", one)
+    assert zart("wait", "o-1", "--timeout", "20s").returncode == 0
+    for wrong in ((), ("o-1", "--name", "order"), ("--step", "*", "--expires", "soon"), ("--name", "")):
+        refused = zart("pause", *wrong)
+        assert (refused.returncode, refused.stdout) == (2, "")
+        assert len(refused.stderr.splitlines()) == 1
+    assert zart("pause", "o-1").returncode == 1  # it has ended
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -232,6 +275,8 @@ def test_changed_code_blocks_and_resumes(zart: Command, place: Path) -> None:
         ("event", "nobody", "paid"),
         ("cancel", "nobody"),
         ("resume", "nobody"),
+        ("pause", "nobody"),
+        ("unpause", "nobody"),
     ],
 )
 def test_unknown_execution_is_code_3(zart: Command, arguments: tuple[str, ...]) -> None:

@@ -158,7 +158,7 @@ def test_show_follow_ends_like_wait(zart: Command, worker: Running) -> None:
     failed = zart("show", "--follow", "bad")
     assert failed.returncode == 1
     assert "no such card" in failed.stdout
-    assert "Traceback" not in failed.stderr
+    assert failed.stderr == "zart: execution 'bad' has failed\n"
     found = [json.loads(line) for line in zart("show", "--follow", "bad", "--json").stdout.splitlines()]
     assert found[-1]["execution"]["status"] == "failed"
     assert [line["record"]["state"] for line in found if "record" in line] == ["failed"]

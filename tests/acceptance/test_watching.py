@@ -154,6 +154,7 @@ def test_a_port_that_is_taken(zart: Command) -> None:
     assert "--metrics-port" in line
 
 
+@pytest.mark.not_in("twice", "suspending", reason="an execution is held more often there")
 def test_one_trace_across_two_worker_processes(zart: Command) -> None:
     """`--otel`, with the provider that the app has set: both processes write spans of one trace, under one parent."""
     for status in ("waiting", "completed"):

@@ -37,6 +37,8 @@ OPTIONS = {
     "delete": ["--reason", "--schema"],
     "list": ["--status", "--name", "--id-prefix", "--limit", "--json", "--schema"],
     "stats": ["--json", "--schema"],
+    "pauses": ["--json", "--schema"],
+    "unpause": ["--reason", "--schema"],
     "migrate": ["--check", "--sql", "--schema"],
     "dsn": ["--json", "--reveal", "--schema"],
     "worker": ["--app", "--queues", "--max-threads", "--poll-interval", "--orphan-timeout", "--log-level"],

@@ -1,10 +1,13 @@
 """Metrics of what really happens."""
 
+import pytest
 from prometheus_client import CollectorRegistry
 
 import zart
 from tests.support.running import forgetful, until, until_status, working
 from zart import durable, step, telemetry
+
+pytestmark = pytest.mark.not_in("twice", reason="each body comes to its end twice there")
 
 
 @step("charge-{number}", retry="fixed(1, 10ms)")

@@ -880,3 +880,99 @@ async def test_everything_is_paused_and_let_go_again_and_again(dsn: str) -> None
         assert [await handle.result(timeout=30) for handle in handles] == list(range(50))
         assert len(ran) == len(set(ran)) == 200
         await nothing_left(dsn)
+
+
+# ---------------------------------------------------------------- what cannot be
+
+
+@pytest.mark.parametrize(
+    ("positional", "given", "told"),
+    [
+        ((), {}, "must say what it holds back"),
+        (("a",), {"name": "plain"}, "needs no name="),
+        ((7,), {}, "must be text"),
+        ((), {"name": ""}, "the name of the durable function to pause is empty"),
+        ((), {"name": "x" * 201}, "the name of the durable function to pause is"),
+        ((), {"step": ""}, "the pattern of the steps to pause is empty"),
+        ((), {"step": "a\nb"}, "control character"),
+        ((), {"step": 7}, "must be text"),
+        ((), {"step": "*", "reason": "x" * 10_001}, "the reason is over"),
+        ((), {"step": "*", "reason": "nul\0"}, "the reason"),
+        ((), {"step": "*", "expires": "soon"}, "no length of time"),
+        ((), {"step": "*", "expires": 0}, "expires is zero"),
+        ((), {"step": "*", "expires": -1}, "negative"),
+        ((), {"step": "*", "expires": "3000w3000w"}, "no length of time"),
+        ((), {"step": "*", "expires": "9999999d"}, "too long"),
+        ((), {"step": "*", "expires": float("nan")}, "no length of time"),
+        ((), {"step": "*", "expires": True}, "no length of time"),
+        ((), {"step": "*", "expires": dt.datetime(2030, 1, 1)}, "no time zone"),  # noqa: DTZ001
+        ((), {"step": "*", "expires": dt.datetime(2001, 1, 1, tzinfo=dt.UTC)}, "over already"),
+        ((), {"step": "*", "expires": dt.datetime.min.replace(tzinfo=dt.UTC)}, "over already"),
+        ((), {"step": "*", "expires": dt.datetime.max.replace(tzinfo=dt.UTC)}, "out of reach"),
+    ],
+)
+async def test_what_is_no_rule_is_refused_in_clear_words(
+    dsn: str, positional: tuple[Any, ...], given: dict[str, Any], told: str
+) -> None:
+    """Before anything is sent, or by the database's clock; no rule is left behind."""
+    async with Client(dsn) as client:
+        await client.start(plain, id="a")
+        with pytest.raises(zart.UsageError, match=told):
+            await client.pause(*positional, **given)
+        assert await client.pauses() == []
+        assert (await client.status("a")).status == "scheduled"
+
+
+async def test_an_execution_that_is_unknown_or_has_ended_cannot_be_paused(dsn: str) -> None:
+    """And no rule is made for it."""
+    async with knowing(dsn) as client:
+        for id in ("nobody", "nul\0", "\ud800"):
+            with pytest.raises(zart.ExecutionNotFound, match="there is no execution"):
+                await client.pause(id)
+        await client.start(plain, id="a")
+        await client.wait_completion("a")
+        with pytest.raises(
+            zart.ExecutionFinished, match=r"'a' has ended \(completed\): there is nothing to pause"
+        ):
+            await client.pause("a")
+        assert await client.pauses() == []
+
+
+async def test_an_unknown_rule_is_no_rule(dsn: str) -> None:
+    """Whatever it looks like; what is no text is refused."""
+    async with Client(dsn) as client:
+        for rule in ("nothing", "", "x" * 10_000, "'; DROP TABLE zart_tasks"):
+            assert not await client.unpause(rule)
+        for rule in ("nul\0", 7):
+            with pytest.raises(zart.UsageError, match="the rule"):
+                await client.unpause(rule)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "pattern", ["[", "[!", "[]", "*****************************z", "(a+)+$", "do-[", "\\", "%", "_"]
+)
+async def test_a_strange_pattern_fits_what_it_says_and_harms_nobody(dsn: str, pattern: str) -> None:
+    """A bracket that is not closed stands for itself; no worker stops for a pattern."""
+    async with knowing(dsn) as client:
+        rule = await client.pause(step=pattern)
+        await client.start(plain, id="a")
+        assert await client.wait_completion("a", timeout=10) == "ab"
+        assert await client.unpause(rule)
+
+
+async def test_a_client_in_a_body_pauses_nothing(dsn: str) -> None:
+    """It would not be replayed: the three are refused like the client's other methods."""
+
+    @durable("meddling")
+    async def meddling() -> list[str]:
+        told = []
+        for method in (client.pause(step="*"), client.unpause("r"), client.pauses()):
+            try:
+                await method
+            except zart.UsageError as error:
+                told.append(str(error).split(" ")[0])
+        return told
+
+    async with Client(dsn) as client, Worker(dsn, zart.Registry(meddling), fast()):
+        assert len(await client.start_and_wait(meddling, timeout=10)) == 3
+        assert await client.pauses() == []

@@ -126,7 +126,7 @@ async def test_much_is_estimated_and_costs_no_more(dsn: str, direct_dsn: str) ->
         frame = await frame_of(dsn)
     assert frame.estimated
     (lane,) = frame.lanes
-    assert lane.ready == 5001
+    assert lane.ready == 2001
     assert 60_000 < lane.sleeping < 140_000
 
 

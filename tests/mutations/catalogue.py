@@ -7,6 +7,7 @@ from tests.mutations.encrypting import ENCRYPTING
 from tests.mutations.inside import INSIDE
 from tests.mutations.journal import JOURNAL_MUTATIONS
 from tests.mutations.leases import LEASES
+from tests.mutations.pausing import PAUSING
 from tests.mutations.repairing import REPAIRING
 from tests.mutations.retention import RETENTION
 from tests.mutations.scale import SCALE
@@ -27,6 +28,7 @@ MUTATIONS = (
     *TELLING,
     *RETENTION,
     *SERVING,
+    *PAUSING,
     *REPAIRING,
 )
 

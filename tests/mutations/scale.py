@@ -34,7 +34,7 @@ SCALE = (
         breaks="A page of executions is read from its index.",
         edits=(
             Edit(
-                file="migrations/0008_read_at_scale.sql",
+                file="migrations/0011_pause_executions.sql",
                 old="w.expires_at > statement_timestamp()",
                 new="w.expires_at > clock_timestamp()",
             ),

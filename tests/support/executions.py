@@ -114,6 +114,9 @@ class Bench:
         cursor = await self.database.execute(query, arguments or None)
         return await cursor.fetchall()
 
+    async def execute(self, statement: str, *arguments: Any) -> None:
+        await self.database.execute(statement, arguments or None)
+
     async def value(self, query: str, *arguments: Any) -> Any:
         ((value,),) = await self.rows(query, *arguments)
         return value

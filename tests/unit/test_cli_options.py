@@ -79,6 +79,14 @@ def test_reading_commands_offer_json(command: str) -> None:
         ("top",),
         ("doctor",),
         ("prune", "--older-than", "30d"),
+        ("pause", "x"),
+        ("pauses",),
+        ("unpause", "x"),
+        ("runs", "x"),
+        ("retry-step", "x", "charge"),
+        ("restart", "x"),
+        ("rerun", "x", "--step", "charge"),
+        ("delete", "x"),
     ],
 )
 def test_no_database_is_wrong_usage_and_says_what_to_do(arguments: tuple[str, ...]) -> None:

@@ -73,13 +73,13 @@ def levels(name: str, *rows: tuple[Any, ...], patient: Patient = PATIENT) -> lis
         ("tasks without owner", [], ["ok"]),
         ("wake-ups", [(0, None)], ["ok"]),
         ("wake-ups", [(3, MINUTE)], ["info"]),
-        ("wake-ups", [(5001, HOUR)], ["error"]),
+        ("wake-ups", [(2001, HOUR)], ["error"]),
         ("oldest ready", [], ["ok"]),
         ("oldest ready", [("default", "f", None, False, 3, MINUTE, True)], ["ok"]),
         ("oldest ready", [("default", "f", None, False, 3, HOUR, True)], ["warning"]),
         ("oldest ready", [("default", "f", None, False, 3, HOUR, False)], ["ok"]),
         ("unregistered names", [("default", "f", None, False, 3, HOUR, False)], ["error"]),
-        ("unregistered names", [("mail", "s", None, True, 5001, None, False)], ["error"]),
+        ("unregistered names", [("mail", "s", None, True, 2001, None, False)], ["error"]),
         ("unregistered names", [("default", "f", None, False, 3, HOUR, True)], ["ok"]),
         ("versions", [("default", "f", None, False), ("default", "f", "2", False)], ["info"]),
         ("versions", [("default", "f", None, False), ("mail", "f", None, False)], ["ok"]),
@@ -264,6 +264,7 @@ def test_the_exit_code_says_whether_anything_is_in_the_way(
     monkeypatch.setattr(command, "examine", examine)
     result = CliRunner().invoke(cli, ["doctor", "--dsn", "postgresql://h/d"])
     assert result.exit_code == code
+    assert result.stderr == ("zart: something is in the way of the work: a\n" if code else "")
     lines = result.stdout.splitlines()
     assert lines[-1] == last
     assert sum("to do:" in line for line in lines) == sum(finding.remedy is not None for finding in found)

@@ -109,7 +109,7 @@ def test_a_frame_shows_workers_lanes_rates_and_what_is_stuck() -> None:
         frame(
             rates=Rates(started=0.5, steps=1234, ended=0, moves=20),
             workers=[worker(1, held=2), worker(2, alive=False), worker(3)],
-            lanes=[Lane(name="order[x]", ready=5001, running=2, waiting=30000, oldest=MINUTE)],
+            lanes=[Lane(name="order[x]", ready=2001, running=2, waiting=30000, oldest=MINUTE)],
             estimated=True,
             stuck=["o-1 [is] blocked"],
         )
@@ -118,7 +118,7 @@ def test_a_frame_shows_workers_lanes_rates_and_what_is_stuck() -> None:
     assert "started 0.5/s · steps 1,234/s · ended 0/s · claims and waits 20/s" in text
     rows = [line.split() for line in text.splitlines()]
     assert next(row[:5] for row in rows if "dead" in row) == ["2", "box[1]", "process", "4002", "dead"]
-    assert ["order[x]", "5,000+", "1m00s", "~2", "~30,000"] in rows
+    assert ["order[x]", "2,000+", "1m00s", "~2", "~30,000"] in rows
     assert "! o-1 [is] blocked" in text
 
 

@@ -37,8 +37,8 @@ class Payloads:
     __slots__ = ("codec", "key_id")
 
     def __init__(self, codec: PayloadCodec | None = None) -> None:
-        self.codec = codec
-        self.key_id = str(getattr(codec, "key_id", ""))
+        self.codec: PayloadCodec | None = codec
+        self.key_id: str = str(getattr(codec, "key_id", ""))
         """Of the key that it writes with, where the codec says so."""
 
     def encrypt(self, data: bytes, place: Place) -> bytes:

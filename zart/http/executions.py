@@ -39,6 +39,7 @@ _ENDED = ("completed", "failed", "cancelled", "blocked")
     scope="write",
     status=202,
     problems=(404, 409, 422),
+    dedup=True,
     example={"approved": True},
 )
 async def offer_event(call: Call, execution_id: str, event: str, body: Any) -> views.Offered:

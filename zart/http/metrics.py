@@ -10,8 +10,8 @@ CONTENT_TYPE: Final = "text/plain; version=0.0.4"
 
 
 async def exposition(client: Client, *, waiting: int) -> str:
-    """The figures of the database, how many requests wait for results here, and what this process keeps of its own work,
-    if it does so (`zart.telemetry.prometheus`): in Prometheus's text format.
+    """The figures of the database, how many requests wait for results here, and what this process keeps of its own
+    work, if it does so (`zart.telemetry.prometheus`): in Prometheus's text format.
     """
     stats = await client.stats()
     return "".join(

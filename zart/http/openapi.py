@@ -98,7 +98,7 @@ def _parameters(route: Route) -> list[dict[str, Any]]:
             if about := schema.pop("description", None):
                 parameter["description"] = about
             parameters.append(parameter | {"schema": _without_null(schema)})
-    if "Idempotency-Key" in route.description:
+    if route.dedup:
         parameters.append(
             {
                 "name": "Idempotency-Key",

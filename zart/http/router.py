@@ -26,7 +26,7 @@ from zart.http.problems import (
     Refused,
     no_route,
 )
-from zart.http.routing import Reply, Route, allow
+from zart.http.routing import Route, allow, as_reply
 from zart.http.service import Service
 from zart.http.visit import HUNG_UP, Visit
 
@@ -90,7 +90,7 @@ def _handler(route: Route, service: Service) -> HTTPRouteHandler:
             idempotency_key=_idempotency_key(visit),
         )
         answer = await route.answer(call, **parts, **query, **body)
-        reply: Reply[Any] = answer if isinstance(answer, Reply) else Reply[Any](answer)
+        reply = as_reply(answer)
         content = reply.content.encode() if isinstance(reply.content, str) else _encode(reply.content)
         return Response(
             content,

@@ -38,6 +38,11 @@ class Reply(Generic[T]):
         self.headers: dict[str, str] = dict(headers or {})
 
 
+def as_reply(answer: object) -> Reply[Any]:
+    """What a route returned, as a `Reply`."""
+    return answer if isinstance(answer, Reply) else Reply(answer)  # pyright: ignore[reportUnknownVariableType]
+
+
 class Body(msgspec.Struct, frozen=True, kw_only=True):
     """How a route reads its body."""
 
@@ -70,6 +75,8 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     media_type: str
     client: bool
     """Whether it asks the database."""
+    dedup: bool
+    """Whether it takes the header `Idempotency-Key`."""
     summary: str
     description: str
     answer: Callable[..., Awaitable[Any]]
@@ -93,6 +100,7 @@ class Routes:
         prefixed: bool = True,
         media_type: str = "application/json",
         client: bool = True,
+        dedup: bool = False,
         body_required: bool = False,
         example: Any = None,
     ) -> Callable[[Callable[..., Awaitable[Any]]], Callable[..., Awaitable[Any]]]:
@@ -128,6 +136,7 @@ class Routes:
                     content=_content(hints["return"]),
                     media_type=media_type,
                     client=client,
+                    dedup=dedup,
                     summary=" ".join(summary.split()),
                     description=description,
                     answer=answer,

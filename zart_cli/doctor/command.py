@@ -13,7 +13,7 @@ from zart_cli.app import app_option, load_registry
 from zart_cli.database import Database, database_options
 from zart_cli.doctor.examination import examine
 from zart_cli.doctor.finding import Finding
-from zart_cli.exits import FAILED
+from zart_cli.exits import FAILED, Ended
 from zart_cli.looking import json_option
 from zart_cli.tables import console
 from zart_cli.values import write_json
@@ -42,13 +42,13 @@ def doctor(database: Database, app: str | None, old_after: str, as_json: bool) -
     registry = load_registry(app) if app else None
     address = database.open().dsn
     found = asyncio.run(examine(address, database.schema, old_after=patience, registry=registry))
-    well = all(finding.level != "error" for finding in found)
+    wrong = list(dict.fromkeys(finding.check for finding in found if finding.level == "error"))
     if as_json:
-        write_json({"ok": well, "findings": found})
+        write_json({"ok": not wrong, "findings": found})
     else:
         print_findings(found)
-    if not well:
-        click.get_current_context().exit(FAILED)
+    if wrong:
+        raise Ended(f"something is in the way of the work: {', '.join(wrong)}", FAILED)
 
 
 def print_findings(found: Sequence[Finding]) -> None:

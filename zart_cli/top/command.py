@@ -38,7 +38,7 @@ _SHORTEST: Final = 0.2
 def top(database: Database, interval: str, once: bool, as_json: bool) -> None:
     """Show who works, what is ready, runs and waits, how much happens per second, and what is stuck, until Ctrl-C.
 
-    With --json each frame is a line. It only reads, and asks little however much work there is: beyond five thousand
+    With --json each frame is a line. It only reads, and asks little however much work there is: beyond two thousand
     nobody counts, and a ~ marks what is told from a part of it.
     """
     pause = max(parse_duration(interval, what="--interval").total_seconds(), _SHORTEST)

@@ -21,7 +21,7 @@ class Lane(msgspec.Struct, kw_only=True):
     name: str
     served: bool = True
     ready: int = 0
-    """5,001 stands for more."""
+    """2,001 stands for more."""
     running: int = 0
     waiting: int = 0
     """For events, for what they gave away."""

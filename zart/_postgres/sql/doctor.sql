@@ -72,9 +72,9 @@ SELECT age(d.datfrozenxid), mxid_age(d.datminmxid) FROM pg_database d WHERE d.da
 -- name: notification_queue
 SELECT pg_notification_queue_usage();
 
--- News that no worker has applied so far: 5,001 stands for more. The oldest by index: see `look`.
+-- News that no worker has applied so far: 2,001 stands for more. The oldest by index: see `look`.
 -- name: wakeups
-SELECT (SELECT count(*) FROM (SELECT FROM {schema}.zart_wakeups w ORDER BY w.id LIMIT 5001) part),
+SELECT (SELECT count(*) FROM (SELECT FROM {schema}.zart_wakeups w ORDER BY w.id LIMIT 2001) part),
     (SELECT {schema}.zart_now() - w.created_at FROM {schema}.zart_wakeups w ORDER BY w.id LIMIT 1);
 
 -- Work whose holder has no row any more.

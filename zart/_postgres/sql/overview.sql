@@ -1,7 +1,7 @@
 -- What `zart top` and `zart doctor` ask about work. All of it only reads, and all but one look costs the same with a
--- million executions as with a thousand: counts end at five thousand, and what has no index is told from a sample.
+-- million executions as with a thousand: counts end at two thousand, and what has no index is told from a sample.
 
--- Lanes with work that is ready, with its count (5,001 stands for more), whether a worker that lives serves them, and
+-- Lanes with work that is ready, with its count (2,001 stands for more), whether a worker that lives serves them, and
 -- since when its oldest is ready: of the hundred that come next those of which it is known, which are those that were
 -- never claimed or have slept. It goes from lane to lane by the index.
 -- name: ready
@@ -17,7 +17,7 @@ SELECT e.queue, coalesce(t.step_function, e.name), CASE WHEN t.step_name IS NULL
 FROM (SELECT id FROM lane WHERE id IS NOT NULL LIMIT 500) l
     CROSS JOIN LATERAL (
         SELECT count(*) AS tasks
-        FROM (SELECT FROM {schema}.zart_tasks t WHERE t.lane = l.id AND t.state = 'ready' LIMIT 5001) part
+        FROM (SELECT FROM {schema}.zart_tasks t WHERE t.lane = l.id AND t.state = 'ready' LIMIT 2001) part
     ) counted
     CROSS JOIN LATERAL (
         SELECT min(part.id) AS example, min(CASE WHEN part.started_at IS NULL THEN part.due_at
