@@ -12,6 +12,7 @@ from tests.crashes import (
     branches,
     composition,
     endings,
+    held_repairs,
     inside,
     pausing,
     repairing,
@@ -23,7 +24,18 @@ from tests.crashes.workflow import Workflow
 
 WORKFLOWS: dict[str, Workflow] = {
     workflow.name: workflow
-    for module in (*(straight, branches, waiting, endings, composition, undoing, inside, pausing, repairing),)
+    for module in (
+        straight,
+        branches,
+        waiting,
+        endings,
+        composition,
+        undoing,
+        inside,
+        pausing,
+        repairing,
+        held_repairs,
+    )
     for workflow in module.WORKFLOWS
 }
 

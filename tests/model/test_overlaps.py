@@ -62,8 +62,8 @@ def stage(databases: Any, template: str) -> Iterator[Stage]:
     "state",
     [
         *("scheduled", "ready", "running", "waiting", "blocked"),
-        *("paused", "paused in a wait", "running under a rule"),
-        *("waiting, a step has failed", "failed, a step has failed"),
+        *("paused", "paused in a wait, a step has failed", "running under a rule"),
+        *("waiting, a step has failed", "failed under a rule, a step has failed"),
     ],
 )
 def test_two_things_at_once_are_one_after_the_other(stage: Stage, state: str) -> None:

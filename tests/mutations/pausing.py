@@ -15,8 +15,8 @@ PAUSING = (
         edits=(
             Edit(
                 file="zart/_engine/step_calls.py",
-                old="            if host.rules.any:\n"
-                "                await branch.activation.holds.pass_by(branch, self._key)\n",
+                old="        if activation.host.rules.any:\n"
+                "            await activation.holds.pass_by(branch, self._key)\n",
                 new="",
             ),
         ),

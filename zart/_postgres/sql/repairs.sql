@@ -146,6 +146,11 @@ VALUES (%(id)s::text, %(run)s::uuid, %(what)s::text, %(author)s::text, %(reason)
 
 -- ------------------------------------------------------------ deletion
 
+-- The rules that name it: they would hold back another one that is started under its id. First, since whoever ends such a
+-- rule at this moment tells so in the history.
+-- name: delete_rules
+DELETE FROM {schema}.zart_pause_rules r WHERE r.execution_id = %(id)s::text;
+
 -- All runs of an execution: the kept ones and its own.
 -- name: delete_records
 DELETE FROM {schema}.zart_steps s
@@ -163,10 +168,6 @@ DELETE FROM {schema}.zart_events v WHERE v.execution_id = %(id)s::text AND v.con
 
 -- name: delete_history
 DELETE FROM {schema}.zart_history h WHERE h.execution_id = %(id)s::text;
-
--- It cannot be held back any more, nor can another one that is started under its id.
--- name: delete_rules
-DELETE FROM {schema}.zart_pause_rules r WHERE r.execution_id = %(id)s::text;
 
 -- name: delete_runs
 DELETE FROM {schema}.zart_execution_runs r WHERE r.execution_id = %(id)s::text;
