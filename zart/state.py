@@ -12,7 +12,7 @@ A person may begin another run from any of them (`restart`, `rerun`): then it is
 retried after a failure, in the same run.
 
 `paused` stands beside all three live states: it holds an execution where it is, and lets it go on from there. One
-that is blocked is `paused` when it is resumed under a rule.
+that is blocked is `paused` when it is resumed under a rule, and so is one that is repaired under a rule.
 """
 
 import datetime as dt
@@ -92,9 +92,9 @@ TRANSITIONS: Final[Mapping[ExecutionStatus, frozenset[ExecutionStatus]]] = Mappi
                 ExecutionStatus.CANCELLED,
             }
         ),
-        ExecutionStatus.COMPLETED: frozenset({ExecutionStatus.SCHEDULED}),
-        ExecutionStatus.FAILED: frozenset({ExecutionStatus.SCHEDULED}),
-        ExecutionStatus.CANCELLED: frozenset({ExecutionStatus.SCHEDULED}),
+        ExecutionStatus.COMPLETED: frozenset({ExecutionStatus.SCHEDULED, ExecutionStatus.PAUSED}),
+        ExecutionStatus.FAILED: frozenset({ExecutionStatus.SCHEDULED, ExecutionStatus.PAUSED}),
+        ExecutionStatus.CANCELLED: frozenset({ExecutionStatus.SCHEDULED, ExecutionStatus.PAUSED}),
     }
 )
 """The one table of allowed changes: from a status to those that may follow it."""

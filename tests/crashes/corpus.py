@@ -8,12 +8,34 @@ in the module it belongs to. It is found by its function's name, and everything 
 """
 
 import zart
-from tests.crashes import branches, composition, endings, inside, pausing, straight, undoing, waiting
+from tests.crashes import (
+    branches,
+    composition,
+    endings,
+    held_repairs,
+    inside,
+    pausing,
+    repairing,
+    straight,
+    undoing,
+    waiting,
+)
 from tests.crashes.workflow import Workflow
 
 WORKFLOWS: dict[str, Workflow] = {
     workflow.name: workflow
-    for module in (straight, branches, waiting, endings, composition, undoing, inside, pausing)
+    for module in (
+        straight,
+        branches,
+        waiting,
+        endings,
+        composition,
+        undoing,
+        inside,
+        pausing,
+        repairing,
+        held_repairs,
+    )
     for workflow in module.WORKFLOWS
 }
 

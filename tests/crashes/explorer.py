@@ -9,6 +9,7 @@ What must hold in the end, whatever the plan:
 
 - the execution has ended as the workflow says, and nothing of it is left among the live work;
 - each call has one record, which is final; the records are those of a run without faults, numbered without a gap;
+- the runs that somebody has replaced are there, as many as it should be, and nothing of them is under way;
 - each effect has happened at least once, and none again after the record of its call was committed;
 - no worker that has died or left has rows or owns anything, and the history tells of no more than the takeovers.
 """
@@ -156,6 +157,11 @@ class _Course:
     def _has_news(self) -> bool:
         return any(fault.kind == "news" for faults in self._run.plan for fault in faults)
 
+    @property
+    def _is_tried_again(self) -> bool:
+        """A failed call may be tried afresh with the whole body."""
+        return self._workflow.durable.spec.retry.retries > 0 or self._workflow.is_repaired
+
     # ------------------------------------------------------------ the course of it
 
     async def go(self) -> None:
@@ -235,17 +241,19 @@ class _Course:
         """A worker is no more, or stands still: let the others take it for dead, and note what it has left."""
         self._buried.append(life.pid)
         await self._expire()
+        # What somebody wants done again, and what goes with it, is known only to a replay. Asked before the records are
+        # read: what the dead has sent may be committed only now, and sets some of them aside.
+        repaired = await self._query("SELECT 1 FROM zart_tasks WHERE repair IS NOT NULL")
         rows = await self._query(
             "SELECT s.run_id, s.path, s.name, s.occurrence, s.kind, s.state FROM zart_steps s"
             f" JOIN zart_executions e ON e.run_id = s.run_id WHERE {_FAMILY}",
             self._id,
         )
-        # A failed call may be tried afresh with the whole body.
-        final = {"completed"} if self._workflow.durable.spec.retry.retries else {"completed", "failed"}
+        final = {"completed"} if self._is_tried_again else {"completed", "failed"}
         committed = {
             _idempotency_key(run, (path, name, n, kind))
             for run, path, name, n, kind, state in rows
-            if state in final
+            if state in final and not repaired
         }
         self._committed.append((len(self._effects()), committed))
 
@@ -293,16 +301,22 @@ class _Course:
         at_its_time = asyncio.create_task(self._happen_late())
         news = asyncio.create_task(self._news.wait())
         await asyncio.wait([at_its_time, news], return_when=asyncio.FIRST_COMPLETED)
-        if not at_its_time.done():
-            if self._workflow.happens:
-                await self._workflow.happen(self._client, self._id, 0)
-            else:
-                with contextlib.suppress(zart.ExecutionFinished):
-                    await self._client.offer_event(self._id, "nobody-waits-for-this")
+        made = at_its_time.done()
+        at_its_time.cancel()
+        await asyncio.wait([at_its_time])
+        if made:
+            at_its_time.result()
+        elif self._workflow.happens:
+            made = await self._workflow.happen(self._client, self._id, 0)
+        else:
+            made = True
+            with contextlib.suppress(zart.ExecutionFinished):
+                await self._client.offer_event(self._id, "nobody-waits-for-this")
         self._news_done.set()
-        for task in (at_its_time, news):
-            task.cancel()
-        await asyncio.wait([at_its_time, news])
+        news.cancel()
+        await asyncio.wait([news])
+        if not made:  # it came too early for a repair
+            await self._workflow.outside(self._client, self._id, self._run.directory, most=1)
 
     async def _happen_late(self) -> None:
         await asyncio.sleep(_NEWS_WITHIN)
@@ -317,7 +331,7 @@ class _Course:
             ((status,),) = await self._query(
                 "SELECT e.status FROM zart_executions e WHERE e.id = %s", self._id
             )
-            if status != "scheduled":
+            if status != "scheduled" and (not self._workflow.is_repaired or await self._is_over()):
                 return
             ((blocked, waits, until),) = await self._query(
                 "SELECT coalesce(bool_or(state = 'blocked'), false), coalesce(bool_and(state = 'waiting'), false),"
@@ -330,6 +344,14 @@ class _Course:
                 if waits and until is not None and until > 0:
                     await self._shift_clock(until)
             await asyncio.sleep(0.005)
+
+    async def _is_over(self) -> bool:
+        """Whether nobody repairs it any more, and what the runs before gave away has ended, too."""
+        assert self._outside is not None
+        if not self._outside.done():
+            return False
+        self._outside.result()
+        return not await self._query("SELECT 1 FROM zart_tasks")
 
     async def _shift_clock(self, seconds: float) -> None:
         self._explorer._shifted += seconds
@@ -351,6 +373,8 @@ class _Course:
         )
         problems += self._repeated()
         problems += [problem async for problem in self._wrong_records(baseline)]
+        if self._workflow.runs > 1:
+            problems += [problem async for problem in self._wrong_runs()]
         problems += [problem async for problem in self._left_over()]
         return problems
 
@@ -414,18 +438,40 @@ class _Course:
                 yield f"{kind} {path}{name}#{n} is still {state}"
             if seq is None and state != "cancelled" and not given_away:
                 yield f"{kind} {path}{name}#{n} is {state} without a number"
-        retried = self._workflow.durable.spec.retry.retries > 0
         for run in dict.fromkeys(row[2] for row in rows):
             numbers = [row[8] for row in rows if row[2] == run and row[8] is not None]
             if len(set(numbers)) < len(numbers) or (
-                not retried and numbers != list(range(1, len(numbers) + 1))
+                not self._is_tried_again and numbers != list(range(1, len(numbers) + 1))
             ):
                 yield f"the records are numbered {numbers}"
-        varies = self._workflow.varies or (self._workflow.is_cancelled and self._has_news)
+        early = self._workflow.is_cancelled or self._workflow.runs > 1
+        varies = self._workflow.varies or (early and self._has_news)
         if baseline is not None and not varies and self._run.calls != baseline.calls:
             more = sorted(map(str, self._run.calls - baseline.calls))
             fewer = sorted(map(str, baseline.calls - self._run.calls))
             yield f"the records differ from those without faults: {more} instead of {fewer}"
+
+    async def _wrong_runs(self) -> Any:
+        """What is wrong with the runs that gave way to others."""
+        rows = await self._query(
+            "SELECT r.run_id = e.run_id, r.status, r.ended_at FROM zart_execution_runs r"
+            " JOIN zart_executions e ON e.id = r.execution_id WHERE e.id = %s",
+            self._id,
+        )
+        if len(rows) != self._workflow.runs or [row[0] for row in rows].count(True) != 1:
+            yield f"it should have {self._workflow.runs} runs, but it has {rows}"
+        for is_last, status, ended in rows:
+            if is_last != (status is None) or is_last != (ended is None):
+                yield f"a run is {status}, ended {ended}, and {'is' if is_last else 'is not'} the last"
+        under_way = await self._query(
+            "SELECT s.path, s.name, s.occurrence, s.kind, s.state FROM zart_steps s JOIN zart_execution_runs r"
+            " USING (run_id) WHERE r.execution_id = %s AND s.state NOT IN ('completed', 'failed', 'cancelled')"
+            # A worker that is stopping, and asks for no more news, may have shown its step as running since.
+            " AND NOT (s.state = 'running' AND s.task_id IS NULL AND r.ended_at IS NOT NULL)",
+            self._id,
+        )
+        if under_way:
+            yield f"of the runs that it had {under_way} is under way"
 
     async def _left_over(self) -> Any:
         pids = [life.pid for life in self._lives]
@@ -460,7 +506,11 @@ class _Course:
             yield f"{told['takeover']} takeovers, but {deaths} workers were lost"
         expected = {"takeover", "retry", "warning", "continued", "cancelled", "cancel requested"}
         expected |= {"paused", "unpaused"}
-        unexpected = {what for what in told.keys() - expected if not what.startswith("step ")}
+        if self._workflow.is_repaired:
+            expected |= {"repair", "restart"}
+        unexpected = {
+            what for what in told.keys() - expected if not what.startswith(("step ", "retry of", "rerun of"))
+        }
         if unexpected:
             yield f"its history tells of {sorted(unexpected)}"
 

@@ -29,15 +29,18 @@ from psycopg.types.json import Jsonb
 import zart
 import zart.sync
 from tests.crashes.effects import effects
+from tests.crashes.repairs import Repair, RetryStep
 from zart.durable import Durable
 from zart.errors import ExecutionFinished
+from zart.state import FINAL_STATUSES
 
 NOTHING: Any = object()
 """The input of a function that takes none."""
 
 Once = str
 """When something happens from outside: `"started"` (at once), `"waiting"` (the execution is parked), `"paused"` (a rule
-holds it back, or it has ended before that), or the name of an effect (when that has happened)."""
+holds it back, or it has ended before that), `"failed"` and its like (it has ended so), or the name of an effect (when
+that has happened)."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,7 @@ class Unpause:
     once: Once = "paused"
 
 
-Happening = Offer | Cancel | Pause | Unpause
+Happening = Offer | Cancel | Pause | Unpause | Repair
 
 
 @dataclass(frozen=True)
@@ -198,30 +201,47 @@ class Workflow:
                 continue
             while not await self._is_time(client, id, happening.once, directory):  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
-            await self.happen(client, id, number)
+            while not await self.happen(client, id, number):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
 
-    async def happen(self, client: zart.Client, id: str, number: int) -> None:
-        """Let one of `happens` happen now; harmless when it is repeated, or comes after the end."""
+    async def happen(self, client: zart.Client, id: str, number: int) -> bool:
+        """Let one of `happens` happen now; harmless when it is repeated, or comes after the end.
+
+        False for a repair that comes too early: it must be tried again.
+        """
         happening = self.happens[number]
         if isinstance(happening, (Pause, Unpause)):
             await _pause(client, id, happening)
-            return
+            return True
+        if isinstance(happening, Repair):
+            return await happening.make(client, id, self._place(number))
         if happening.by_sql:
             await self._happen_by_sql(client, id, happening, f"{number}")
-            return
-        if isinstance(happening, Cancel):
+        elif isinstance(happening, Cancel):
             await client.cancel(id, reason=happening.reason)
-            return
+        else:
+            await self._offer(client, id, happening, f"{number}")
+        return True
+
+    def _place(self, number: int) -> int:
+        """Of a repair: the how manyth it is, from 1, among those like it."""
+        retries = isinstance(self.happens[number], RetryStep)
+        return sum(
+            isinstance(happening, Repair) and isinstance(happening, RetryStep) == retries
+            for happening in self.happens[: number + 1]
+        )
+
+    async def _offer(self, client: zart.Client, id: str, happening: Offer, dedup: str) -> None:
         try:
             if happening.in_transaction:
                 await _in_transactions(
                     client.address,
                     lambda lent: zart.sync.offer_event(
-                        id, happening.event, happening.payload, dedup=f"{number}", connection=lent
+                        id, happening.event, happening.payload, dedup=dedup, connection=lent
                     ),
                 )
             else:
-                await client.offer_event(id, happening.event, happening.payload, dedup=f"{number}")
+                await client.offer_event(id, happening.event, happening.payload, dedup=dedup)
         except ExecutionFinished:
             if not self.is_cancelled:
                 raise
@@ -249,6 +269,8 @@ class Workflow:
             return (await client.status(id)).status not in {"scheduled", "running"}
         if once == "paused":
             return (await client.status(id)).status not in {"scheduled", "running", "waiting"}
+        if once in FINAL_STATUSES:
+            return (await client.status(id)).status == once
         return any(effect.execution == id and effect.what == once for effect in effects(directory))
 
     async def end(self, client: zart.Client, id: str, *, timeout: float = 60.0) -> Ended:
@@ -266,18 +288,28 @@ class Workflow:
     def is_cancelled(self) -> bool:
         return any(isinstance(happening, Cancel) for happening in self.happens)
 
+    @property
+    def is_repaired(self) -> bool:
+        return any(isinstance(happening, Repair) for happening in self.happens)
+
+    @property
+    def runs(self) -> int:
+        """How many runs it has in the end, all of which are kept if there are several."""
+        begun = (happening for happening in self.happens if isinstance(happening, Repair))
+        return 1 + sum(not isinstance(repair, RetryStep) for repair in begun)
+
     def problems(
         self, ended: Ended, done: Sequence[str], *, faultless: bool = False, any_time: bool = False
     ) -> Iterator[str]:
         """What is wrong with an end and its effects, `done` in the order in which they happened.
 
         Without faults (and with all from outside at its time) each effect happens exactly once. With `any_time` what
-        came from outside did not keep to its time: then a cancel may have prevented any effect.
+        came from outside did not keep to its time: then a cancel, or a repair, may have prevented any effect.
         """
         if not self.expect(ended):
             yield f"it was to be {self.expect.text}, but it is {ended}"
         counts = Counter(done)
-        prevented = any_time and self.is_cancelled
+        prevented = any_time and (self.is_cancelled or self.is_repaired)
         unknown = counts.keys() - self.effects
         if unknown:
             yield f"nobody expects the effects {sorted(unknown)}"

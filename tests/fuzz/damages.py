@@ -78,6 +78,14 @@ _TEXTS = (
     "'a/b#2~c'",
     "'; DROP TABLE canary; --'",
 )
+_REQUESTS = (
+    '\'[["", "fragile", 1, "step"]]\'',
+    '\'[["", "first", 1, "step"], ["", "nobody", 7, "wait"]]\'',
+    '\'[["on_failure/", "first", -1, "cancel"]]\'',
+    '\'[["", "fragile", 1, "frobnicated"]]\'',
+    "'[[]]'",
+)
+"""What a person may have wanted done again."""
 _STATES = ("'running'", "'waiting'", "'completed'", "'failed'", "'cancelled'", "'frobnicated'")
 _TASK = "execution_id = %(id)s"
 _EXECUTION = "id = %(id)s"
@@ -120,6 +128,7 @@ def _tasks() -> list[Damage]:
         ("-1", "2147483647", "NULL", "(SELECT id FROM zart_lanes WHERE name = 'innocent')"),
         _TASK,
     )
+    damages += _set("tasks", "repair", (*_SHAPES, *_REQUESTS), _TASK, "::jsonb")
     damages += _set("tasks", "run_id", ("'00000000-0000-0000-0000-000000000000'",), _TASK, "::uuid")
     damages += _set("tasks", "execution_id", ("'nobody'",), _TASK)
     for column in ("owner", "batch", "token"):
@@ -164,6 +173,7 @@ def _executions() -> list[Damage]:
     damages += _set("executions", "task_id", ("-1", "0"), _EXECUTION)
     damages += _set("executions", "priority", _NUMBERS, _EXECUTION)
     damages += _set("executions", "digest", ("NULL", "''", "'\\x63'", "'\\x01'"), _EXECUTION, "::bytea")
+    damages += _set("executions", "attempt", _NUMBERS, _EXECUTION)
     damages += _set("executions", "token", ("-1", "9223372036854775807"), _EXECUTION)
     for column in ("created_at", "started_at", "finished_at"):
         damages += _set("executions", column, _TIMES, _EXECUTION, "::timestamptz")
@@ -238,6 +248,7 @@ def _others() -> list[Damage]:
     damages += _set("wakeups", "kind", ("'cancel'", "'frobnicated'"), wakeup)
     damages += _set("wakeups", "task_id", ("-1", "9223372036854775807"), wakeup)
     damages += _set("wakeups", "reason", _TEXTS, wakeup)
+    damages += _set("wakeups", "execution_id", ("NULL", *_TEXTS), wakeup)
     damages += _set("wakeups", "created_at", _TIMES, wakeup, "::timestamptz")
     damages.append(Damage("wakeups: gone", f"DELETE FROM zart_wakeups WHERE {wakeup}"))
     damages.append(

@@ -4,11 +4,13 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import psycopg
 import pytest
 
 import zart
 from tests.support.running import forgetful, query, until, until_record, until_status, working
 from zart import Client, ExecutionNotFound, UsageError, durable, step
+from zart._postgres.queries import load
 
 effects: list[str] = []
 broken: set[str] = set()
@@ -166,6 +168,20 @@ async def test_nothing_of_the_old_run_is_written_into_the_new_one(dsn: str) -> N
     assert (first, "do", "completed") in steps
 
 
+async def test_nothing_is_shown_as_under_way_in_a_run_that_gave_way(dsn: str) -> None:
+    """Not even if a worker that had not heard of the restart has written so since."""
+    async with working(dsn, greet) as client:
+        await running(client)
+        first = (await client.status("x")).run_id
+        await client.restart("x", "ann")
+        late = """INSERT INTO zart_steps (run_id, path, name, occurrence, kind, state, attempts)
+            VALUES (%s, '', 'hold', 1, 'step', 'running', 1)"""
+        await query(dsn, late, first)
+        assert await client.wait_completion("x", timeout="20s") == "hello ann"
+        shown = (await client.history("x", run_id=first)).records
+    assert [(record.key, record.state) for record in shown] == [("do", "completed"), ("hold", "cancelled")]
+
+
 @durable("child")
 async def child(name: str) -> str:
     return await hold(name)
@@ -220,6 +236,56 @@ async def test_events_nobody_has_consumed_are_dropped_by_a_restart(dsn: str) -> 
         assert await query(dsn, "SELECT name FROM zart_events WHERE consumed_at IS NULL") == []
         await client.offer_event("x", "approved", "by bob")
         assert await client.wait_completion("x", timeout="20s") == ["by bob", "pay", "tell"]
+
+
+async def _lent(connection: psycopg.AsyncConnection[Any]) -> None:
+    await zart.offer_event("x", "approved", "by ann", connection=connection)
+
+
+async def _sql(connection: psycopg.AsyncConnection[Any]) -> None:
+    await connection.execute("""SELECT zart_offer_event('x', 'approved', '"by ann"')""")
+
+
+@pytest.mark.parametrize("offer", [_lent, _sql], ids=["lent", "SQL"])
+async def test_an_event_that_is_committed_only_after_the_restart_wakes_the_new_run(
+    dsn: str, offer: Callable[[psycopg.AsyncConnection[Any]], Awaitable[None]]
+) -> None:
+    """It was offered while the execution lived, which has other live work by now, and waits for it already."""
+    async with working(dsn, approval) as client:
+        await client.start(approval, id="x")
+        await until_status(client, "x", "waiting")
+        async with await psycopg.AsyncConnection.connect(dsn) as somebody:
+            await offer(somebody)
+            await client.cancel("x", force=True)
+            await client.restart("x")
+            await until_status(client, "x", "waiting")
+        assert await client.wait_completion("x", timeout="20s") == ["by ann", "pay", "tell"]
+
+
+async def test_an_event_that_waited_for_its_key_beyond_the_restart_wakes_the_new_run(dsn: str) -> None:
+    """So it is for one that is offered at once, but could not be inserted before: somebody's open transaction had its
+    key."""
+    given = {"id": "x", "event": "approved", "payload": '"by ann"', "dedup": "key", "gives_way": "20s"}
+    async with working(dsn, approval) as client, await _connect(dsn) as program, await _connect(dsn) as other:
+        await client.start(approval, id="x")
+        await until_status(client, "x", "waiting")
+        async with other.transaction(force_rollback=True):
+            await other.execute("SELECT zart_offer_event('x', 'approved', '1', 'key')")
+            offering = asyncio.create_task(program.execute(load("client", "public")["offer_event"], given))
+            await until(lambda: _waits(dsn, program.info.backend_pid))
+            await client.cancel("x", force=True)
+            await client.restart("x")
+            await until_status(client, "x", "waiting")
+        assert (await (await offering).fetchone() or ())[:2] == ("scheduled", True)
+        assert await client.wait_completion("x", timeout="20s") == ["by ann", "pay", "tell"]
+
+
+async def _connect(dsn: str) -> psycopg.AsyncConnection[Any]:
+    return await psycopg.AsyncConnection.connect(dsn, autocommit=True)
+
+
+async def _waits(dsn: str, pid: int) -> bool:
+    return await query(dsn, "SELECT wait_event_type FROM pg_stat_activity WHERE pid = %s", pid) == [("Lock",)]
 
 
 # ------------------------------------------------------------ rerun

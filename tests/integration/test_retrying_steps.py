@@ -1,13 +1,17 @@
 """`retry_step`: a step that failed for good gets a new budget, inside the run that it failed in."""
 
 import asyncio
+import datetime as dt
 from typing import Any
 
 import pytest
+from psycopg.types.json import Jsonb
 
 import zart
+from tests.support.executions import Bench
 from tests.support.running import fast, forgetful, query, until, until_record, until_status, working
 from zart import Client, ExecutionFinished, ExecutionNotFound, UsageError, durable, step
+from zart._engine.entries import Completed, ContinuedAsNew, Failed
 
 effects: list[str] = []
 broken: set[str] = set()
@@ -82,6 +86,29 @@ async def test_as_often_as_it_fails(dsn: str) -> None:
         assert await client.wait_completion("x", timeout="20s") == ["reserve", "charge", "ship"]
     assert effects.count("charge") == 7
     assert effects.count("reserve") == 1
+
+
+@step("count")
+async def count() -> str:
+    return await do.fn(f"at {zart.context().attempt}")
+
+
+@durable("counting", max_retries="fixed(1, 1ms)")
+async def counting(retry: str) -> str:
+    if zart.context().attempt == 1:
+        raise RuntimeError("of its own: nothing that is recorded is behind this")
+    return await count.with_options(retry=retry)()
+
+
+@pytest.mark.parametrize("retry", ["none", "fixed(1, 1ms)"])
+async def test_the_body_counts_its_attempts_on(dsn: str, retry: str) -> None:
+    """What is replayed is of the attempt that failed, whatever failed in it; what is done again is of the next one."""
+    broken.add("at 2")
+    async with working(dsn, counting) as client:
+        await client.start(counting, retry, id="x")
+        await until_status(client, "x", "failed")
+        assert await client.retry_step("x", "count")
+        assert await client.wait_completion("x", timeout="20s") == "at 3"
 
 
 async def after_failure(failure: zart.Failure) -> None:
@@ -281,6 +308,94 @@ async def test_after_a_time_limit(dsn: str) -> None:
         broken.clear()
         assert await client.retry_step("x", "charge")
         assert await client.wait_completion("x", timeout="20s") == "done"
+
+
+@step("note-key")
+async def note_key(what: str) -> None:
+    effects.append(f"{what} {zart.step_context().idempotency_key}")
+
+
+async def _handle(_data: None, failure: zart.Failure) -> None:
+    await note_key("handled")
+
+
+@durable("handled", on_failure=_handle)
+async def handled() -> str:
+    await note_key("kept")
+    return await do.named("charge")("charge")
+
+
+@durable("cleaned", timeout="300ms")
+async def cleaned() -> str:
+    try:
+        await do.named("charge")("charge")
+    except ConnectionError:
+        try:
+            await zart.wait_for_event("never")
+        finally:
+            if not zart.suspending():
+                await note_key("cleaned")
+    return "charge"
+
+
+@pytest.mark.parametrize("fn", [handled, cleaned], ids=["on_failure", "cleanup"])
+async def test_what_is_set_aside_is_done_again_under_another_key(dsn: str, fn: Any) -> None:
+    """It was done: a service that drops what it has seen would drop the second time, which is another one."""
+    broken.add("charge")
+    async with working(dsn, fn) as client:
+        await failed(client, fn, "x")
+        assert await client.retry_step("x", "charge")
+        await until_status(client, "x", "failed")
+        broken.clear()
+        assert await client.retry_step("x", "charge")
+        assert await client.wait_completion("x", timeout="20s") == "charge"
+    keys = [effect for effect in effects if effect.startswith(fn.name)]
+    assert len(keys) == len(set(keys)) == 2
+
+
+@pytest.mark.parametrize("beside", [False, True], ids=["alone", "with records"])
+@pytest.mark.parametrize(
+    "ending",
+    [Completed(result=b"1"), Failed(failure=b"{}"), ContinuedAsNew(payload=b"2")],
+    ids=lambda ending: type(ending).__name__,
+)
+async def test_an_end_that_comes_after_the_request_is_none(dsn: str, ending: Any, beside: bool) -> None:
+    """The body ends before its worker has heard of the request: the execution is given back, and what was asked for is
+    done, whatever else its worker writes at that moment."""
+    async with Bench(dsn) as bench:
+        asked = [["", "charge", 1, "step"]]
+        one, other = await bench.hold([1, 2])
+        await bench.database.execute("UPDATE zart_tasks SET repair = %s WHERE id = 1", (Jsonb(asked),))
+        verdicts = [bench.end(one, ending)]
+        if beside:
+            verdicts += [bench.write(other, "step"), bench.end(other, Completed(result=b"1"))]
+        assert [await verdict for verdict in verdicts] == [None] * len(verdicts)
+        rows = await bench.rows("SELECT run_id, state, owner, repair FROM zart_tasks WHERE id = 1")
+        assert rows == [(one.run_id, "ready", None, asked)]
+        assert await bench.value("SELECT status FROM zart_executions WHERE id = %s", one.id) == "scheduled"
+        assert await bench.value("SELECT count(*) FROM zart_execution_runs") == 0
+
+
+async def test_a_cancel_comes_before_what_was_asked_for(dsn: str) -> None:
+    async with Bench(dsn) as bench:
+        (held,) = await bench.hold([1], cancel_at=dt.datetime.now(dt.UTC), repair="[]")
+        assert await bench.end(held, Completed(result=b"1")) is None
+        assert await bench.rows("SELECT status FROM zart_executions") == [("cancelled",)]
+
+
+async def test_one_that_was_asked_for_before_the_body_was_blocked(dsn: str) -> None:
+    """Asked for once more when the code is mended, it goes on: no other command is needed."""
+    broken.add("charge")
+    async with working(dsn, forgiving, config=forgetful()) as client:
+        await client.start(forgiving, id="x")
+        await until_status(client, "x", "waiting")
+        broken.clear()
+        # As if it had been blocked between the request and the replay that would have met it.
+        asked = """UPDATE zart_tasks SET repair = '[["", "charge", 1, "step"]]', state = 'blocked'"""
+        await query(dsn, asked)
+        assert (await client.status("x")).status == "blocked"
+        assert await client.retry_step("x", "charge")
+        assert await client.wait_completion("x", timeout="20s") == "charge"
 
 
 # ------------------------------------------------------------ what is refused

@@ -50,7 +50,7 @@ class Comparison:
         assert (task["state"] == "running") == (task["owner"] is not None), (
             f"{id} is held by nobody, or idle: {task}"
         )
-        news = [wakeup for wakeup in found["wakeups"] if wakeup[0] == id]
+        news = [wakeup for wakeup in found["wakeups"] if wakeup[:2] == (id, True)]
         if task["state"] == "waiting" and task["started"] is not None and not news:
             now = self.world.now
             pauses = task["before"] is not None and task["before"] > now

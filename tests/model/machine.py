@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from tests.model.comparison import Comparison
 from tests.model.stage import Stage
-from tests.model.world import FINAL, Event, Execution, Task, Wakeup, World
+from tests.model.world import FINAL, Event, Execution, Wakeup, World
 
 STEPS = (("one", 1, "step"), ("two", 1, "step"), ("two", 2, "step"), ("nap", 1, "timer"))
 MOST_WORKERS, MOST_ALIVE = 3, 4
@@ -68,6 +68,8 @@ class Machine(Comparison, RuleBasedStateMachine):
         live = sum(execution.task is not None for execution in self.world.executions.values())
         if place % 3 == 0 or live >= MOST_ALIVE:
             return self.target(place // 3)
+        if self.world.deleted and place % 3 == 1:
+            return next(iter(self.world.deleted))
         return self.new_id()
 
     def new_id(self) -> str:
@@ -140,6 +142,32 @@ class Machine(Comparison, RuleBasedStateMachine):
             blocked = [id for id in world.executions if (task := world.task(id)) and task.state == "blocked"]
             self.do("resume", blocked[0] if blocked else id, flag)
 
+    @rule(
+        what=st.sampled_from(("retry", "retry", "retry", "restart", "restart", "rerun", "delete")),
+        place=places, key=keys, payload=st.sampled_from((None, 1, 2)), flag=flags,
+    )  # fmt: skip
+    def repair(self, *, what: str, place: int, key: Any, payload: int | None, flag: bool) -> None:
+        """What somebody does when something went wrong: mostly to what has failed, or has failed records."""
+        id = self.target(place)
+        executions = self.world.executions
+        if what == "delete":
+            ended = [id for id, execution in executions.items() if execution.task is None]
+            if self.quiet:  # an event that an open transaction holds would be nobody's
+                self.do("delete", ended[place % len(ended)] if ended and flag else id)
+        elif what == "restart":
+            self.do("restart", id, payload)
+        else:
+            wanted = ("failed",) if what == "retry" else FINAL
+            found = [
+                (id, key)
+                for id, execution in executions.items()
+                for key, record in execution.records.items()
+                if record.state in wanted and key in STEPS
+            ]
+            if found and (flag or place % 2):
+                id, key = found[place % len(found)]
+            self.do("retry_step" if what == "retry" else "rerun", id, key)
+
     def time_goes_on(self, by: int) -> None:
         self.world.now += by
         self.stage.run(self.stage.move(self.world.now))
@@ -187,8 +215,7 @@ class Machine(Comparison, RuleBasedStateMachine):
             world.open_ids.add(id)
 
             def effect(seen: World) -> None:
-                task = Task("waiting" if delay else "ready", due, due if delay else None)
-                seen.executions[id] = Execution(number, payload, task)
+                seen.insert(id, number, payload, due, waits=delay > 0)
 
             assert world.open is not None
             world.open.append(effect)
@@ -202,12 +229,13 @@ class Machine(Comparison, RuleBasedStateMachine):
 
         def keep() -> None:
             event, wakeup = world.number(), world.number()
+            task = world.view().executions[id].last
             if dedup is not None:
                 world.open_keys.add((id, dedup))
 
             def effect(seen: World) -> None:
                 insert_event(seen, id, Event(event, name, dedup))
-                insert_wakeup(seen, Wakeup(wakeup, id, "event"))
+                insert_wakeup(seen, Wakeup(wakeup, id, "event", task=task))
 
             assert world.open is not None
             world.open.append(effect)
@@ -223,9 +251,10 @@ class Machine(Comparison, RuleBasedStateMachine):
 
         def keep() -> None:
             number = world.number()
+            task = world.view().executions[id].last
 
             def effect(seen: World) -> None:
-                insert_wakeup(seen, Wakeup(number, id, "cancel", reason))
+                insert_wakeup(seen, Wakeup(number, id, "cancel", reason, task))
                 seen.executions[id].notes["cancel requested"] += 1
 
             assert world.open is not None
@@ -375,14 +404,18 @@ class Machine(Comparison, RuleBasedStateMachine):
 
     def unused(self, worker: str, id: str) -> list[float]:
         """The events that a hold knows of and that no wait has consumed."""
-        hold = self.world.workers[worker].holds.get(id)
-        buffered = self.world.executions[id].buffered()
-        return [number for number in hold.known if number in buffered] if hold is not None else []
+        hold, execution = self.world.workers[worker].holds.get(id), self.world.executions.get(id)
+        if hold is None or execution is None:
+            return []
+        return [number for number in hold.known if number in execution.buffered()]
 
     @precondition(lambda self: self.holds())
     @rule(
         what=st.sampled_from(
-            ("suspend", "suspend", "suspend", "end", "retry", "retry", "block", "release", "park", "park")
+            (
+                *("suspend", "suspend", "suspend", "end", "retry", "retry", "meet", "meet", "block", "release"),
+                *("park", "park"),
+            )
         ),
         place=places, pause=pauses, status=st.sampled_from(FINAL), key=st.sampled_from((None, *STEPS)), flag=flags,
     )  # fmt: skip
@@ -397,12 +430,18 @@ class Machine(Comparison, RuleBasedStateMachine):
         elif what == "end":
             self.write(place, [*before, ("end", (status,))])
         elif what == "retry":
-            records = self.world.executions[id].records.items()
-            failed = [key for key, record in records if record.state == "failed"]
+            worker, id = self.hold(place)
+            hold = self.world.workers[worker].holds[id]
+            failed = [key for key, record in hold.run.records.items() if record.state == "failed"]
             self.write(place, [("retry", (30 if flag else 0, failed))])
         elif what == "park":
             rules = [*self.world.rules, *self.world.rules, "none"]
             self.write(place, [*before, ("park", (rules[place % len(rules)],))])
+        elif what == "meet":
+            worker, id = self.hold(place)
+            hold = self.world.workers[worker].holds[id]
+            again = [key for key in hold.repair if key in hold.run.records]
+            self.write(place, [("retry", (0, again, True))])
         else:
             self.write(place, [*before, (what, ())])
 
@@ -432,7 +471,7 @@ class Machine(Comparison, RuleBasedStateMachine):
         self.look(other, 10, suspect=True, watch=True)
         if id in self.world.workers[other].holds and self.world.workers[worker].registered:
             self.do("together", other, [("record", (id, nap, "failed"))])
-            failed = self.world.executions[id].records[nap].state == "failed"
+            failed = self.world.workers[other].holds[id].run.records[nap].state == "failed"
             self.do("together", other, [("retry", (id, 30, [nap] if failed else []))])
             self.stage.run(self.stage.again(worker))
             self.compare()
@@ -478,8 +517,12 @@ class Machine(Comparison, RuleBasedStateMachine):
             if not any(execution.task for execution in self.world.executions.values()):
                 return
             self.do("tick", worker, 10, True, [])
-            for id in list(self.world.workers[worker].holds):
-                self.do("together", worker, [("end", (id, "completed"))])
+            for id, hold in list(self.world.workers[worker].holds.items()):
+                if hold.repair:
+                    again = [key for key in hold.repair if key in hold.run.records]
+                    self.do("together", worker, [("retry", (id, 0, again, True))])
+                else:
+                    self.do("together", worker, [("end", (id, "completed"))])
             self.world.now += 50
             self.stage.run(self.stage.move(self.world.now))
             for id, execution in self.world.executions.items():

@@ -6,15 +6,16 @@ table here, which a test moves; leases are run out by hand, since no test waits 
 
 import asyncio
 import datetime as dt
+import json
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Mapping
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 import psycopg
 from psycopg import AsyncConnection, errors
 
-from tests.model.world import FINAL, Key, World
+from tests.model.world import FINAL, Key, Run, World, told
 from tests.support import modes
 from tests.support.claims import first_claim
 from zart import Client, durable
@@ -42,12 +43,15 @@ from zart._engine.lease import Lease, resolve_lanes
 from zart._engine.pauses import Rules
 from zart._engine.reaper import reap
 from zart._engine.writer import Journal
-from zart.client.database import Database, statement_text
+from zart.client.database import Database, Transaction, statement_text
 from zart.client.pausing import Pausing
+from zart.client.repairing import Repairs
 from zart.client.starter import Starter
+from zart.client.starting import NOT_GIVEN
 from zart.client.steering import Steering
-from zart.errors import ExecutionConflict, ExecutionFinished, ExecutionNotFound
+from zart.errors import ExecutionConflict, ExecutionFinished, ExecutionNotFound, UsageError
 
+T = TypeVar("T")
 EPOCH = dt.datetime(2040, 1, 1, tzinfo=dt.UTC)
 _FAILURE = b'{"type": "ValueError", "message": "no"}'
 _CLOCK = """
@@ -58,15 +62,15 @@ CREATE OR REPLACE FUNCTION zart_now() RETURNS timestamptz LANGUAGE sql STABLE
 """
 _TABLES = (
     *("zart_executions", "zart_tasks", "zart_steps", "zart_step_attempts", "zart_events", "zart_wakeups"),
-    *("zart_workers", "zart_history", "zart_pause_rules"),
+    *("zart_execution_runs", "zart_workers", "zart_history", "zart_pause_rules"),
 )
 _SNAPSHOT = (
     """SELECT e.id, e.status, e.payload::text, v.started_at, e.finished_at IS NOT NULL, e.result IS NOT NULL,
         e.failure IS NOT NULL, e.run_id, e.task_id, v.status, v.cancelling
     FROM zart_executions e JOIN zart_v_executions v USING (id)""",
     """SELECT t.execution_id, t.state, t.due_at, t.wake_at, t.started_at, t.not_before, t.owner, t.epoch, t.signal,
-        t.attempt, t.floor, t.recoveries, t.accept_arguments, t.cancel_at IS NOT NULL, t.cancel_reason, t.run_id, t.id,
-        CASE WHEN t.state = 'paused' THEN t.paused_by END
+        t.attempt, t.floor, t.recoveries, t.accept_arguments, t.cancel_at IS NOT NULL, t.cancel_reason, t.repair,
+        t.run_id, t.id, CASE WHEN t.state = 'paused' THEN t.paused_by END
     FROM zart_tasks t""",
     """SELECT s.run_id, s.name, s.occurrence, s.kind, s.state, s.seq, s.attempts, s.result IS NOT NULL,
         s.failure IS NOT NULL
@@ -76,6 +80,9 @@ _SNAPSHOT = (
     "SELECT w.task_id, w.kind, w.reason FROM zart_wakeups w ORDER BY w.id",
     "SELECT w.worker_id, count(*) FROM zart_workers w GROUP BY 1",
     "SELECT h.execution_id, h.what, count(*) FROM zart_history h GROUP BY 1, 2",
+    """SELECT r.execution_id, r.run_id, r.payload::text, r.status, r.ended_at IS NOT NULL, r.result IS NOT NULL,
+        r.failure IS NOT NULL
+    FROM zart_execution_runs r""",
     "SELECT r.id, r.execution_id, r.step IS NOT NULL, r.expires_at FROM zart_pause_rules r",
 )
 
@@ -104,6 +111,10 @@ class OneConnection(Database):
         cursor = await self.connection.execute(statement_text(self.schema, statement), parameters)
         return await cursor.fetchall()
 
+    async def _transact(self, work: Callable[[Transaction], Awaitable[T]]) -> T:
+        async with self.connection.transaction():
+            return await work(Transaction(self.connection, self.schema))
+
 
 class Desk:
     """What a program that uses Zart does, through one connection."""
@@ -116,6 +127,7 @@ class Desk:
         self.client._starter = Starter(database)
         self.steering = Steering(database, "ann")
         self.pausing = Pausing(database, "ann")
+        self.repairs = Repairs(database, "ann")
 
 
 class Activity:
@@ -180,6 +192,10 @@ class Stage:
         self.run_ids: dict[str, UUID] = {}
         self.rule_ids: dict[str, str] = {}
         """The ids of rules, by what the model calls them."""
+        self.runs: dict[str, set[UUID]] = {}
+        """All that were seen under an id."""
+        self.tasks: dict[int, str] = {}
+        """All numbers of live work that were seen, and whose it was."""
         self.did: Counter[str] = Counter()
         """What was done how often."""
         self.run(self._open())
@@ -217,7 +233,7 @@ class Stage:
         self.rule_ids = {}
         for hand in self.hands.values():
             await hand.close()
-        self.hands = {}
+        self.hands, self.runs, self.tasks = {}, {}, {}
         for table in _TABLES:
             await self.eyes.execute(f"DELETE FROM {table}".encode())
         await self.move(0)
@@ -287,6 +303,40 @@ class Stage:
     async def unpause(self, rule: str) -> bool:
         return await self.desk.pausing.unpause(self.rule_ids.get(rule, rule), None)
 
+    async def restart(self, id: str, payload: int | None) -> str:
+        data = NOT_GIVEN if payload is None else payload
+        return await self._repaired(self.desk.repairs.restart(id, data, None))
+
+    async def rerun(self, id: str, key: Key) -> str:
+        return await self._repaired(self.desk.repairs.rerun(id, [told(key)], None))
+
+    async def _repaired(self, begun: Awaitable[object]) -> str:
+        try:
+            await begun
+        except ExecutionNotFound:
+            return "unknown"
+        except UsageError:
+            return "no such record"
+        return "begun"
+
+    async def retry_step(self, id: str, key: Key) -> bool | str:
+        try:
+            return await self.desk.repairs.retry_step(id, told(key), None)
+        except ExecutionNotFound:
+            return "unknown"
+        except ExecutionFinished:
+            return "finished"
+        except UsageError:
+            return "no such record"
+
+    async def delete(self, id: str) -> bool | str:
+        try:
+            return await self.desk.repairs.delete(id, None)
+        except ExecutionNotFound:
+            return "unknown"
+        except UsageError:
+            return "live"
+
     async def sql_start(self, id: str, payload: int, delay: int) -> str:
         before = id in self.world.executions or id in self.world.open_ids
         run_at = EPOCH + dt.timedelta(seconds=self.world.now + delay) if delay else None
@@ -354,6 +404,7 @@ class Stage:
             "cancel": claim.cancel.reason if claim.cancel is not None else None,
             "accepts": claim.accept_arguments,
             "payload": int(claim.payload or "0"),
+            "repair": _keys(json.loads(claim.repair or "[]")),
             "events": self._learn(worker, claim.execution_id, claim.events),
             "records": {
                 (entry.key.name, entry.key.occurrence, entry.key.kind): (
@@ -415,7 +466,8 @@ class Stage:
             else:
                 hand.holds[id].signal = each.signal
                 told = self._learn(worker, id, each.events)
-                news[id] = (each.signal, each.cancel.reason if each.cancel is not None else None, told)
+                cancel = each.cancel.reason if each.cancel is not None else None
+                news[id] = (each.signal, cancel, told, each.repair)
         return {
             "fenced": tick.fenced,
             "claims": {claim.execution_id: self.keep(worker, claim) for claim in tick.claims},
@@ -510,7 +562,7 @@ class Stage:
         seen = self.hands[worker].holds[id].signal
         return self._close(worker, id, Suspended(seen=seen, wake_at=at(wake_at), waiting_for="news"))
 
-    def _retry(self, worker: str, id: str, delay: int, afresh: Collection[Key]) -> Any:
+    def _retry(self, worker: str, id: str, delay: int, afresh: Collection[Key], meets: bool = False) -> Any:
         now = at(self.world.now) or EPOCH
         mine = self.hands[worker].holds[id]
         moved = tuple(
@@ -518,7 +570,13 @@ class Stage:
             for key in afresh
         )
         due = now + dt.timedelta(seconds=delay)
-        ending = BodyRetry(attempt=mine.claim.attempt + 1, not_before=due, floor=mine.seq, afresh=moved)
+        ending = BodyRetry(
+            attempt=mine.claim.attempt + 1,
+            not_before=due,
+            floor=mine.seq,
+            afresh=moved,
+            met=mine.claim.signal if meets else None,
+        )
         return self._close(worker, id, ending, notes=(("retry", "again"),))
 
     def _block(self, worker: str, id: str) -> Any:
@@ -591,7 +649,17 @@ class Stage:
         self.task_ids = {row[0]: row[8] for row in answers[0]}
         self.run_ids = {row[0]: row[7] for row in answers[0]}
         rules = {made: name for name, made in self.rule_ids.items()}
-        return _shape(answers, {hand.lease.worker_id: name for name, hand in self.hands.items()}, rules)
+        for id, run in (*self.run_ids.items(), *(row[:2] for row in answers[8])):
+            self.runs.setdefault(id, set()).add(run)
+        self.tasks |= {task: id for id, task in self.task_ids.items()}
+        names = {hand.lease.worker_id: name for name, hand in self.hands.items()}
+        # An id of a run begins with the time.
+        labels = {
+            run: f"{id}/{number}"
+            for id, runs in self.runs.items()
+            for number, run in enumerate(sorted(runs), start=1)
+        }
+        return _shape(answers, names, labels, self.tasks, rules)
 
 
 def _verdict() -> tuple["asyncio.Future[str]", Callable[[Any, Exception | None], None]]:
@@ -608,14 +676,25 @@ def _verdict() -> tuple["asyncio.Future[str]", Callable[[Any, Exception | None],
     return verdict, done
 
 
-def _shape(answers: list[list[Any]], names: dict[int, str], rules: dict[str, str]) -> dict[str, Any]:
+def _keys(repair: list[list[Any]] | None) -> tuple[Key, ...]:
+    return tuple((name, occurrence, kind) for _, name, occurrence, kind in repair or ())
+
+
+def _shape(
+    answers: list[list[Any]],
+    names: dict[int, str],
+    labels: dict[UUID, str],
+    owners: dict[int, str],
+    rules: dict[str, str],
+) -> dict[str, Any]:
     """The tables, in the shape of `expected`."""
-    executions, tasks, steps, attempts, events, wakeups, workers, notes, made = answers
+    executions, tasks, steps, attempts, events, wakeups, workers, notes, kept, made = answers
     shaped: dict[str, Any] = {}
-    runs: dict[UUID, str] = {}
+    current: dict[UUID, str] = {}
     numbers: dict[int, str] = {}
+    runs: dict[str, dict[str, Any]] = {}
     for id, status, payload, started, finished, result, failure, run, task, shown, cancelling in executions:
-        runs[run], numbers[task] = id, id
+        current[run], numbers[task] = id, id
         shaped[id] = {
             "status": status,
             "shown": (shown, cancelling),
@@ -623,13 +702,29 @@ def _shape(answers: list[list[Any]], names: dict[int, str], rules: dict[str, str
             "started": seconds(started),
             "ended": (finished, result, failure),
             "task": None,
-            "records": {},
-            "attempts": 0,
+            "run": labels[run],
+            "runs": {},
             "events": [],
             "notes": Counter(),
         }
-    for id, state, due, wake, started, before, owner, *counters, cancelled, reason, run, task, rule in tasks:
-        assert runs[run] == numbers[task] == id, "a task belongs to another run or execution"
+        runs[labels[run]] = {"records": {}, "attempts": 0}
+    for (
+        id,
+        state,
+        due,
+        wake,
+        started,
+        before,
+        owner,
+        *counters,
+        cancelled,
+        reason,
+        repair,
+        run,
+        task,
+        rule,
+    ) in tasks:
+        assert current[run] == numbers[task] == id, "a task belongs to another run or execution"
         assert shaped[id]["task"] is None, "an execution has two tasks"
         shaped[id]["task"] = {
             "state": state,
@@ -640,21 +735,32 @@ def _shape(answers: list[list[Any]], names: dict[int, str], rules: dict[str, str
             "owner": None if owner is None else names[owner],
             "counters": tuple(counters),
             "cancel": reason if cancelled else None,
+            "repair": _keys(repair),
             "paused by": rules.get(rule, rule),
         }
+    for id, run, payload, status, ended, result, failure in kept:
+        assert ended == (run not in current), "only the last run has not ended"
+        shaped[id]["runs"][labels[run]] = (
+            None if payload is None else int(payload),
+            (status, result, failure) if ended else None,
+        )
     for run, name, occurrence, kind, state, seq, tries, result, failure in steps:
         assert (result, failure) == (state == "completed", state == "failed"), (name, state)
-        shaped[runs[run]]["records"][name, occurrence, kind] = (state, seq, tries)
+        place = runs.setdefault(labels[run], {"records": {}, "attempts": 0})
+        place["records"][name, occurrence, kind] = (state, seq, tries)
     for run, count in attempts:
-        shaped[runs[run]]["attempts"] = count
+        runs.setdefault(labels[run], {"records": {}, "attempts": 0})["attempts"] = count
     for id, _, name, dedup, consumed in events:
         shown_key = None if dedup is None or dedup.startswith("~") else dedup
         shaped[id]["events"].append((name, shown_key, consumed))
+    deleted: dict[str, Counter[str]] = {}
     for id, what, count in notes:
-        shaped[id]["notes"][what] = count
+        (shaped[id]["notes"] if id in shaped else deleted.setdefault(id, Counter()))[what] = count
     return {
         "executions": shaped,
-        "wakeups": Counter((numbers[task], kind, reason) for task, kind, reason in wakeups),
+        "records": runs,
+        "deleted": deleted,
+        "wakeups": Counter((owners[task], task in numbers, kind, reason) for task, kind, reason in wakeups),
         "workers": {names[worker]: count for worker, count in workers},
         "rules": {rules.get(rule, rule): (id, step, seconds(expires)) for rule, id, step, expires in made},
     }
@@ -662,9 +768,23 @@ def _shape(answers: list[list[Any]], names: dict[int, str], rules: dict[str, str
 
 def expected(world: World) -> dict[str, Any]:
     """What the tables should hold."""
+    last = {execution.last for execution in world.executions.values()}
+    runs = [run for execution in world.executions.values() for run in execution.runs]
+    current = {execution.run.label for execution in world.executions.values()}
     return {
         "executions": {id: _expected(world, id) for id in world.executions},
-        "wakeups": Counter((wakeup.execution, wakeup.kind, wakeup.reason) for wakeup in world.wakeups),
+        "records": {
+            run.label: {
+                "records": {key: (r.state, r.seq, r.attempts) for key, r in run.records.items()},
+                "attempts": run.attempts,
+            }
+            for run in (*runs, *world.strays)
+            if run.label in current or run.records or run.attempts
+        },
+        "deleted": world.deleted,
+        "wakeups": Counter(
+            (wakeup.execution, wakeup.task in last, wakeup.kind, wakeup.reason) for wakeup in world.wakeups
+        ),
         "workers": {name: 4 for name, worker in world.workers.items() if worker.registered},
         "rules": {name: (rule.id, rule.step, rule.expires_at) for name, rule in world.rules.items()},
     }
@@ -676,7 +796,7 @@ def _expected(world: World, id: str) -> dict[str, Any]:
     blocked = task is not None and task.state == "blocked"
     return {
         "status": execution.status,
-        "shown": shown(world, id),
+        "shown": world.shown(id),
         "payload": execution.payload,
         "started": execution.started_at if task is None else task.started_at,
         "ended": (
@@ -697,26 +817,18 @@ def _expected(world: World, id: str) -> dict[str, Any]:
                 *(task.epoch, task.signal, task.attempt, task.floor, task.recoveries, task.accepts),
             ),
             "cancel": task.cancel,
+            "repair": task.repair,
             "paused by": task.paused_by if task.state == "paused" else None,
         },
-        "records": {key: (r.state, r.seq, r.attempts) for key, r in execution.records.items()},
-        "attempts": execution.attempts,
+        "run": execution.run.label,
+        "runs": {run.label: _kept(run, first=run is execution.runs[0]) for run in execution.runs}
+        if len(execution.runs) > 1
+        else {},
         "events": [(event.name, event.dedup, event.consumed) for event in execution.events],
         "notes": execution.notes,
     }
 
 
-def shown(world: World, id: str) -> tuple[str, bool]:
-    """What a reader sees: the status of `zart status`, and whether it is being cancelled."""
-    execution = world.executions[id]
-    task = execution.task
-    if task is None:
-        return execution.status, False
-    cancelling = task.cancel is not None
-    if task.state == "blocked":
-        return "blocked", cancelling
-    if task.state != "running" and not cancelling and world.is_held_back(id):
-        return "paused", cancelling
-    if task.started_at is None:
-        return "scheduled", cancelling
-    return "waiting" if task.state == "waiting" else "running", cancelling
+def _kept(run: Run, *, first: bool) -> tuple[int | None, tuple[str, bool, bool] | None]:
+    """A row of the runs that are kept. The input of the first one is that of the execution."""
+    return None if first else run.payload, run.ended

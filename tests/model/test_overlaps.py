@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.model.stage import Stage, expected
-from tests.model.test_transitions import Pair
+from tests.model.test_transitions import KEY, Pair
 from tests.model.world import World
 
 E = "e"
@@ -25,6 +25,9 @@ FIRST: tuple[tuple[str, tuple[Any, ...]], ...] = (
     ("pause", ("r1", E, False, None)),
     ("pause", ("r1", None, False, None)),
     ("unpause", ("r0",)),
+    ("restart", (E, 2)),
+    ("retry_step", (E, KEY)),
+    ("delete", (E,)),
 )
 SECOND: tuple[tuple[str, tuple[Any, ...]], ...] = (
     ("offer", (E, "go", None)),
@@ -33,6 +36,9 @@ SECOND: tuple[tuple[str, tuple[Any, ...]], ...] = (
     ("resume", (E, True)),
     ("pause", ("r2", E, False, None)),
     ("unpause", ("r0",)),
+    ("restart", (E, None)),
+    ("retry_step", (E, KEY)),
+    ("delete", (E,)),
     ("tick", ("w2", 1, True, [])),
     ("reap", ()),
     ("together", ("w1", [("suspend", (E, None))])),
@@ -56,11 +62,12 @@ def stage(databases: Any, template: str) -> Iterator[Stage]:
     "state",
     [
         *("scheduled", "ready", "running", "waiting", "blocked"),
-        *("paused", "paused in a wait", "running under a rule"),
+        *("paused", "paused in a wait, a step has failed", "running under a rule"),
+        *("waiting, a step has failed", "failed under a rule, a step has failed"),
     ],
 )
 def test_two_things_at_once_are_one_after_the_other(stage: Stage, state: str) -> None:
-    """Starts, events, cancels and resumes that are not committed so far, beside claims, takeovers and all that a
+    """Events, cancels, resumes and repairs that are not committed so far, beside claims, takeovers and all that a
     worker writes."""
     for first in FIRST:
         for second in SECOND:
@@ -78,6 +85,9 @@ def overlap(pair: Pair, first: Any, second: Any, *, committed: bool) -> None:
     stage, world = pair.stage, pair.world
     told = stage.run(both(stage, first, second, committed=committed))
     found = stage.look()
+    if found["executions"].get(E, {}).get("task") is None:
+        # Of an event that was offered while it ended: nobody is there to be woken, and the next look drops it.
+        found["wakeups"].pop((E, True, "event", None), None)
     orders = list(possible(world, first, second, committed=committed))
     what = f"{first} and {second}, {'committed' if committed else 'rolled back'}: {told}, {found}"
     assert any((told, found) == order for order in orders), f"{what}; it should be one of {orders}"

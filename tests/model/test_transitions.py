@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.model.comparison import Comparison
-from tests.model.stage import Activity, Stage, shown
+from tests.model.stage import Activity, Stage
 from tests.model.world import Hold
 from zart.state import TASK_TRANSITIONS, TRANSITIONS, ExecutionStatus
 
@@ -26,14 +26,17 @@ BEFORE_THE_RULE = {
     "held back": "scheduled",
     "running under a rule": "running",
     "cancelling under a rule": "ready",
+    "blocked under a rule": "blocked",
+    "failed under a rule": "running",
 }
 """What it was before the rule r0 came."""
-UNDER_A_RULE = ("held back", "running under a rule", "cancelling under a rule")
+UNDER_A_RULE = ("held back", "running under a rule", "cancelling under a rule", "blocked under a rule")
 """The rule covers it, and the row says nothing of that."""
-PAUSED = tuple(state for state in BEFORE_THE_RULE if state not in UNDER_A_RULE)
-STATES = (
+ENDED = (*FINAL, "failed under a rule")
+PAUSED = tuple(state for state in BEFORE_THE_RULE if state not in (*UNDER_A_RULE, *ENDED))
+STATES: tuple[str, ...] = (
     *("nothing", "scheduled", "delayed", *LIVE, "waiting", "retrying", "blocked"),
-    *(*PAUSED, *UNDER_A_RULE, *FINAL),
+    *(*PAUSED, *UNDER_A_RULE, *ENDED),
 )
 MOVES: dict[tuple[str, str], str] = {
     ("nothing", "start"): "scheduled",
@@ -50,7 +53,7 @@ MOVES: dict[tuple[str, str], str] = {
     # A cancel ends what has nothing to unwind, and wakes what has.
     **{
         (state, how): "cancelled"
-        for state in ("scheduled", "delayed", "blocked")
+        for state in ("scheduled", "delayed", "blocked", "blocked under a rule")
         for how in ("cancel", "cancel from SQL")
     },
     **{(state, how): "running" for state in ("waiting", "retrying") for how in ("cancel", "cancel from SQL")},
@@ -62,6 +65,7 @@ MOVES: dict[tuple[str, str], str] = {
         )
     },
     ("blocked", "resume"): "running",
+    ("blocked under a rule", "resume"): "paused",
     # A rule holds back what nobody has in his hands, and its end lets that go on from where it was.
     **{
         (state, how): "paused"
@@ -75,7 +79,10 @@ MOVES: dict[tuple[str, str], str] = {
     ("stopped before a step", "unpause"): "running",
     ("held back", "unpause"): "scheduled",
     # What a worker has in its hands is held back once it lets go.
-    **{("running under a rule", how): "paused" for how in ("suspend", "retry", "release", "park", "reap")},
+    **{
+        ("running under a rule", how): "paused"
+        for how in ("suspend", "retry", "meet", "release", "park", "reap")
+    },
     ("running under a rule", "block"): "blocked",
     ("running under a rule", "complete"): "completed",
     ("running under a rule", "fail"): "failed",
@@ -105,6 +112,23 @@ MOVES: dict[tuple[str, str], str] = {
     ("cancelling", "end as cancelled"): "cancelled",
 }
 """The status after it, as a reader sees it, by the state before."""
+for _state in (
+    *("ready", "running", "taken over", "went elsewhere", "claimed again", "cancelling"),
+    *("waiting", "retrying", "blocked", "completed", "failed", "cancelled"),
+):
+    # Another run may be begun at any time.
+    MOVES[_state, "restart"] = "scheduled"
+# A rule that covers the execution covers each of its runs, but a rule over steps has nothing to hold back so far.
+for _state in (
+    "running under a rule",
+    "cancelling under a rule",
+    "blocked under a rule",
+    "failed under a rule",
+):
+    MOVES[_state, "restart"] = "paused"
+MOVES["stopped before a step", "restart"] = "scheduled"
+for _state in ENDED:
+    MOVES[_state, "delete"] = "nothing"
 
 HAPPENS = {
     # Allowed, and the status stays as it is.
@@ -115,8 +139,8 @@ HAPPENS = {
     ),
     # A rule is made, whatever it meets.
     *((state, "pause all") for state in STATES),
-    *((state, "pause") for state in STATES if state not in ("nothing", *FINAL)),
-    *((state, "unpause") for state in UNDER_A_RULE if state != "held back"),
+    *((state, "pause") for state in STATES if state not in ("nothing", *ENDED)),
+    *((state, "unpause") for state in (*UNDER_A_RULE, "failed under a rule") if state != "held back"),
     *(("running under a rule", how) for how in ("cancel", "cancel from SQL")),
     # There is no such rule, or it stops nothing: the execution is given back.
     *((state, "park") for state in ("running", "cancelling")),
@@ -124,6 +148,10 @@ HAPPENS = {
     ("cancelling under a rule", "claim"),
     *((state, how) for state in LIVE if state != "cancelling" for how in ("cancel", "cancel from SQL")),
     ("running", "release"),
+    # The body runs again at once, be it because somebody wanted that.
+    ("running", "meet"),
+    ("cancelling", "meet"),
+    *((state, "restart") for state in ("scheduled", "delayed", "held back", *PAUSED)),
     ("cancelling", "release"),
     ("cancelling", "retry"),
     ("cancelling", "suspend"),
@@ -141,12 +169,94 @@ HAPPENS = {
             "waiting",
             "retrying",
             "blocked",
-            *(*PAUSED, *UNDER_A_RULE, *FINAL),
+            *(*PAUSED, *UNDER_A_RULE, *ENDED),
         )
         if state != "taken over"
     ),
 }
-REFUSED = (None, "lost", False, "unknown", "finished", "conflict", "existing", [], ["lost"])
+FAILED_STEP = {
+    f"{state}, a step has failed": state
+    for state in (
+        *("running", "waiting", "blocked", "completed", "failed", "cancelled"),
+        *("paused in a wait", "stopped before a step"),
+        *("running under a rule", "blocked under a rule", "failed under a rule"),
+    )
+}
+"""States with a record of a step that has failed for good, and what they are like otherwise."""
+REPAIRED = {
+    "asked for while it was held": "running",
+    "claimed to be repaired": "running",
+    "restarted while it was held": "scheduled",
+    "retried after the end": "scheduled",
+    "asked for while it was paused": "paused in a wait",
+    "claimed to be repaired under a rule": "running under a rule",
+    "restarted while it was paused": "held back",
+    "retried after the end, under a rule": "held back",
+}
+BEFORE_THE_RULE |= {
+    **{
+        state: f"{BEFORE_THE_RULE[like]}, a step has failed"
+        for state, like in FAILED_STEP.items()
+        if like in BEFORE_THE_RULE
+    },
+    "asked for while it was paused": "waiting, a step has failed",
+    "claimed to be repaired under a rule": "claimed to be repaired",
+    "restarted while it was paused": "waiting",
+    "retried after the end, under a rule": "running, a step has failed",
+}
+STATES += (*FAILED_STEP, *REPAIRED)
+for _state, _like in (FAILED_STEP | REPAIRED).items():
+    MOVES.update({(_state, how): after for (state, how), after in MOVES.items() if state == _like})
+    HAPPENS |= {(_state, how) for state, how in HAPPENS if state == _like and how != "record"}
+for _state, _like in FAILED_STEP.items():
+    if (_like, "restart") in MOVES:
+        MOVES[_state, "rerun"] = MOVES[_like, "restart"]
+    if _like == "failed":
+        MOVES[_state, "retry a step"] = "scheduled"
+    elif _like in ("waiting", "blocked"):
+        MOVES[_state, "retry a step"] = "running"
+    elif _like in ("blocked under a rule", "failed under a rule"):
+        MOVES[_state, "retry a step"] = "paused"
+HAPPENS |= {
+    ("paused in a wait, a step has failed", "rerun"),
+    # Whoever holds it is told, and so is whoever holds it next, once the rule has ended.
+    ("running, a step has failed", "retry a step"),
+    ("running under a rule, a step has failed", "retry a step"),
+    ("claimed to be repaired", "retry a step"),
+    ("claimed to be repaired under a rule", "retry a step"),
+    ("paused in a wait, a step has failed", "retry a step"),
+    ("stopped before a step, a step has failed", "retry a step"),
+    # It goes on at once: to do again what was asked for.
+    *(("asked for while it was held", how) for how in ("suspend", "complete", "fail")),
+    *(("claimed to be repaired", how) for how in ("complete", "fail")),
+    # Asked for twice: it is only told in the history.
+    ("asked for while it was held", "retry a step"),
+    ("asked for while it was paused", "retry a step"),
+    *((state, "rerun") for state in ("asked for while it was paused", "retried after the end")),
+    *((state, "retry a step") for state in REPAIRED if state.startswith("retried after the end")),
+    ("retried after the end, under a rule", "rerun"),
+    # Into the run that the first worker held, which nobody reads on.
+    ("restarted while it was held", "record"),
+    ("restarted while it was paused", "record"),
+}
+for _how in ("suspend", "complete", "fail"):
+    del MOVES["asked for while it was held", _how]
+for _how in ("complete", "fail"):
+    del MOVES["claimed to be repaired", _how]
+MOVES |= {
+    ("asked for while it was held", "rerun"): "scheduled",
+    ("claimed to be repaired", "rerun"): "scheduled",
+    ("claimed to be repaired under a rule", "rerun"): "paused",
+    # It goes on to do again what was asked for, but not before the rule has ended.
+    **{("claimed to be repaired under a rule", how): "paused" for how in ("complete", "fail")},
+}
+for _state in ("restarted while it was paused", "retried after the end, under a rule"):
+    # The rule names it by its id: whoever claims it finds out, and gives it back before its body runs.
+    MOVES[_state, "claim"] = "running"
+REFUSED = (
+    *(None, "lost", False, "unknown", "finished", "conflict", "existing", [], ["lost"]),
+    *("no such record", "live"),
+)
 """The clear words for what has not happened. None: nothing was there to be done."""
 
 
@@ -174,7 +284,14 @@ class Pair(Comparison):
             self.forge()
             return
         self.claim("w1")
+        if state in FAILED_STEP or (state in REPAIRED and state != "restarted while it was held"):
+            self.end("record", KEY, "failed")
         hold = self.remember()
+        self.go_on(FAILED_STEP.get(state, state))
+        if state != "claimed to be repaired":
+            self.recall(*hold)
+
+    def go_on(self, state: str) -> None:
         match state:
             case "ready":
                 self.end("release")
@@ -196,22 +313,52 @@ class Pair(Comparison):
                 self.end("block")
             case "cancelling":
                 self.do("cancel", E, "enough", False)
-            case "completed" | "failed" | "cancelled":
-                self.end("end", state)
+            case "completed" | "failed" | "cancelled" as status:
+                self.end("end", status)
+            case _:
+                self.repair(state)
+
+    def repair(self, state: str) -> None:
+        match state:
+            case "asked for while it was held":
+                self.do("retry_step", E, KEY)
+            case "claimed to be repaired":
+                self.end("suspend", 30)
+                self.do("retry_step", E, KEY)
+                self.claim("w1")
+            case "restarted while it was held":
+                self.do("restart", E, 2)
+            case "retried after the end":
+                self.end("end", "failed")
+                self.do("retry_step", E, KEY)
             case _:
                 assert state == "running"
-        self.recall(*hold)
 
     def hold_back(self, state: str) -> None:
         """The rule r0 comes."""
-        if state == "cancelling under a rule":
+        like = FAILED_STEP.get(state, state)
+        if like == "cancelling under a rule":
             self.do("cancel", E, "enough", False)
-        over_all = state in ("held back", "cancelling under a rule")
-        self.do("pause", "r0", None if over_all else E, state == "stopped before a step", None)
-        if state == "stopped before a step":
-            hold = self.remember()
-            self.end("park", "r0")
-            self.recall(*hold)
+        over_all = like in ("held back", "cancelling under a rule")
+        self.do("pause", "r0", None if over_all else E, like == "stopped before a step", None)
+        match like:
+            case "stopped before a step":
+                self.end_keeping("park", "r0")
+            case "failed under a rule":
+                self.end_keeping("end", "failed")
+            case "asked for while it was paused":
+                self.do("retry_step", E, KEY)
+            case "restarted while it was paused":
+                self.do("restart", E, 2)
+            case "retried after the end, under a rule":
+                self.end_keeping("end", "failed")
+                self.do("retry_step", E, KEY)
+
+    def end_keeping(self, name: str, *arguments: Any) -> None:
+        """The first worker's hold ends, and it goes on believing that it has it."""
+        hold = self.remember()
+        self.end(name, *arguments)
+        self.recall(*hold)
 
     def claim(self, worker: str) -> None:
         assert E in self.do("tick", worker, 1, True, [])["claims"]
@@ -228,7 +375,10 @@ class Pair(Comparison):
     def forge(self) -> None:
         """The first worker believes to hold what it never claimed."""
         self.stage.forge("w1", E)
-        self.world.workers["w1"].holds[E] = Hold(epoch=0, signal=0, seq=0, known=[], clears=False)
+        execution = self.world.executions[E]
+        self.world.workers["w1"].holds[E] = Hold(
+            task=execution.last, run=execution.run, epoch=0, signal=0, seq=0, known=[], clears=False
+        )
 
     def expire(self) -> None:
         self.stage.run(self.stage.expire("w1"))
@@ -265,6 +415,12 @@ class Pair(Comparison):
         self.do("tick", "w2", 0, False, [])
         return told
 
+    def meet(self) -> Any:
+        """The body is to run again, as it was asked for when it was claimed."""
+        hold = self.world.workers["w1"].holds.get(E)
+        again = [KEY] if hold is not None and KEY in hold.run.records else []
+        return self.journal("retry", 0, again, True)
+
     def journal(self, name: str, *arguments: Any) -> Any:
         if E not in self.world.workers["w1"].holds:
             return None
@@ -277,7 +433,7 @@ class Pair(Comparison):
     # ------------------------------------------------------------ looking
 
     def status(self) -> str:
-        return shown(self.world, E)[0] if E in self.world.executions else "nothing"
+        return self.world.shown(E)[0] if E in self.world.executions else "nothing"
 
     def task(self) -> str:
         task = self.world.task(E)
@@ -308,6 +464,11 @@ OPERATIONS: dict[str, Callable[[Pair], Any]] = {
     "park": lambda pair: pair.journal("park", "r0"),
     "complete": lambda pair: pair.journal("end", "completed"),
     "fail": lambda pair: pair.journal("end", "failed"),
+    "meet": Pair.meet,
+    "restart": lambda pair: pair.do("restart", E, None),
+    "rerun": lambda pair: pair.do("rerun", E, KEY),
+    "retry a step": lambda pair: pair.do("retry_step", E, KEY),
+    "delete": lambda pair: pair.do("delete", E),
     "end as cancelled": lambda pair: pair.journal("end", "cancelled"),
 }
 
@@ -343,7 +504,7 @@ def test_what_is_in_the_table_happens_and_nothing_else(stage: Stage, state: str)
 
 def check_tables(status: str, status_after: str, task: str, task_after: str, what: str) -> None:
     """Both changes are in the tables that the documents show."""
-    if status not in (status_after, "nothing"):
+    if status != status_after and "nothing" not in (status, status_after):
         assert ExecutionStatus(status_after) in TRANSITIONS[ExecutionStatus(status)], what
     if task != task_after:
         assert task_after in TASK_TRANSITIONS[task], what

@@ -10,8 +10,8 @@ ended by force. What such a worker writes is refused, and the world says where.
 
 import copy
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 FINAL = ("completed", "failed", "cancelled")
@@ -19,11 +19,19 @@ Key = tuple[str, int, str]
 """Name, occurrence and kind of a record."""
 
 
+def told(key: Key) -> str:
+    """A key as it is shown to people, and given back by them."""
+    name, occurrence, _ = key
+    return name if occurrence == 1 else f"{name}#{occurrence}"
+
+
 @dataclass
 class Task:
     state: str
     due_at: int
     wake_at: int | None
+    number: int = 0
+    """What it is told from other live work by."""
     started_at: int | None = None
     not_before: int | None = None
     owner: str | None = None
@@ -34,6 +42,8 @@ class Task:
     recoveries: int = 0
     accepts: bool = False
     cancel: str | None = None
+    repair: tuple[Key, ...] = ()
+    """The records that somebody wants done again."""
     seen: frozenset[float] = frozenset()
     """The events that the body which is parked knew of."""
     paused_by: str | None = None
@@ -60,18 +70,43 @@ class Event:
     consumed: bool = False
 
 
+@dataclass(eq=False)
+class Run:
+    """What is recorded of one run. Whoever holds it goes on writing there when another one was begun."""
+
+    label: str
+    payload: int
+    """Its input."""
+    attempt: int = 1
+    """Of the body, as it was at the run's end."""
+    records: dict[Key, Record] = field(default_factory=dict)
+    attempts: int = 0
+    ended: tuple[str, bool, bool] | None = None
+    """How it stood when it gave way to another one: its status, whether it had a result, whether a failure."""
+
+
 @dataclass
 class Execution:
     number: int
     payload: int
+    """What it was started with."""
     task: Task | None
+    runs: list[Run]
+    last: int
+    """The number of the live work that it has, or had last."""
     status: str = "scheduled"
     started_at: int | None = None
-    records: dict[Key, Record] = field(default_factory=dict)
     has_failure: bool = False
-    attempts: int = 0
     events: list[Event] = field(default_factory=list)
     notes: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def run(self) -> Run:
+        return self.runs[-1]
+
+    @property
+    def records(self) -> dict[Key, Record]:
+        return self.run.records
 
     def buffered(self) -> list[float]:
         return [event.number for event in self.events if not event.consumed]
@@ -82,6 +117,9 @@ class Execution:
 
 @dataclass
 class Hold:
+    task: int
+    """The number of the live work that it took: after a repair there may be another one."""
+    run: Run
     epoch: int
     signal: int
     seq: int
@@ -90,6 +128,10 @@ class Hold:
     clears: bool
     """Its next record ends the count of recoveries."""
     cancelled: bool = False
+    claimed: int = 0
+    """The signal when it was claimed."""
+    repair: tuple[Key, ...] = ()
+    """What somebody wanted done again by then."""
 
 
 @dataclass
@@ -127,6 +169,8 @@ class Wakeup:
     execution: str
     kind: str
     reason: str | None = None
+    task: int = 0
+    """The number of the live work that it is for."""
 
 
 class World:
@@ -137,6 +181,12 @@ class World:
         self.wakeups: list[Wakeup] = []
         self.rules: dict[str, Rule] = {}
         self.changes = 0
+        self.strays: list[Run] = []
+        """Runs of executions that were deleted: a worker that was not told may still write there."""
+        self.deleted: dict[str, Counter[str]] = {}
+        """What is still told of executions that were deleted."""
+        self.begun: Counter[str] = Counter()
+        """How many runs were begun under an id."""
         self.numbers = 0
         self.open: list[Callable[[World], None]] | None = None
         """What a transaction that somebody holds open will have done once it commits."""
@@ -170,9 +220,16 @@ class World:
         return self.start(id, payload, delay)
 
     def _add(self, id: str, payload: int, due: int) -> None:
-        waits = due > self.now
-        task = Task("waiting" if waits else "ready", due, due if waits else None)
-        self.executions[id] = Execution(self.number(), payload, task)
+        self.insert(id, self.number(), payload, due, waits=due > self.now)
+
+    def insert(self, id: str, number: int, payload: int, due: int, *, waits: bool) -> None:
+        task = Task("waiting" if waits else "ready", due, due if waits else None, number=number)
+        notes = self.deleted.pop(id, Counter())
+        self.executions[id] = Execution(number, payload, task, [self._run(id, payload)], number, notes=notes)
+
+    def _run(self, id: str, payload: int) -> Run:
+        self.begun[id] += 1
+        return Run(f"{id}/{self.begun[id]}", payload)
 
     def start_many(self, ids: Collection[str], payload: int) -> dict[str, bool] | str:
         """Which of them are new. What is new has been started even when another one is in conflict."""
@@ -213,7 +270,7 @@ class World:
                 task.state = "ready"
 
     def _news(self, id: str, kind: str, reason: str | None = None) -> None:
-        self.wakeups.append(Wakeup(self.number(), id, kind, reason))
+        self.wakeups.append(Wakeup(self.number(), id, kind, reason, self.executions[id].last))
 
     def cancel(self, id: str, reason: str, force: bool) -> bool | str:
         execution = self.executions.get(id)
@@ -239,7 +296,7 @@ class World:
         execution = self.executions.get(id)
         if execution is None:
             return "unknown"
-        asked = any(each.kind == "cancel" and each.execution == id for each in self.wakeups)
+        asked = any(each.kind == "cancel" and each.task == execution.last for each in self.wakeups)
         if execution.task is None or execution.task.cancel is not None or asked:
             return False
         self._news(id, "cancel", reason)
@@ -288,6 +345,21 @@ class World:
         if ended.id is not None:
             self.executions[ended.id].notes["unpaused"] += 1
         return True
+
+    def shown(self, id: str) -> tuple[str, bool]:
+        """What a reader sees: the status of `zart status`, and whether it is being cancelled."""
+        execution = self.executions[id]
+        task = execution.task
+        if task is None:
+            return execution.status, False
+        cancelling = task.cancel is not None
+        if task.state == "blocked":
+            return "blocked", cancelling
+        if task.state != "running" and not cancelling and self.is_held_back(id):
+            return "paused", cancelling
+        if task.started_at is None:
+            return "scheduled", cancelling
+        return "waiting" if task.state == "waiting" else "running", cancelling
 
     def is_held_back(self, id: str) -> bool:
         """Whether a rule stands now that a reader of this execution, which nobody holds, is told of."""
@@ -342,6 +414,123 @@ class World:
         task.paused_by = rule
         return "stored"
 
+    # ------------------------------------------------------------ repairs
+
+    def restart(self, id: str, payload: int | None) -> str:
+        """Another run: the one that stands is kept, and events that nobody has consumed are dropped."""
+        execution = self.executions.get(id)
+        if execution is None:
+            return "unknown"
+        before = execution.run
+        self._give_way(id)
+        execution.events = [event for event in execution.events if event.consumed]
+        execution.runs.append(self._run(id, before.payload if payload is None else payload))
+        self._begin(execution, accepts=False)
+        execution.notes["restart"] += 1
+        return "begun"
+
+    def rerun(self, id: str, key: Key) -> str:
+        """Another run, which keeps what has ended but for one record: that is to be done again."""
+        execution = self.executions.get(id)
+        if execution is None:
+            return "unknown"
+        before = execution.run
+        ended = [key for key, record in before.records.items() if record.state in FINAL]
+        again = [key] if key in ended else [each for each in ended if each[0] == told(key)]
+        if not again:
+            return "no such record"
+        kept = {
+            key: replace(record)
+            for key, record in before.records.items()
+            if record.state in FINAL and (record.state != "cancelled" or record.seq is not None)
+        }
+        self._give_way(id)
+        execution.runs.append(self._run(id, before.payload))
+        execution.run.records = kept
+        self._begin(execution, accepts=True, repair=tuple(again))
+        execution.notes[f"rerun of {told(key)}"] += 1
+        return "begun"
+
+    def _give_way(self, id: str) -> None:
+        execution = self.executions[id]
+        status, _ = self.shown(id)
+        failed = execution.has_failure or status == "blocked"
+        execution.run.ended = status, execution.status == "completed", failed
+        for record in execution.records.values():
+            if record.state not in FINAL:
+                record.state = "cancelled"
+
+    def _begin(self, execution: Execution, *, accepts: bool, repair: tuple[Key, ...] = ()) -> None:
+        task = execution.task
+        if task is None:
+            self._revive(execution, accepts=accepts, repair=repair)
+            return
+        self.wakeups = [each for each in self.wakeups if (each.task, each.kind) != (task.number, "cancel")]
+        execution.task = Task(
+            "ready",
+            self.now,
+            None,
+            number=task.number,
+            epoch=task.epoch + 1,
+            signal=task.signal + 1,
+            accepts=accepts,
+            repair=repair,
+        )
+        execution.has_failure = False
+
+    def _revive(self, execution: Execution, *, accepts: bool, repair: tuple[Key, ...]) -> None:
+        """What has ended gets live work again, under another number."""
+        task = Task("ready", self.now, None, number=self.number(), epoch=1, accepts=accepts, repair=repair)
+        task.attempt = execution.run.attempt
+        execution.task, execution.number, execution.last = task, task.number, task.number
+        execution.status, execution.has_failure, execution.started_at = "scheduled", False, None
+
+    def retry_step(self, id: str, key: Key) -> bool | str:
+        """A failed record is to be done again, in its run."""
+        execution = self.executions.get(id)
+        if execution is None:
+            return "unknown"
+        if execution.status in ("completed", "cancelled"):
+            return "finished"
+        if key not in execution.records:
+            return "no such record"
+        if execution.records[key].state != "failed":
+            return False
+        task = execution.task
+        if task is None:
+            self._revive(execution, accepts=False, repair=(key,))
+            execution.run.records = {
+                key: record
+                for key, record in execution.records.items()
+                if record.state != "cancelled" or record.seq is not None
+            }
+        elif key not in task.repair or task.state == "blocked":
+            task.repair = (*task.repair, *({key} - set(task.repair)))
+            task.signal += 1
+            task.not_before = None
+            if task.state == "blocked":
+                task.recoveries = 0
+            if task.state in ("waiting", "blocked"):
+                task.state = "ready"
+        execution.notes[f"retry of {told(key)!r}"] += 1
+        return True
+
+    def delete(self, id: str) -> bool | str:
+        execution = self.executions.get(id)
+        if execution is None:
+            return "unknown"
+        if execution.task is not None:
+            return "live"
+        del self.executions[id]
+        for name in [name for name, rule in self.rules.items() if rule.id == id]:
+            del self.rules[name]
+            self.changes += 1
+        for run in execution.runs:
+            run.records, run.attempts = {}, 0
+        self.strays += execution.runs
+        self.deleted[id] = Counter(deleted=1)
+        return True
+
     # ------------------------------------------------------------ a worker's claims
 
     def register(self, worker: str) -> None:
@@ -388,8 +577,12 @@ class World:
         task.started_at = self.now if task.started_at is None else task.started_at
         prompt = task.epoch == 1 and not execution.records and task.signal == 0
         self.workers[worker].holds[id] = Hold(
+            task=task.number,
+            run=execution.run,
             epoch=task.epoch,
             signal=task.signal,
+            claimed=task.signal,
+            repair=task.repair,
             seq=max((record.seq or 0 for record in execution.records.values()), default=0),
             known=[] if prompt else execution.buffered(),
             clears=task.recoveries > 0,
@@ -409,7 +602,8 @@ class World:
             "recoveries": task.recoveries,
             "cancel": task.cancel,
             "accepts": task.accepts,
-            "payload": execution.payload,
+            "payload": execution.run.payload,
+            "repair": task.repair,
             "events": list(hold.known),
             "records": {key: (r.state, r.seq, r.attempts) for key, r in execution.records.items()},
         }
@@ -418,12 +612,13 @@ class World:
         self, worker: str, limit: int, suspect: bool, watched: Collection[str], locked: Collection[str] = ()
     ) -> dict[str, Any]:
         """All that a claimer does in one go: it claims, asks its inbox, applies wake-ups, promotes sleepers."""
-        watched = [id for id in watched if id in self.workers[worker].holds]
+        holds = self.workers[worker].holds
+        known = {id: holds[id] for id in watched if id in holds}
         claims = self.claim(worker, limit, suspect, locked) if limit > 0 else []
         if self.workers[worker].changes != self.changes and limit > 0:
             self._read_rules(worker)
         told = {id: self.claimed(worker, id) for id in claims} if claims != "fenced" else {}
-        news = self.news(worker, watched)
+        news = self.news(worker, known)
         wakes = [
             execution.task.wake_at
             for execution in self.executions.values()
@@ -443,22 +638,22 @@ class World:
         fenced = claims == "fenced" or not mine.registered
         return {"fenced": fenced, "claims": told, "news": news, "due": later}
 
-    def news(self, worker: str, watched: Iterable[str]) -> dict[str, Any]:
-        """What the inbox says of what it holds."""
+    def news(self, worker: str, watched: dict[str, Hold]) -> dict[str, Any]:
+        """What the inbox says of what it held before it claimed."""
         told: dict[str, Any] = {}
         holds = self.workers[worker].holds
-        for id in list(watched):
-            hold, execution = holds[id], self.executions[id]
-            task = execution.task
-            if task is None or task.owner != worker or task.epoch != hold.epoch:
-                del holds[id]
+        for id, hold in watched.items():
+            task = self.task(id)
+            if task is None or holds[id] is not hold or not self.holds(worker, id):
+                if holds[id] is hold:
+                    del holds[id]
                 told[id] = "lost"
             elif task.signal != hold.signal:
-                buffered = execution.buffered()
+                buffered = self.executions[id].buffered()
                 hold.signal = task.signal
                 hold.known += [number for number in buffered if number not in hold.known]
                 hold.cancelled = task.cancel is not None
-                told[id] = (task.signal, task.cancel, buffered)
+                told[id] = (task.signal, task.cancel, buffered, bool(task.repair))
         return told
 
     def apply(self, locked: Collection[str] = ()) -> None:
@@ -469,9 +664,11 @@ class World:
             if id in locked:
                 left += mine
                 continue
-            execution = self.executions[id]
-            task = execution.task
-            if task is None:
+            execution = self.executions.get(id)
+            task = execution.task if execution is not None else None
+            # An event is for whatever work there is now, a cancel was meant for what there was then.
+            mine = [w for w in mine if w.kind == "event" or (task is not None and w.task == task.number)]
+            if execution is None or task is None or not mine:
                 continue
             cancels = [wakeup for wakeup in mine if wakeup.kind == "cancel"]
             if cancels and task.unstarted:
@@ -532,24 +729,32 @@ class World:
 
     def holds(self, worker: str, id: str) -> bool:
         """Whether what a worker believes to hold is its own."""
-        task, hold = self.task(id), self.workers[worker].holds[id]
-        return task is not None and task.owner == worker and task.epoch == hold.epoch
+        hold = self.workers[worker].holds[id]
+        return self.has(worker, id) and self.executions[id].task.epoch == hold.epoch  # type: ignore[union-attr]
+
+    def has(self, worker: str, id: str) -> bool:
+        """Whether a worker holds the run that it believes to hold, be it by another claim."""
+        execution, hold = self.executions.get(id), self.workers[worker].holds[id]
+        if execution is None or execution.task is None or execution.run is not hold.run:
+            return False
+        return execution.task.number == hold.task and execution.task.owner == worker
 
     def record(self, worker: str, id: str, key: Key, state: str) -> str:
         """A record of the journal: `failed attempt` is a step that waits for its next one."""
         if self._fenced(worker):
             return "lost"
-        hold, execution = self.workers[worker].holds[id], self.executions[id]
+        hold = self.workers[worker].holds[id]
+        run = hold.run
         seq = self._place(hold, state)
         self._clear(worker, id, hold, state)
-        found = execution.records.get(key)
+        found = run.records.get(key)
         if found is not None and found.state in FINAL:
             return "lost"
         attempts = 1 if found is None else found.attempts + (found.state == "waiting")
         if state == "failed attempt":
             state = "waiting"
-            execution.attempts += 1
-        execution.records[key] = Record(state, seq, attempts)
+            run.attempts += 1
+        run.records[key] = Record(state, seq, attempts)
         return "stored"
 
     def _place(self, hold: Hold, state: str) -> int | None:
@@ -560,25 +765,25 @@ class World:
 
     def _clear(self, worker: str, id: str, hold: Hold, state: str) -> None:
         """The first record since a takeover, unless it only says that a step runs."""
-        task = self.task(id)
         if hold.clears and state != "running":
             hold.clears = False
-            if task is not None and task.owner == worker:
-                task.recoveries = 0
+            if self.has(worker, id):
+                self.executions[id].task.recoveries = 0  # type: ignore[union-attr]
 
     def consume(self, worker: str, id: str, number: float, occurrence: int) -> str:
         """The record of a wait that takes an event."""
         if self._fenced(worker):
             return "lost"
-        hold, execution = self.workers[worker].holds[id], self.executions[id]
+        hold = self.workers[worker].holds[id]
         seq = self._place(hold, "completed")
         self._clear(worker, id, hold, "completed")
-        (event,) = [event for event in execution.events if event.number == number]
-        task = execution.task
-        if event.consumed or task is None or task.owner != worker:
+        execution = self.executions.get(id)
+        events = [event for event in execution.events if event.number == number] if execution else []
+        if not events or events[0].consumed or not self.has(worker, id):
             return "lost"
-        event.consumed = True
-        execution.records[event.name, occurrence, "wait"] = Record("completed", seq, 1)
+        events[0].consumed = True
+        event = events[0]
+        hold.run.records[event.name, occurrence, "wait"] = Record("completed", seq, 1)
         return "stored"
 
     def suspend(self, worker: str, id: str, wake_at: int | None) -> str:
@@ -595,8 +800,10 @@ class World:
             self._let_go(task, "ready", wake_at)
         return "stored"
 
-    def retry(self, worker: str, id: str, delay: int, afresh: Collection[Key]) -> str:
-        """The body is to run again; the records behind its failure are tried afresh."""
+    def retry(self, worker: str, id: str, delay: int, afresh: Collection[Key], meets: bool = False) -> str:
+        """The body is to run again; the records behind its failure are tried afresh. `meets`: because somebody wanted
+        that, when the execution was claimed.
+        """
         task = self._held(worker, id)
         if task is None:
             return "lost"
@@ -605,11 +812,14 @@ class World:
         due = self.now + delay
         self._let_go(task, "waiting" if delay > 0 and task.cancel is None else "ready", due)
         task.attempt += 1
+        execution.run.attempt = task.attempt
         task.floor = hold.seq
+        if meets and hold.claimed == task.signal:
+            task.repair = ()
         task.not_before = due
         for key in afresh:
             del execution.records[key]
-            execution.attempts += 1
+            execution.run.attempts += 1
         execution.notes["retry"] += 1
         return "stored"
 
@@ -637,6 +847,8 @@ class World:
         task = self._held(worker, id)
         if task is None:
             return "lost"
+        if task.repair and task.cancel is None and status != "cancelled":
+            return self.release(worker, id)  # somebody wants some of it done again
         del self.workers[worker].holds[id]
         execution = self.executions[id]
         self._end(execution, "cancelled" if task.cancel is not None else status)

@@ -8,6 +8,7 @@ from tests.mutations.inside import INSIDE
 from tests.mutations.journal import JOURNAL_MUTATIONS
 from tests.mutations.leases import LEASES
 from tests.mutations.pausing import PAUSING
+from tests.mutations.repairing import REPAIRING
 from tests.mutations.retention import RETENTION
 from tests.mutations.scale import SCALE
 from tests.mutations.serving import SERVING
@@ -28,6 +29,7 @@ MUTATIONS = (
     *RETENTION,
     *SERVING,
     *PAUSING,
+    *REPAIRING,
 )
 
 SURVIVORS: dict[str, str] = {}

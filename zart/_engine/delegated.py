@@ -258,7 +258,7 @@ class Delegated:
         activation = self.activation
         registered = activation.host.registered(self.claim, call)
         digest, preview = call.digest()
-        if marks := sagas.marks(sagas.around()):
+        if marks := activation.phase.marks + sagas.marks(sagas.around()):
             call = msgspec.structs.replace(call, marks=marks)
         what = f"execution {self.claim.execution_id!r}: scheduled step {key}"
         given = write_input(call, registered.spec, activation.spec.name, what, then)

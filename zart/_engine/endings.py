@@ -103,7 +103,7 @@ def _continuation(error: BaseException | None) -> ContinuedAsNew | None:
 class Cancels:
     """Whether the execution is to end early, and who wants it."""
 
-    __slots__ = ("_activation", "_count", "_deadline", "_submitted", "requested", "timed_out")
+    __slots__ = ("_activation", "_count", "_deadline", "_submitted", "delivered", "requested", "timed_out")
 
     def __init__(self, activation: "Activation") -> None:
         self._activation = activation
@@ -111,6 +111,7 @@ class Cancels:
         self._count = 0
         self.requested: CancelRequest | None = activation.claim.cancel
         self._submitted = False
+        self.delivered = False
         self.timed_out = False
 
     def request(self, cancel: CancelRequest | None) -> None:
@@ -134,6 +135,7 @@ class Cancels:
 
     def deliver(self, record: Record) -> None:
         """Its turn has come: the body is cancelled."""
+        self.delivered = True
         if record.key.name == "timeout":
             self.timed_out = True
         elif self.requested is None or not self._submitted:
@@ -185,6 +187,16 @@ class Phase:
     @property
     def is_second(self) -> bool:
         return self._failure is not None
+
+    @property
+    def marks(self) -> str:
+        """What the identity of a call is extended by, so that it is done under a key of its own: a repair may have set
+        aside what was done after a failure or in a cleanup at an earlier attempt, and that has used its key up.
+        """
+        attempt = self._activation.claim.attempt
+        return (
+            f"@{attempt} " if attempt > 1 and (self.is_second or self._activation.cancels.delivered) else ""
+        )
 
     def first(self) -> Coroutine[Any, Any, Any]:
         """The body to run at this activation. Raises PayloadError when the payload does not fit."""

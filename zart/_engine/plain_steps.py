@@ -48,7 +48,7 @@ async def run_plain(steps: "Steps", branch: Branch, key: Key, call: StepCall) ->
     if unusual or not (host.fresh and steps.take_slot()):
         return await steps.run(branch, key, call, digest, preview)
     began = host.now()
-    step = Running(key, 1, began, began, False, Inside())  # noqa: FBT003 (it may run again)
+    step = Running(key, 1, began, began, False, Inside(), marks=activation.phase.marks)  # noqa: FBT003 (may run again)
     step.inside.on_progress = functools.partial(steps.progressed, step)
     reach("step.begin")
     run = telling.told_attempt if hub.listening else attempt

@@ -214,7 +214,7 @@ def step_context(branch: Branch, step: Running, *, own: bool) -> StepContext:
     path, name, occurrence, kind = step.key
     identity = f"{path}\0{name}\0{occurrence}\0{kind}"
     if step.marks:
-        # It was done and undone under the key that it would have: that one is used up.
+        # It was done under the key that it would have, and undone or set aside: that one is used up.
         identity += f"\0{step.marks}"
     key = hashlib.blake2b(identity.encode(), key=claim.run_id.bytes, digest_size=16).hexdigest()
     token = f"{key}.{step.attempt}"

@@ -83,7 +83,7 @@ class StepRun:
         self._within = within
         self._undoes = undoes
         sagas.note(within, key)
-        self._marks = call.marks or sagas.marks(within)
+        self._marks = call.marks or activation.phase.marks + sagas.marks(within)
         if stored is not None:
             self._attempt = stored.attempts + (stored.state == "waiting")
             self._until = stored.until if stored.state == "waiting" else None

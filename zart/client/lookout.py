@@ -5,15 +5,27 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Final, cast
 
+import msgspec
+
 from zart.client.database import Database
 from zart.client.offering import not_found
 from zart.client.reading import read_execution, read_notes, read_record, read_run, read_worker
 from zart.errors import ExecutionNotFound, UsageError
 from zart.instants import in_utc
 from zart.names import check_text
-from zart.state import FINAL_STATUSES, Execution, ExecutionStatus, History, Run, Stats, WorkerStatus
+from zart.state import (
+    FINAL_STATUSES,
+    Execution,
+    ExecutionStatus,
+    History,
+    Record,
+    Run,
+    Stats,
+    WorkerStatus,
+)
 
 _PAGE: Final = 200
+_UNDER_WAY: Final = ("started", "running")
 
 
 class Lookout:
@@ -81,15 +93,17 @@ class Lookout:
                 execution_id=id,
             )
         run = {"run_id": run_id or execution.run_id}
-        records = await self._database.query("records", run)
+        payloads = self._database.payloads
+        records = [read_record(row, id, payloads) for row in await self._database.query("records", run)]
+        if run["run_id"] != execution.run_id:
+            records = [_given_up(record) for record in records]
         attempts = await self._database.query("attempts", run)
         notes = await self._database.query("notes", {"id": id})
-        payloads = self._database.payloads
         return History(
             execution=execution,
             run_id=run["run_id"],
             runs=runs,
-            records=[read_record(row, id, payloads) for row in records],
+            records=records,
             notes=read_notes(notes, attempts, id, payloads),
         )
 
@@ -126,3 +140,10 @@ def _check_filters(status: str | None, limit: int | None) -> None:
         raise UsageError(f"status is {status!r}: use one of {', '.join(ExecutionStatus)}")
     if limit is not None and (isinstance(limit, bool) or limit < 0):
         raise UsageError(f"limit is {limit!r}: use a whole number, or None for all")
+
+
+def _given_up(record: Record) -> Record:
+    """A record of a run that gave way to another one. Who has not heard of that may still have shown a step as running
+    there: nothing more comes of it.
+    """
+    return msgspec.structs.replace(record, state="cancelled") if record.state in _UNDER_WAY else record

@@ -156,7 +156,7 @@ class Repairs:
                     f"execution {id!r} has not ended: cancel it (by force, if it must be), then delete it"
                 )
             await transaction.query("drop_events", {"id": id})
-            for part in ("records", "attempts", "events", "history", "runs", "execution"):
+            for part in ("rules", "records", "attempts", "events", "history", "runs", "execution"):
                 await transaction.query(f"delete_{part}", {"id": id})
             await self._note(transaction, id, standing.run_id, "deleted", reason)
             return True

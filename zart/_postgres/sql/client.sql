@@ -118,6 +118,10 @@ WITH target AS MATERIALIZED (
     FROM target g
     WHERE t.id = g.task_id AND EXISTS (SELECT FROM offered)
     RETURNING t.state
+), missed AS (
+    -- It has ended while this waited for the key, and may have been repaired: a worker finds that out.
+    INSERT INTO {schema}.zart_wakeups (task_id, kind, execution_id)
+    SELECT g.task_id, 'event', g.id FROM target g WHERE EXISTS (SELECT FROM offered) AND NOT EXISTS (SELECT FROM woken)
 )
 SELECT (SELECT g.status FROM target g), EXISTS (SELECT FROM offered),
     EXISTS (SELECT FROM {schema}.zart_events v WHERE v.execution_id = %(id)s AND v.dedup = %(dedup)s),
@@ -133,8 +137,8 @@ WITH target AS MATERIALIZED (
     ON CONFLICT (execution_id, dedup) WHERE dedup IS NOT NULL DO NOTHING
     RETURNING v.id
 ), news AS (
-    INSERT INTO {schema}.zart_wakeups (task_id, kind)
-    SELECT g.task_id, 'event' FROM target g WHERE EXISTS (SELECT FROM offered)
+    INSERT INTO {schema}.zart_wakeups (task_id, kind, execution_id)
+    SELECT g.task_id, 'event', g.id FROM target g WHERE EXISTS (SELECT FROM offered)
 )
 SELECT (SELECT g.status FROM target g) AS status, EXISTS (SELECT FROM offered) AS added,
     EXISTS (SELECT FROM {schema}.zart_events v WHERE v.execution_id = %(id)s AND v.dedup = %(dedup)s) AS known,

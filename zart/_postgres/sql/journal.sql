@@ -73,13 +73,14 @@ SELECT EXISTS (SELECT FROM fence), {schema}.zart_now(), (SELECT array_agg(token)
 -- Writes journal entries of every sort, and the endings of activations. An ending must match the task's owner, epoch
 -- and run. The array of tasks has one row for each task, so that no row is changed twice. An execution that was to be
 -- cancelled before its end is cancelled, however the body ended; so is one that would be blocked, unless an undo failed.
+-- One of which somebody wants some done again does not end: it is given back, and the next activation does that.
 WITH fence AS MATERIALIZED (
     SELECT 1 AS stands FROM {schema}.zart_workers w
     WHERE w.worker_id = %(worker)s::bigint AND w.writer = %(writer)s::smallint
     FOR KEY SHARE
 ), held AS MATERIALIZED (
     SELECT t.id, t.owner, t.epoch, t.run_id, t.started_at, t.cancel_at IS NOT NULL AS cancelling, t.parent_task,
-        t.step_path, t.step_name, t.step_occurrence
+        t.step_path, t.step_name, t.step_occurrence, t.repair IS NOT NULL AND t.cancel_at IS NULL AS repaired
     FROM fence, {schema}.zart_tasks t
     WHERE t.id = ANY (%(task_ids)s::bigint[] || %(parent_ids)s::bigint[])
     ORDER BY t.id
@@ -89,8 +90,10 @@ WITH fence AS MATERIALIZED (
         c.wake_at_done, c.attempt, c.floor, c.not_before, c.begun, h.started_at AS claimed_at, h.cancelling,
         h.parent_task, h.step_path, h.step_name, h.step_occurrence,
         CASE WHEN c.ending = 'blocked' AND h.cancelling THEN 'cancelled' WHEN c.ending = 'undo-failed' THEN 'blocked'
+            WHEN c.ending IN ('completed', 'failed') AND h.repaired THEN 'released'
             ELSE c.ending END AS ending,
-        c.ending IN ('completed', 'failed', 'cancelled', 'step-completed', 'step-failed', 'step-cancelled')
+        c.ending IN ('completed', 'failed') AND NOT h.repaired
+            OR c.ending IN ('cancelled', 'step-completed', 'step-failed', 'step-cancelled')
             OR c.ending = 'blocked' AND h.cancelling AS ends
     FROM held h JOIN unnest(%(task_ids)s::bigint[], %(task_executions)s::text[], %(task_runs)s::uuid[],
         %(epochs)s::int[], %(endings)s::text[], %(task_tokens)s::bigint[], %(clears)s::bool[],
@@ -172,6 +175,11 @@ WITH fence AS MATERIALIZED (
         AND (SELECT count(*) FROM gone) + (SELECT count(*) FROM kept) > 0
     RETURNING e.id, e.awaited, m.ends, e.status, e.result, e.failure, e.parent_run, e.parent_path, e.parent_name,
         e.parent_occurrence
+), counted AS (
+    -- The row of live work goes with the end, and a run that is repaired after that counts on.
+    UPDATE {schema}.zart_executions e SET attempt = m.attempt
+    FROM mine m
+    WHERE m.ending = 'body-retry' AND e.id = m.execution_id AND (SELECT count(*) FROM kept) > 0
 ), consumed AS (
     UPDATE {schema}.zart_events v SET consumed_at = {schema}.zart_now()
     FROM unnest(%(event_ids)s::bigint[], %(event_tasks)s::bigint[], %(event_runs)s::uuid[]) AS u(id, task_id, run_id)
@@ -341,20 +349,26 @@ WITH fence AS MATERIALIZED (
     WHERE w.worker_id = %(worker)s::bigint AND w.writer = %(writer)s::smallint
     FOR KEY SHARE
 ), held AS MATERIALIZED (
-    SELECT t.id, t.owner, t.epoch, t.run_id, t.started_at, t.cancel_at IS NOT NULL AS cancelling
+    SELECT t.id, t.owner, t.epoch, t.run_id, t.started_at, t.cancel_at IS NOT NULL AS cancelling,
+        t.repair IS NOT NULL AND t.cancel_at IS NULL AS repaired
     FROM fence, {schema}.zart_tasks t
     WHERE t.id = ANY (%(task_ids)s::bigint[])
     ORDER BY t.id
     FOR NO KEY UPDATE OF t
 ), mine AS MATERIALIZED (
-    SELECT c.*, h.started_at AS claimed_at, h.cancelling
+    SELECT c.*, h.started_at AS claimed_at, h.cancelling, h.repaired AND c.ending <> 'cancelled' AS goes_on
     FROM held h JOIN unnest(%(task_ids)s::bigint[], %(task_executions)s::text[], %(task_runs)s::uuid[],
         %(epochs)s::int[], %(endings)s::text[], %(task_tokens)s::bigint[], %(task_results)s::json[],
         %(task_failures)s::json[]) AS c(task_id, execution_id, run_id, epoch, ending, token, result, failure)
         ON c.task_id = h.id
     WHERE h.owner = %(worker)s::bigint AND h.run_id = c.run_id AND h.epoch = c.epoch
 ), gone AS (
-    DELETE FROM {schema}.zart_tasks t USING mine m WHERE t.id = m.task_id RETURNING m.token
+    DELETE FROM {schema}.zart_tasks t USING mine m WHERE t.id = m.task_id AND NOT m.goes_on RETURNING m.token
+), kept AS (
+    UPDATE {schema}.zart_tasks t SET state = 'ready', owner = NULL, batch = NULL, wake_at = NULL, wake_at_done = NULL,
+        waiting_for = NULL, token = m.token
+    FROM mine m WHERE t.id = m.task_id AND m.goes_on
+    RETURNING m.token
 ), finished AS (
     UPDATE {schema}.zart_executions e SET
         status = CASE WHEN m.cancelling THEN 'cancelled' ELSE m.ending END,
@@ -364,21 +378,22 @@ WITH fence AS MATERIALIZED (
         finished_at = {schema}.zart_now(),
         token = m.token
     FROM mine m
-    WHERE e.id = m.execution_id AND (SELECT count(*) FROM gone) > 0
+    WHERE e.id = m.execution_id AND NOT m.goes_on AND (SELECT count(*) FROM gone) > 0
     RETURNING e.id, e.awaited
 ), swept AS (
     UPDATE {schema}.zart_steps s SET state = 'cancelled', finished_at = {schema}.zart_now()
     FROM mine m
     WHERE s.run_id = m.run_id AND s.state IN ('started', 'running', 'waiting') AND s.kind <> 'child'
-        AND (SELECT count(*) FROM finished) >= 0
+        AND NOT m.goes_on AND (SELECT count(*) FROM finished) >= 0
     RETURNING 1
 )
-SELECT EXISTS (SELECT FROM fence), {schema}.zart_now(), NULL::bigint[], (SELECT array_agg(token) FROM gone),
+SELECT EXISTS (SELECT FROM fence), {schema}.zart_now(), NULL::bigint[],
+    (SELECT array_agg(token) FROM (SELECT token FROM gone UNION ALL SELECT token FROM kept) ended),
     (SELECT array_agg(f.id) FROM finished f WHERE f.awaited AND NOT (
         -- A lone ending tells its client at its commit. In larger batches that would hold up those who commit beside it.
         %(announce)s::bool AND pg_notification_queue_usage() < 0.5
             AND pg_notify(%(done_channel)s::text, f.id) IS NOT NULL)),
-    0::bigint;
+    (SELECT count(*) FROM kept);
 
 -- name: record_and_finish
 -- Entries that concern nothing but their own rows, and final endings of other runs: what most batches of a busy worker
@@ -507,18 +522,28 @@ WITH fence AS MATERIALIZED (
     WHERE w.worker_id = %(worker)s::bigint AND w.writer = %(writer)s::smallint
     FOR KEY SHARE
 ), held AS MATERIALIZED (
-    SELECT t.id, t.owner, t.epoch, t.run_id, t.started_at
+    SELECT t.id, t.owner, t.epoch, t.run_id, t.started_at, t.repair IS NOT NULL AS repaired
     FROM fence, {schema}.zart_tasks t
     WHERE t.id = ANY (%(task_ids)s::bigint[])
     ORDER BY t.id
     FOR NO KEY UPDATE OF t
-), mine AS MATERIALIZED (
-    SELECT c.*, h.started_at AS claimed_at, {schema}.zart_uuid7() AS next_run
+), own AS MATERIALIZED (
+    SELECT c.*, h.started_at AS claimed_at, h.repaired, {schema}.zart_uuid7() AS next_run
     FROM held h JOIN unnest(%(task_ids)s::bigint[], %(task_executions)s::text[], %(task_runs)s::uuid[],
         %(epochs)s::int[], %(task_tokens)s::bigint[], %(task_results)s::json[])
         AS c(task_id, execution_id, run_id, epoch, token, payload)
         ON c.task_id = h.id
     WHERE h.owner = %(worker)s::bigint AND h.run_id = c.run_id AND h.epoch = c.epoch
+), put_back AS (
+    -- Somebody wants some of this run done again: that comes first.
+    UPDATE {schema}.zart_tasks t SET
+        state = 'ready', owner = NULL, batch = NULL, wake_at = NULL, wake_at_done = NULL, waiting_for = NULL,
+        token = m.token
+    FROM own m
+    WHERE t.id = m.task_id AND m.repaired
+    RETURNING m.token
+), mine AS MATERIALIZED (
+    SELECT * FROM own WHERE NOT repaired
 ), kept AS (
     UPDATE {schema}.zart_tasks t SET
         run_id = m.next_run, state = 'ready', owner = NULL, batch = NULL, wake_at = NULL, wake_at_done = NULL,
@@ -528,7 +553,7 @@ WITH fence AS MATERIALIZED (
     WHERE t.id = m.task_id
     RETURNING m.token
 ), begun AS (
-    UPDATE {schema}.zart_executions e SET run_id = m.next_run, failure = NULL
+    UPDATE {schema}.zart_executions e SET run_id = m.next_run, failure = NULL, attempt = NULL
     FROM mine m
     WHERE e.id = m.execution_id AND (SELECT count(*) FROM kept) > 0
     RETURNING e.id
@@ -575,8 +600,9 @@ WITH fence AS MATERIALIZED (
         AS n(token, what, note, place) JOIN mine m ON m.token = n.token
     ORDER BY n.place
 )
-SELECT EXISTS (SELECT FROM fence), {schema}.zart_now(), NULL::bigint[], (SELECT array_agg(token) FROM kept),
-    NULL::text[], (SELECT count(*) FROM kept);
+SELECT EXISTS (SELECT FROM fence), {schema}.zart_now(), NULL::bigint[],
+    (SELECT array_agg(token) FROM (SELECT token FROM kept UNION ALL SELECT token FROM put_back) ended),
+    NULL::text[], (SELECT count(*) FROM own);
 
 -- name: read_back
 -- The tokens among these writes that stand in the database, for those that the statement before did not return.

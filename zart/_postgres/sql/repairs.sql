@@ -40,16 +40,14 @@ WITH task AS (
 ), execution AS (
     UPDATE {schema}.zart_executions e SET
         status = 'scheduled', task_id = k.id, run_id = %(run)s::uuid, result = NULL, failure = NULL, token = NULL,
-        finished_at = NULL, started_at = NULL
+        finished_at = NULL, started_at = NULL, attempt = CASE WHEN e.run_id = %(run)s::uuid THEN e.attempt END
     FROM task k WHERE e.id = %(id)s::text
-    RETURNING e.task_id, e.id, e.queue, e.name, e.version, e.priority
+    RETURNING e.task_id, e.id, e.queue, e.name, e.version, e.priority, coalesce(e.attempt, 1) AS attempt
 )
 INSERT INTO {schema}.zart_tasks AS t (id, execution_id, run_id, lane, priority, state, due_at, started_at, epoch, attempt,
     accept_arguments, repair)
 SELECT e.task_id, e.id, %(run)s::uuid, {schema}.zart_lane(e.queue, e.name, e.version), e.priority, 'ready',
-    {schema}.zart_now(), %(started_at)s::timestamptz, 1,
-    1 + coalesce((SELECT max(a.body_attempt) FROM {schema}.zart_step_attempts a WHERE a.run_id = %(run)s::uuid), 0),
-    %(accept_arguments)s::bool, %(repair)s::jsonb
+    {schema}.zart_now(), %(started_at)s::timestamptz, 1, e.attempt, %(accept_arguments)s::bool, %(repair)s::jsonb
 FROM execution e
 RETURNING t.id;
 
@@ -58,7 +56,7 @@ RETURNING t.id;
 DELETE FROM {schema}.zart_steps s WHERE s.run_id = %(run)s::uuid AND s.state = 'cancelled' AND s.seq IS NULL;
 
 -- name: renew_execution
-UPDATE {schema}.zart_executions e SET run_id = %(next_run)s::uuid, failure = NULL, started_at = NULL
+UPDATE {schema}.zart_executions e SET run_id = %(next_run)s::uuid, failure = NULL, started_at = NULL, attempt = NULL
 WHERE e.id = %(id)s::text;
 
 -- The run that comes next, with its input: a new one, or the one that the run before was given.
@@ -116,10 +114,11 @@ ORDER BY s.path, s.name, s.occurrence, s.kind;
 -- Asks whoever holds the execution, now or next, to have these records done again.
 -- name: request
 UPDATE {schema}.zart_tasks t SET
-    repair = coalesce(t.repair, '[]') || %(repair)s::jsonb, signal = t.signal %% 2147483647 + 1, not_before = NULL,
+    repair = coalesce(t.repair, '[]') || CASE WHEN t.repair @> %(repair)s::jsonb THEN '[]' ELSE %(repair)s::jsonb END,
+    signal = t.signal %% 2147483647 + 1, not_before = NULL,
     recoveries = CASE WHEN t.state = 'blocked' THEN 0 ELSE t.recoveries END,
     state = CASE WHEN t.state IN ('waiting', 'blocked') THEN 'ready' ELSE t.state END
-WHERE t.id = %(task)s::bigint AND NOT coalesce(t.repair, '[]') @> %(repair)s::jsonb;
+WHERE t.id = %(task)s::bigint AND (t.state = 'blocked' OR NOT coalesce(t.repair, '[]') @> %(repair)s::jsonb);
 
 -- A blocked execution that goes on has no failure.
 -- name: unblock
@@ -146,6 +145,11 @@ INSERT INTO {schema}.zart_history (execution_id, run_id, what, author, note)
 VALUES (%(id)s::text, %(run)s::uuid, %(what)s::text, %(author)s::text, %(reason)s::text);
 
 -- ------------------------------------------------------------ deletion
+
+-- The rules that name it: they would hold back another one that is started under its id. First, since whoever ends such a
+-- rule at this moment tells so in the history.
+-- name: delete_rules
+DELETE FROM {schema}.zart_pause_rules r WHERE r.execution_id = %(id)s::text;
 
 -- All runs of an execution: the kept ones and its own.
 -- name: delete_records

@@ -14,14 +14,22 @@ ORDER BY w.id LIMIT %(batch)s;
 -- is left for the next time. A cancel reaches a waiting body even before its retry is due, and one that is paused; an event
 -- does not, and neither does it shorten a delayed start.
 -- A cancel that would end its execution, for which the caller brought no failure, is left too.
--- A wake-up whose task is gone is dropped: a task id is never used again.
+-- A wake-up whose task is gone is dropped, since a task id is never used again; of an event, unless the execution has
+-- other live work by now.
 -- Returns the number of wake-ups that are gone now, of tasks that became ready, of those left, and the executions
 -- whose end somebody awaits.
 -- name: apply_wakeups
 WITH taken AS MATERIALIZED (
-    SELECT w.id, w.task_id, w.kind, w.reason, w.author, w.created_at, p.failure
+    SELECT w.id, coalesce(r.task_id, w.task_id) AS task_id, w.kind, w.reason, w.author, w.created_at, p.failure
     FROM {schema}.zart_wakeups w
         LEFT JOIN unnest(%(cancels)s::bigint[], %(failures)s::text[]) AS p (wakeup, failure) ON p.wakeup = w.id
+        -- It ended while the event was not committed, and was repaired: its live work has another number.
+        LEFT JOIN LATERAL (
+            SELECT e.task_id FROM {schema}.zart_executions e
+            WHERE e.id = w.execution_id AND e.status = 'scheduled'
+                AND NOT EXISTS (SELECT FROM {schema}.zart_tasks t WHERE t.id = w.task_id)
+            OFFSET 0
+        ) r ON true
     ORDER BY w.id LIMIT %(batch)s
     FOR UPDATE OF w SKIP LOCKED
 ), locked AS MATERIALIZED (
