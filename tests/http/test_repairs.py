@@ -1,24 +1,17 @@
-"""The routes by which people mend, hold back and delete; each is skipped as long as the client lacks its method."""
+"""The routes by which people mend, hold back and delete."""
 
 import pytest
 
 from tests.support.calling import calling
 from tests.support.clients import fail, finish
 from tests.support.running import until_status, working
-from zart import Client, durable, step
-
-
-def wants(*methods):
-    """Runs once the client has these methods: then take the mark away."""
-    missing = [method for method in methods if not hasattr(Client, method)]
-    return pytest.mark.skipif(bool(missing), reason=f"the client has no {', '.join(missing)} so far")
+from zart import durable, step
 
 
 async def start(http, id="a", name="f"):
     assert (await http.post("/api/v1/executions", json={"name": name, "id": id})).status_code == 201
 
 
-@wants("retry_step")
 async def test_a_step_that_failed_is_tried_again(dsn, guarded):
     """With a new budget, in the same run, and signed; what has not failed is not changed, an unknown key is refused."""
     works = False
@@ -51,7 +44,6 @@ async def test_a_step_that_failed_is_tried_again(dsn, guarded):
         assert (await http.post(path)).status_code == 400
 
 
-@wants("restart")
 async def test_an_execution_is_begun_again(http, dsn):
     """As another run, with the input it had or another one."""
     await http.post("/api/v1/executions", json={"name": "f", "id": "a", "data": 1})
@@ -69,7 +61,6 @@ async def test_an_execution_is_begun_again(http, dsn):
     assert (await http.post("/api/v1/executions/nobody/restart")).status_code == 404
 
 
-@wants("rerun")
 async def test_some_steps_are_run_again(dsn, http):
     """In another run, which keeps the others' results and says which of them may be out of date."""
     ran = []
@@ -103,7 +94,6 @@ async def test_some_steps_are_run_again(dsn, http):
     assert (await http.post("/api/v1/executions/a/rerun", json={"steps": []})).status_code == 400
 
 
-@wants("delete")
 async def test_an_execution_is_deleted(http, dsn):
     """Once it has ended; then nobody finds it, and its id is free."""
     await start(http)
@@ -116,7 +106,6 @@ async def test_an_execution_is_deleted(http, dsn):
     await start(http)
 
 
-@wants("pause", "pauses", "unpause")
 async def test_what_is_held_back_goes_on_when_the_rule_ends(guarded, dsn):
     """A rule shows who made it and why; the second end of it is not found."""
     async with calling(guarded, "ann") as http:
@@ -138,7 +127,6 @@ async def test_what_is_held_back_goes_on_when_the_rule_ends(guarded, dsn):
         assert (again.status_code, again.json()["type"]) == (404, "urn:zart:problem:pause-not-found")
 
 
-@wants("pause")
 @pytest.mark.parametrize("expires", ["2h", 7200, "2090-01-01T00:00:00Z"])
 async def test_a_rule_may_end_by_itself(http, expires):
     """After a length of time, or at a time."""
@@ -149,7 +137,6 @@ async def test_a_rule_may_end_by_itself(http, expires):
     assert shown["expires_at"].endswith("Z")
 
 
-@wants("pause")
 @pytest.mark.parametrize(
     ("body", "status"),
     [
@@ -164,7 +151,6 @@ async def test_a_rule_that_says_nothing_is_refused(http, body, status):
     assert (await http.post("/api/v1/pauses", json=body)).status_code == status
 
 
-@wants("pause")
 async def test_what_has_ended_cannot_be_held_back(http, dsn):
     """409."""
     await start(http)
