@@ -42,6 +42,8 @@ _WITH_FILTERS: Final = frozenset(("page", "live_page"))
 fifty thousand the server takes that for the cheaper one."""
 _WAITED_FOR: Final = frozenset(("start", "start_many", "await_ends", "ended"))
 """The statements of every execution."""
+_FILES: Final = dict.fromkeys(("cutoffs", "prune", "count_prunable"), "retention")
+"""Where statements stand that are not in `client.sql`."""
 
 Row = tuple[Any, ...]
 
@@ -92,14 +94,9 @@ class Database:
         )
 
     async def query(
-        self,
-        statement: str,
-        parameters: Mapping[str, Any],
-        patience: dt.timedelta = PATIENCE,
-        *,
-        file: str = "client",
+        self, statement: str, parameters: Mapping[str, Any], patience: dt.timedelta = PATIENCE
     ) -> list[Row]:
-        """The rows of one statement of `client.sql`, or of another file, committed.
+        """The rows of one statement of `client.sql`, or of those in `retention.sql`, committed.
 
         Raises SchemaError for tables that are not as expected, DatabaseUnreachable when the database stayed
         away. What somebody's open transaction holds is waited for however long that takes, on no connection.
@@ -108,7 +105,7 @@ class Database:
         pause = _FIRST_PAUSE
         while True:
             try:
-                return await self._send(statement, parameters, file)
+                return await self._send(statement, parameters)
             except psycopg.Error as error:
                 trouble = classify(error)
                 if trouble is Trouble.SCHEMA:
@@ -130,7 +127,7 @@ class Database:
         except psycopg.Error as error:
             _log.debug("a notification could not be sent: %s", error)
 
-    async def _send(self, statement: str, parameters: Mapping[str, Any], file: str = "client") -> list[Row]:
+    async def _send(self, statement: str, parameters: Mapping[str, Any]) -> list[Row]:
         if self._pool is None:
             raise UsageError(
                 "the Client is not open: use it in `async with zart.Client(...) as client:` "
@@ -141,7 +138,7 @@ class Database:
         async with self._pool.connection() as connection:
             try:
                 cursor = await connection.execute(
-                    load(file, self.schema)[statement],
+                    load(_FILES.get(statement, "client"), self.schema)[statement],
                     parameters,
                     prepare=False if statement in _WITH_FILTERS else None,
                 )

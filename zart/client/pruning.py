@@ -2,7 +2,6 @@
 
 import datetime as dt
 from collections.abc import Callable, Collection
-from functools import partial
 from typing import Final
 
 from zart._postgres import pruning
@@ -29,8 +28,11 @@ async def prune(
     retention = read_retention(older_than, statuses, keep_ids)
     if isinstance(batch, bool) or not 1 <= batch <= pruning.LARGEST_PAGE:
         raise UsageError(f"batch is {batch!r}: give a whole number from 1 to {pruning.LARGEST_PAGE}")
-    query = partial(database.query, file="retention")
-    walk = pruning.count(query, retention) if dry_run else pruning.prune(query, retention, page=batch)
+    walk = (
+        pruning.count(database.query, retention)
+        if dry_run
+        else pruning.prune(database.query, retention, page=batch)
+    )
     total = Pruned(deleted=0, emptied=0, records=0)
     async for page in walk:
         total = Pruned(
