@@ -42,7 +42,11 @@ _WITH_FILTERS: Final = frozenset(("page", "live_page"))
 fifty thousand the server takes that for the cheaper one."""
 _WAITED_FOR: Final = frozenset(("start", "start_many", "await_ends", "ended"))
 """The statements of every execution."""
-_FILES: Final = dict.fromkeys(("cutoffs", "prune", "count_prunable"), "retention")
+_FILES: Final[Mapping[str, str]] = {
+    "cutoffs": "retention",
+    "prune": "retention",
+    "count_prunable": "retention",
+}
 """Where statements stand that are not in `client.sql`."""
 
 Row = tuple[Any, ...]
