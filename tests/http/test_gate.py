@@ -32,6 +32,8 @@ NEEDS = {
     "POST /api/v1/pauses": "write",
     "DELETE /api/v1/pauses/{rule}": "write",
     "GET /api/v1/stats": "read",
+    "GET /api/v1/workers": "read",
+    "POST /api/v1/prune": "write",
     "GET /api/v1/openapi.json": "read",
     "GET /healthz": "read",
     "GET /readyz": "read",
@@ -44,6 +46,7 @@ BODIES = {
     "POST /api/v1/executions/{execution_id}/retry-step": {"key": "charge"},
     "POST /api/v1/executions/{execution_id}/rerun": {"steps": ["charge"]},
     "POST /api/v1/pauses": {"name": "f"},
+    "POST /api/v1/prune": {"older_than": "30d"},
 }
 PATHS = {"execution_id": "order-1", "event": "approved", "rule": "p-1"}
 

@@ -157,3 +157,44 @@ async def test_what_has_ended_cannot_be_held_back(http, dsn):
     fail(dsn, "a", ValueError("no"))
     refused = await http.post("/api/v1/pauses", json={"execution_id": "a"})
     assert (refused.status_code, refused.json()["type"]) == (409, "urn:zart:problem:execution-finished")
+
+
+async def test_the_runs_before_are_shown_with_what_came_of_them(http):
+    """The texts of failures only to those who may see people's data."""
+    await start(http)
+    await http.post("/api/v1/executions/a/restart", json={"reason": "typing error"})
+    runs = (await http.get("/api/v1/executions/a/runs")).json()["runs"]
+    assert [run["status"] for run in runs] == ["scheduled", "scheduled"]
+    assert runs[0]["ended_at"] is not None
+    assert runs[1]["ended_at"] is None
+
+
+async def test_what_ended_long_ago_is_pruned(http):
+    """First what would go, then it goes; what is live stays."""
+    await start(http)
+    await start(http, "b")
+    await http.post("/api/v1/executions/a/cancel")
+    told = await http.post("/api/v1/prune", json={"older_than": "0s", "dry_run": True})
+    assert told.json() == {"deleted": 1, "emptied": 0, "records": 0}
+    assert (await http.get("/api/v1/executions/a")).status_code == 200
+    assert (await http.post("/api/v1/prune", json={"older_than": "0s"})).json()["deleted"] == 1
+    assert (await http.get("/api/v1/executions/a")).status_code == 404
+    assert (await http.get("/api/v1/executions/b")).status_code == 200
+    refused = await http.post("/api/v1/prune", json={"older_than": "2d", "keep_ids": "1d"})
+    assert refused.status_code == 422
+
+
+async def test_workers_are_shown(dsn, http):
+    @step("charge")
+    async def charge() -> None: ...
+
+    @durable("pay")
+    async def pay() -> None:
+        await charge()
+
+    assert (await http.get("/api/v1/workers")).json() == {"workers": []}
+    async with working(dsn, pay):
+        (worker,) = (await http.get("/api/v1/workers")).json()["workers"]
+    assert worker["alive"]
+    assert worker["functions"] == ["pay"]
+    assert worker["queues"] == ["default"]

@@ -468,7 +468,8 @@ class Client:
         `key` is as `zart show` prints it. The body runs again, completed steps are kept, and what stood in the way is
         set aside: whatever else left the body with the failure, and what `on_failure` did. A step that runs at this
         moment is let finish. Also for a scheduled step and for a child (which begins anew, under another id). Raises
-        ExecutionNotFound, ExecutionFinished when the run was completed or cancelled, UsageError for an unknown key.
+        ExecutionNotFound, ExecutionPruned, ExecutionFinished when the run was completed or cancelled, UsageError for an
+        unknown key.
         """
         refuse_in_body("Client.retry_step")
         asked = await self._repairs.retry_step(check_known_id(id), key, reason)
@@ -481,7 +482,7 @@ class Client:
 
         It has the input of the run before, or `data`. That run is kept as it stands, and nothing is written into the
         new one by whoever still holds it; its scheduled steps and children are cancelled, unless they are detached.
-        Events that nobody has consumed are dropped. Raises ExecutionNotFound, SerializationError.
+        Events that nobody has consumed are dropped. Raises ExecutionNotFound, ExecutionPruned, SerializationError.
         """
         refuse_in_body("Client.restart")
         run_id = await self._repairs.restart(check_known_id(id), data, reason)
@@ -495,7 +496,7 @@ class Client:
         results, consumed events and failures that the body has caught; a failure that left the body, a cancel and what
         came after it are not. Kept results are taken though the code may call them with other arguments now: `stale`
         of what is returned names those that came after the first step to be done again. Raises ExecutionNotFound,
-        UsageError for a step that is not recorded.
+        ExecutionPruned, UsageError for a step that is not recorded.
         """
         refuse_in_body("Client.rerun")
         begun = await self._repairs.rerun(check_known_id(id), steps, reason)

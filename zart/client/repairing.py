@@ -17,7 +17,7 @@ from zart.client.starting import NOT_GIVEN
 from zart.client.steering import check_reason
 from zart.codec import ANY, Codec
 from zart.encryption import Place
-from zart.errors import ExecutionFinished, UsageError
+from zart.errors import ExecutionFinished, ExecutionPruned, UsageError
 from zart.identifiers import uuid7
 from zart.names import check_text
 from zart.state import FINAL_STATUSES, Rerun
@@ -33,6 +33,8 @@ class _Standing(NamedTuple):
     live: bool
     run_id: UUID
     status: str
+    pruned: bool
+    """Only its id is kept."""
 
 
 class _Recorded(NamedTuple):
@@ -69,7 +71,7 @@ class Repairs:
         check_text(key, "the key of a step")
 
         async def work(transaction: Transaction) -> bool:
-            standing = await _lock(transaction, id)
+            standing = await _lock_to_repair(transaction, id)
             if standing.status in FINAL_STATUSES and standing.status != "failed":
                 raise ExecutionFinished(
                     f"execution {id!r} has {_how(standing.status)}: no step of this run can be retried; `rerun` begins "
@@ -107,7 +109,7 @@ class Repairs:
         run_id = uuid7()
 
         async def work(transaction: Transaction) -> str:
-            standing = await _lock(transaction, id)
+            standing = await _lock_to_repair(transaction, id)
             if standing.run_id != run_id:
                 await self._give_way(transaction, id, standing, run_id, given=given, payload=payload)
                 await transaction.query("drop_events", {"id": id})
@@ -129,7 +131,7 @@ class Repairs:
         stale: list[str] = []
 
         async def work(transaction: Transaction) -> Rerun:
-            standing = await _lock(transaction, id)
+            standing = await _lock_to_repair(transaction, id)
             if standing.run_id != run_id:
                 records = await _records(transaction, id, standing.run_id)
                 chosen = _chosen(id, wanted, records)
@@ -207,6 +209,18 @@ class Repairs:
         await transaction.query("note", noted)
 
 
+async def _lock_to_repair(transaction: Transaction, id: str) -> _Standing:
+    """The same, of one that is there to be repaired. Raises ExecutionPruned when only its id is kept."""
+    standing = await _lock(transaction, id)
+    if standing.pruned:
+        raise ExecutionPruned(
+            f"execution {id!r} has ended ({standing.status}) and was pruned since: only its id is kept, so there is "
+            "nothing to go on with. Start another one, under another id",
+            execution_id=id,
+        )
+    return standing
+
+
 async def _lock(transaction: Transaction, id: str) -> _Standing:
     """How an execution stands, which nobody changes until the transaction ends. Raises ExecutionNotFound."""
     while True:
@@ -218,9 +232,9 @@ async def _lock(transaction: Transaction, id: str) -> _Standing:
         locked = await transaction.query("lock_execution", {"id": id})
         if not locked:
             raise not_found(id)
-        ((now, run_id, status),) = locked
+        ((now, run_id, status, pruned),) = locked
         if now == task:  # else somebody has repaired it in between
-            return _Standing(task, live, run_id, status)
+            return _Standing(task, live, run_id, status, pruned)
 
 
 async def _records(transaction: Transaction, id: str, run_id: UUID) -> list[_Recorded]:

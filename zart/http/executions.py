@@ -130,8 +130,9 @@ async def get_history(call: Call, execution_id: str, query: HistoryQuery) -> vie
 @EXECUTIONS.route("GET", "/executions/{execution_id}/runs", scope="read", problems=(404,))
 async def get_runs(call: Call, execution_id: str) -> views.Runs:
     """The runs of an execution that are kept; `history?run_id=` shows each."""
-    history = await call.client.history(execution_id)
-    return views.Runs(execution_id=execution_id, run_id=history.run_id, runs=history.runs)
+    runs = await call.client.runs(execution_id)
+    shown = [views.view_run(run, payloads=call.payloads) for run in runs]
+    return views.Runs(execution_id=execution_id, run_id=shown[-1].run_id, runs=shown)
 
 
 @EXECUTIONS.route(

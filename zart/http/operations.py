@@ -6,6 +6,7 @@ from zart.http import views
 from zart.http.call import Call
 from zart.http.metrics import CONTENT_TYPE, exposition
 from zart.http.readiness import trouble
+from zart.http.requests import PruneBody
 from zart.http.routing import Reply, Routes
 
 OPERATIONS: Final = Routes()
@@ -15,6 +16,28 @@ OPERATIONS: Final = Routes()
 async def get_stats(call: Call) -> views.StatsView:
     """How many executions there are by status, work that nobody serves, and live workers."""
     return views.view_stats(await call.client.stats())
+
+
+@OPERATIONS.route("GET", "/workers", scope="read")
+async def get_workers(call: Call) -> views.Workers:
+    """Which workers there are, what they serve and hold; one that is gone, until its work was taken over."""
+    return views.Workers(workers=[views.view_worker(worker) for worker in await call.client.workers()])
+
+
+@OPERATIONS.route(
+    "POST",
+    "/prune",
+    scope="write",
+    problems=(422,),
+    body_required=True,
+    example={"older_than": "30d", "statuses": ["completed"], "keep_ids": "90d", "dry_run": True},
+)
+async def prune(call: Call, body: PruneBody) -> views.PrunedView:
+    """Take away executions that ended long ago, in small batches; calling it again goes on where it was broken off."""
+    pruned = await call.client.prune(
+        older_than=body.older_than, statuses=body.statuses, keep_ids=body.keep_ids, dry_run=body.dry_run
+    )
+    return views.PrunedView(deleted=pruned.deleted, emptied=pruned.emptied, records=pruned.records)
 
 
 @OPERATIONS.route("GET", "/openapi.json", scope="read", client=False)

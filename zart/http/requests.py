@@ -127,6 +127,27 @@ class PauseBody(Strict, frozen=True, kw_only=True):
     ] = None
 
 
+class PruneBody(Strict, frozen=True, kw_only=True):
+    """What is to go."""
+
+    older_than: Annotated[
+        str | float,
+        msgspec.Meta(description=f"Of those that ended longer ago: {_DURATION}.", examples=["30d"]),
+    ]
+    statuses: Annotated[
+        list[Literal["completed", "failed", "cancelled"]] | None,
+        msgspec.Meta(description="Of those in these statuses; without it, of all three."),
+    ] = None
+    keep_ids: Annotated[
+        str | float | None,
+        msgspec.Meta(
+            description="Keep the ids until they are as old as that, so that a start which is sent again runs nothing.",
+            examples=["90d"],
+        ),
+    ] = None
+    dry_run: Annotated[bool, msgspec.Meta(description="Change nothing, and tell what would go.")] = False
+
+
 class ListQuery(Strict, frozen=True, kw_only=True):
     """Which executions."""
 

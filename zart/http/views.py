@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final, Literal, final
 
 import msgspec
 
-from zart import Execution, Failure, History, Record, Stats
+from zart import Execution, Failure, History, Record, Run, Stats, WorkerStatus
 
 Status = Literal["scheduled", "running", "waiting", "paused", "blocked", "completed", "failed", "cancelled"]
 
@@ -118,12 +118,30 @@ class HistoryView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @final
+class RunView(msgspec.Struct, frozen=True, kw_only=True):
+    """One run of an execution."""
+
+    run_id: Annotated[str, _RUN]
+    status: Annotated[
+        str,
+        msgspec.Meta(
+            description="How the execution stood when the run gave way, `continued` when it began anew by "
+            "itself; of the run of today, how it stands.",
+            examples=["failed"],
+        ),
+    ]
+    started_at: Time
+    ended_at: Annotated[Time | None, msgspec.Meta(description="When it gave way to the next one.")]
+    failure: FailureView | None
+
+
+@final
 class Runs(msgspec.Struct, frozen=True, kw_only=True):
     """The runs of an execution."""
 
     execution_id: Annotated[str, _ID]
     run_id: Annotated[str, msgspec.Meta(description="The run of today.", examples=_RUN.examples)]
-    runs: Annotated[list[str], msgspec.Meta(description="Every run that is kept, the oldest first.")]
+    runs: Annotated[list[RunView], msgspec.Meta(description="Every run that is kept, the oldest first.")]
 
 
 @final
@@ -223,6 +241,43 @@ class StatsView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @final
+class WorkerView(msgspec.Struct, frozen=True, kw_only=True):
+    """A worker."""
+
+    id: int
+    host: Annotated[str, msgspec.Meta(examples=["web-2"])]
+    pid: int
+    alive: Annotated[bool, msgspec.Meta(description="Its lease stands.")]
+    idle: Annotated[bool, msgspec.Meta(description="It waits to be told of work.")]
+    started_at: Time
+    heartbeat_at: Time
+    held: Annotated[int, msgspec.Meta(description="Executions and scheduled steps that it runs.")]
+    functions: Annotated[list[str], msgspec.Meta(examples=[["onboarding"]])]
+    steps: Annotated[list[str], msgspec.Meta(description="Those that it does when they are scheduled.")]
+    queues: list[str]
+
+
+@final
+class Workers(msgspec.Struct, frozen=True, kw_only=True):
+    """All of them."""
+
+    workers: list[WorkerView]
+
+
+@final
+class PrunedView(msgspec.Struct, frozen=True, kw_only=True):
+    """What is gone, or would be."""
+
+    deleted: Annotated[
+        int, msgspec.Meta(description="Executions with all that belongs to them.", examples=[120])
+    ]
+    emptied: Annotated[
+        int, msgspec.Meta(description="Executions of which only the id is kept.", examples=[0])
+    ]
+    records: Annotated[int, msgspec.Meta(description="Records of their calls.", examples=[640])]
+
+
+@final
 class Health(msgspec.Struct, frozen=True, kw_only=True):
     """Whether the service can be used."""
 
@@ -281,6 +336,20 @@ def view_record(record: Record, *, payloads: bool) -> RecordView:
         child_id=record.child_id,
         progress=msgspec.Raw((record.progress or "null").encode()) if shown else msgspec.UNSET,
     )
+
+
+def view_run(run: Run, *, payloads: bool) -> RunView:
+    return RunView(
+        run_id=run.run_id,
+        status=run.status,
+        started_at=run.started_at,
+        ended_at=run.ended_at,
+        failure=view_failure(run.failure, payloads=payloads),
+    )
+
+
+def view_worker(worker: WorkerStatus) -> WorkerView:
+    return WorkerView(**msgspec.structs.asdict(worker))
 
 
 def view_history(history: History, *, payloads: bool) -> HistoryView:
