@@ -17,7 +17,7 @@ from zart.client.starting import NOT_GIVEN
 from zart.client.steering import check_reason
 from zart.codec import ANY, Codec
 from zart.encryption import Place
-from zart.errors import ExecutionFinished, UsageError
+from zart.errors import ExecutionFinished, ExecutionPruned, UsageError
 from zart.identifiers import uuid7
 from zart.names import check_text
 from zart.state import FINAL_STATUSES, Rerun
@@ -33,6 +33,7 @@ class _Standing(NamedTuple):
     live: bool
     run_id: UUID
     status: str
+    pruned: bool
 
 
 class _Recorded(NamedTuple):
@@ -150,7 +151,7 @@ class Repairs:
         check_reason(reason)
 
         async def work(transaction: Transaction) -> bool:
-            standing = await _lock(transaction, id)
+            standing = await _lock_any(transaction, id)
             if standing.live:
                 raise UsageError(
                     f"execution {id!r} has not ended: cancel it (by force, if it must be), then delete it"
@@ -208,6 +209,18 @@ class Repairs:
 
 
 async def _lock(transaction: Transaction, id: str) -> _Standing:
+    """As below. Raises ExecutionPruned where nothing is left to go on with."""
+    standing = await _lock_any(transaction, id)
+    if standing.pruned:
+        raise ExecutionPruned(
+            f"execution {id!r} has {_how(standing.status)}, and what it was given and what it did was pruned since: "
+            "only its id is kept, so nothing of it can be done again. Start another one; `delete` makes this id free",
+            execution_id=id,
+        )
+    return standing
+
+
+async def _lock_any(transaction: Transaction, id: str) -> _Standing:
     """How an execution stands, which nobody changes until the transaction ends. Raises ExecutionNotFound."""
     while True:
         found = await transaction.query("find", {"id": id})
@@ -218,9 +231,9 @@ async def _lock(transaction: Transaction, id: str) -> _Standing:
         locked = await transaction.query("lock_execution", {"id": id})
         if not locked:
             raise not_found(id)
-        ((now, run_id, status),) = locked
+        ((now, run_id, status, pruned),) = locked
         if now == task:  # else somebody has repaired it in between
-            return _Standing(task, live, run_id, status)
+            return _Standing(task, live, run_id, status, pruned)
 
 
 async def _records(transaction: Transaction, id: str, run_id: UUID) -> list[_Recorded]:
