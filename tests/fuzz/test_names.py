@@ -137,6 +137,35 @@ def test_a_client_stores_a_text_as_it_is_or_refuses_it(stage: Stage, text: str) 
 @given(texts)
 @example("'; DROP TABLE canary; --")
 @example("%s%(id)s{}")
+@example("[")
+def test_a_rule_holds_back_what_it_was_given_or_is_refused(stage: Stage, text: str) -> None:
+    """As a name, a pattern and a reason: it is in the list of rules as it was given, for as long as it stands."""
+    client = stage.client
+
+    async def pause_and_let_go() -> None:
+        for what in ({"name": text}, {"step": text}, {"name": "nobody", "step": text, "reason": text}):
+            try:
+                rule = await client.pause(**what, expires="1h")
+            except ZartError:
+                assert not may_be_name(text)
+                continue
+            assert may_be_name(text)
+            (made,) = [each for each in await client.pauses() if each.id == rule]
+            assert {"name": made.name, "step": made.step, "reason": made.reason} == {
+                "name": None, "step": None, "reason": None, **what,
+            }  # fmt: skip
+            assert await client.unpause(rule, reason="over")
+        with pytest.raises(ZartError):
+            await client.pause(text)
+
+    stage.run(pause_and_let_go)
+    stage.check_objects()
+
+
+@examples(60)
+@given(texts)
+@example("'; DROP TABLE canary; --")
+@example("%s%(id)s{}")
 def test_sql_functions_store_a_text_as_it_is_or_refuse_it(stage: Stage, text: str) -> None:
     """By the same rules as the library's, with the SQLSTATEs that are documented."""
     if "\0" in text or any("\ud800" <= sign <= "\udfff" for sign in text):

@@ -203,6 +203,7 @@ def _try(cases, ask, until, tried):
     @settings(
         max_examples=60,
         database=None,
+        derandomize=True,
         deadline=None,
         phases=(Phase.explicit, Phase.generate),
         suppress_health_check=list(HealthCheck),

@@ -140,6 +140,8 @@ async def test_the_list_can_be_bounded_by_time(http, dsn):
     "params",
     [
         {"status": "done"},
+        {"status": "null"},
+        {"since": "null"},
         {"limit": "0"},
         {"limit": "501"},
         {"limit": "x"},

@@ -32,7 +32,7 @@ PAUSING = (
                 new="paused = None",
             ),
         ),
-        tests=(f"{_PAUSING}test_what_is_blocked_stays_so_and_is_paused_once_it_is_resumed[by id]",),
+        tests=(f"{_PAUSING}test_what_was_claimed_under_older_rules_is_given_back_before_it_runs",),
     ),
     Mutation(
         name="lanes-stay-open",

@@ -73,12 +73,18 @@ def test_what_has_expired_holds_nothing_and_is_still_to_be_deleted() -> None:
     assert not learned(coming).has_ended(NOW)
 
 
-def test_the_oldest_rule_that_covers_it_is_told() -> None:
-    """In the order in which they were read."""
-    rules = learned(Rule(id="a", step="y"), Rule(id="b", name="f"), Rule(id="c", execution_id="e"))
-    found = rules.covering("e", "f", "x")
+@pytest.mark.parametrize(("execution", "told"), [("e", "d"), ("other", "b")])
+def test_the_rule_that_names_an_execution_is_told_or_else_the_oldest(execution: str, told: str) -> None:
+    """Of those that cover it, in the order in which they were read."""
+    rules = learned(
+        Rule(id="a", step="y"),
+        Rule(id="b", name="f"),
+        Rule(id="c", execution_id="e", step="y"),
+        Rule(id="d", execution_id="e"),
+    )
+    found = rules.covering(execution, "f", "x")
     assert found is not None
-    assert found.id == "b"
+    assert found.id == told
     assert rules.any
     assert not NO_RULES.any
     assert NO_RULES.covering("e", "f", "x") is None

@@ -211,9 +211,7 @@ class Claimer:
         news = await self._news(direct, answers.pop(), watching) if watching else []
 
         next_due = seen.next_due
-        let_go = await self._keeper.look(direct, seen.rules, seen.now)
-        await self._share(direct, let_go.ready, limit - len(self._histories))
-        more = more or let_go.freed > 0
+        more = await self._let_go(direct, seen, free=limit - len(self._histories)) or more
         if seen.wakeups:
             done, left = await self._apply(direct, free=limit - len(self._histories))
             more = more or done
@@ -388,6 +386,13 @@ class Claimer:
         reach("sleepers.committed")
         await self._share(direct, promoted, free)
         return bool(promoted > 0)
+
+    async def _let_go(self, direct: Direct, seen: _Look, *, free: int) -> bool:
+        """Does what there is to do about rules; whether something was let go that they had held."""
+        let_go = await self._keeper.look(direct, seen.rules, seen.now)
+        if let_go.freed:
+            await self._share(direct, let_go.ready, free)
+        return let_go.freed > 0
 
     async def _share(self, direct: Direct, ready: int, free: int) -> None:
         """Tells the others when more has become ready than this worker can take."""

@@ -65,7 +65,8 @@ class Rules:
         """`lanes` are those that the worker asks for, `functions` the names of the durable functions among them."""
         self._lanes = list(lanes)
         self._functions = functions or {}
-        self._rules: tuple[Rule, ...] = ()
+        self._by_id: dict[str, list[Rule]] = {}
+        self._others: list[Rule] = []
         self.any = False
         self.changes: int | None = None
         """The number of changes that led to these rules; None before the first look."""
@@ -79,11 +80,18 @@ class Rules:
 
     def learn(self, changes: int | None, rules: Sequence[Rule], now: dt.datetime) -> None:
         """What a look has found, at this durable time."""
-        self._rules = tuple(rule for rule in rules if not rule.is_over(now))
-        self.any = bool(self._rules)
+        self._by_id, self._others = {}, []
+        for rule in rules:
+            if rule.is_over(now):
+                continue
+            same = (
+                self._others if rule.execution_id is None else self._by_id.setdefault(rule.execution_id, [])
+            )
+            same.append(rule)
+        self.any = bool(self._by_id or self._others)
         self.changes = changes
         self.next_end = min((rule.expires_at for rule in rules if rule.expires_at is not None), default=None)
-        names = {rule.closes for rule in self._rules if rule.closes is not None}
+        names = {rule.closes for rule in self._others if rule.closes is not None}
         self.closed = [lane for lane in self._lanes if self._functions.get(lane) in names]
         self.open = [lane for lane in self._lanes if self._functions.get(lane) not in names]
         self.on_change()
@@ -93,8 +101,9 @@ class Rules:
         return self.next_end is not None and self.next_end <= now
 
     def covering(self, execution_id: str, name: str, step: str | None = None) -> Rule | None:
-        """The oldest rule that holds this back."""
-        return next((rule for rule in self._rules if rule.covers(execution_id, name, step)), None)
+        """A rule that holds this back: one that names the execution, or else the oldest one."""
+        rules = (*self._by_id.get(execution_id, ()), *self._others)
+        return next((rule for rule in rules if rule.covers(execution_id, name, step)), None)
 
 
 NO_RULES: Final = Rules()

@@ -76,10 +76,14 @@ def decode_query(query: bytes, kind: type[T]) -> T:
     if len(given) != len(pairs):
         raise Refused(MALFORMED, "the query names a parameter twice")
     try:
-        return msgspec.convert(given, kind, strict=False)
+        read = msgspec.convert(given, kind, strict=False)
     except msgspec.ValidationError as error:
         text, field = _explain(error)
         raise Refused(MALFORMED, f"the query does not fit: {text}", field=field) from error
+    for name, value in given.items():
+        if getattr(read, name) is None:  # of the text "null", and it would be no filter at all
+            raise Refused(MALFORMED, f"the query does not fit: {value!r} at $.{name}", field=f"$.{name}")
+    return read
 
 
 async def until_gone(receive: Receive) -> None:
