@@ -325,6 +325,28 @@ async def test_the_result_of_what_was_pruned_is_an_error_that_says_so(client: Cl
         await client.handle(ship, "done").result()
 
 
+async def test_what_was_pruned_cannot_be_repaired_and_its_id_can_be_made_free(
+    client: Client, dsn: str
+) -> None:
+    """Neither its input nor its records are there to go on with; whoever asks hears that, and nothing is changed."""
+    await client.start(ship, Order(1), id="lost")
+    fail(dsn, "lost", ValueError("no"))
+    await shift_clock(dsn, 2 * DAY)
+    await client.prune(older_than="1d", keep_ids="10d")
+    for repair in (
+        client.restart("lost"),
+        client.restart("lost", {"number": 2}),
+        client.rerun("lost", steps=["charge"]),
+        client.retry_step("lost", "charge"),
+    ):
+        with pytest.raises(ExecutionPruned, match="'lost' has failed, and .* was pruned") as caught:
+            await repair
+        assert caught.value.execution_id == "lost"
+    assert (await client.status("lost")).status == "failed"
+    assert await client.delete("lost")
+    assert (await client.start(ship, Order(1), id="lost")).created
+
+
 async def test_a_payload_that_no_jsonb_holds_is_pruned_like_others(client: Client, dsn: str) -> None:
     """A hand has written it; one such row must not keep the rest."""
     for id in ("a", "b"):

@@ -11,6 +11,7 @@ ENDINGS = "zart/_engine/endings.py"
 
 _RUNS = "tests/integration/test_other_runs.py::"
 _RETRIES = "tests/integration/test_retrying_steps.py::"
+_UNDER_RULES = "tests/integration/test_repairing_under_rules.py::"
 _TRANSITIONS = (
     "tests/model/test_transitions.py::test_what_is_in_the_table_happens_and_nothing_else[{state}]".format
 )
@@ -84,6 +85,12 @@ REPAIRING = (
             ),
             Edit(
                 file=JOURNAL,
+                under="record_and_finish",
+                old="h.repaired AND c.ending <> 'cancelled' AS goes_on",
+                new="false AS goes_on",
+            ),
+            Edit(
+                file=JOURNAL,
                 under="record_and_end",
                 old="t.repair IS NOT NULL AND t.cancel_at IS NULL AS repaired",
                 new="false AS repaired",
@@ -100,6 +107,16 @@ REPAIRING = (
             for ending in ("Completed", "Failed", "ContinuedAsNew")
             for beside in ("alone", "with records")
         ),
+    ),
+    Mutation(
+        name="deleted-but-its-rules",
+        breaks="An execution that is deleted takes the rules that name it along.",
+        edits=(
+            Edit(
+                file=REPAIRS, under="delete_rules", old="r.execution_id =", new="false AND r.execution_id ="
+            ),
+        ),
+        tests=(f"{_UNDER_RULES}test_an_execution_that_is_deleted_takes_its_rules_along",),
     ),
     Mutation(
         name="held-does-not-give-way",

@@ -34,7 +34,10 @@ class _Standing(NamedTuple):
     run_id: UUID
     status: str
     pruned: bool
+<<<<<<< HEAD
     """Only its id is kept."""
+=======
+>>>>>>> joint
 
 
 class _Recorded(NamedTuple):
@@ -152,7 +155,7 @@ class Repairs:
         check_reason(reason)
 
         async def work(transaction: Transaction) -> bool:
-            standing = await _lock(transaction, id)
+            standing = await _lock_any(transaction, id)
             if standing.live:
                 raise UsageError(
                     f"execution {id!r} has not ended: cancel it (by force, if it must be), then delete it"
@@ -222,6 +225,18 @@ async def _lock_to_repair(transaction: Transaction, id: str) -> _Standing:
 
 
 async def _lock(transaction: Transaction, id: str) -> _Standing:
+    """As below. Raises ExecutionPruned where nothing is left to go on with."""
+    standing = await _lock_any(transaction, id)
+    if standing.pruned:
+        raise ExecutionPruned(
+            f"execution {id!r} has {_how(standing.status)}, and what it was given and what it did was pruned since: "
+            "only its id is kept, so nothing of it can be done again. Start another one; `delete` makes this id free",
+            execution_id=id,
+        )
+    return standing
+
+
+async def _lock_any(transaction: Transaction, id: str) -> _Standing:
     """How an execution stands, which nobody changes until the transaction ends. Raises ExecutionNotFound."""
     while True:
         found = await transaction.query("find", {"id": id})

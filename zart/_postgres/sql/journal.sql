@@ -403,20 +403,26 @@ WITH fence AS MATERIALIZED (
     WHERE w.worker_id = %(worker)s::bigint AND w.writer = %(writer)s::smallint
     FOR KEY SHARE
 ), held AS MATERIALIZED (
-    SELECT t.id, t.owner, t.epoch, t.run_id, t.started_at, t.cancel_at IS NOT NULL AS cancelling
+    SELECT t.id, t.owner, t.epoch, t.run_id, t.started_at, t.cancel_at IS NOT NULL AS cancelling,
+        t.repair IS NOT NULL AND t.cancel_at IS NULL AS repaired
     FROM fence, {schema}.zart_tasks t
     WHERE t.id = ANY (%(task_ids)s::bigint[])
     ORDER BY t.id
     FOR NO KEY UPDATE OF t
 ), mine AS MATERIALIZED (
-    SELECT c.*, h.started_at AS claimed_at, h.cancelling
+    SELECT c.*, h.started_at AS claimed_at, h.cancelling, h.repaired AND c.ending <> 'cancelled' AS goes_on
     FROM held h JOIN unnest(%(task_ids)s::bigint[], %(task_executions)s::text[], %(task_runs)s::uuid[],
         %(epochs)s::int[], %(endings)s::text[], %(task_tokens)s::bigint[], %(task_results)s::json[],
         %(task_failures)s::json[]) AS c(task_id, execution_id, run_id, epoch, ending, token, result, failure)
         ON c.task_id = h.id
     WHERE h.owner = %(worker)s::bigint AND h.run_id = c.run_id AND h.epoch = c.epoch
 ), gone AS (
-    DELETE FROM {schema}.zart_tasks t USING mine m WHERE t.id = m.task_id RETURNING m.token
+    DELETE FROM {schema}.zart_tasks t USING mine m WHERE t.id = m.task_id AND NOT m.goes_on RETURNING m.token
+), kept AS (
+    UPDATE {schema}.zart_tasks t SET state = 'ready', owner = NULL, batch = NULL, wake_at = NULL, wake_at_done = NULL,
+        waiting_for = NULL, token = m.token
+    FROM mine m WHERE t.id = m.task_id AND m.goes_on
+    RETURNING m.token
 ), finished AS (
     UPDATE {schema}.zart_executions e SET
         status = CASE WHEN m.cancelling THEN 'cancelled' ELSE m.ending END,
@@ -426,13 +432,13 @@ WITH fence AS MATERIALIZED (
         finished_at = {schema}.zart_now(),
         token = m.token
     FROM mine m
-    WHERE e.id = m.execution_id AND (SELECT count(*) FROM gone) > 0
+    WHERE e.id = m.execution_id AND NOT m.goes_on AND (SELECT count(*) FROM gone) > 0
     RETURNING e.id, e.awaited
 ), swept AS (
     UPDATE {schema}.zart_steps s SET state = 'cancelled', finished_at = {schema}.zart_now()
     FROM mine m
     WHERE s.run_id = m.run_id AND s.state IN ('started', 'running', 'waiting') AND s.kind <> 'child'
-        AND (SELECT count(*) FROM finished) >= 0
+        AND NOT m.goes_on AND (SELECT count(*) FROM finished) >= 0
     RETURNING 1
 ), written AS (
     INSERT INTO {schema}.zart_steps AS s (run_id, path, name, occurrence, kind, seq, state, digest, arguments, result,
@@ -460,7 +466,8 @@ WITH fence AS MATERIALIZED (
     RETURNING s.token
 )
 SELECT EXISTS (SELECT FROM fence), {schema}.zart_now(), (SELECT array_agg(token) FROM written),
-    (SELECT array_agg(token) FROM gone), (SELECT array_agg(f.id) FROM finished f WHERE f.awaited), 0::bigint;
+    (SELECT array_agg(token) FROM (SELECT token FROM gone UNION ALL SELECT token FROM kept) ended),
+    (SELECT array_agg(f.id) FROM finished f WHERE f.awaited), (SELECT count(*) FROM kept);
 
 -- name: start_child
 -- A child whose id its parent has chosen. Somebody else may have the same id in a transaction that stays open, so it is
