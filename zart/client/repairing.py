@@ -34,10 +34,7 @@ class _Standing(NamedTuple):
     run_id: UUID
     status: str
     pruned: bool
-<<<<<<< HEAD
     """Only its id is kept."""
-=======
->>>>>>> joint
 
 
 class _Recorded(NamedTuple):
@@ -74,7 +71,7 @@ class Repairs:
         check_text(key, "the key of a step")
 
         async def work(transaction: Transaction) -> bool:
-            standing = await _lock_to_repair(transaction, id)
+            standing = await _lock(transaction, id)
             if standing.status in FINAL_STATUSES and standing.status != "failed":
                 raise ExecutionFinished(
                     f"execution {id!r} has {_how(standing.status)}: no step of this run can be retried; `rerun` begins "
@@ -112,7 +109,7 @@ class Repairs:
         run_id = uuid7()
 
         async def work(transaction: Transaction) -> str:
-            standing = await _lock_to_repair(transaction, id)
+            standing = await _lock(transaction, id)
             if standing.run_id != run_id:
                 await self._give_way(transaction, id, standing, run_id, given=given, payload=payload)
                 await transaction.query("drop_events", {"id": id})
@@ -134,7 +131,7 @@ class Repairs:
         stale: list[str] = []
 
         async def work(transaction: Transaction) -> Rerun:
-            standing = await _lock_to_repair(transaction, id)
+            standing = await _lock(transaction, id)
             if standing.run_id != run_id:
                 records = await _records(transaction, id, standing.run_id)
                 chosen = _chosen(id, wanted, records)
@@ -210,18 +207,6 @@ class Repairs:
     ) -> None:
         noted = {"id": id, "run": run_id, "what": what, "author": self._author, "reason": reason}
         await transaction.query("note", noted)
-
-
-async def _lock_to_repair(transaction: Transaction, id: str) -> _Standing:
-    """The same, of one that is there to be repaired. Raises ExecutionPruned when only its id is kept."""
-    standing = await _lock(transaction, id)
-    if standing.pruned:
-        raise ExecutionPruned(
-            f"execution {id!r} has ended ({standing.status}) and was pruned since: only its id is kept, so there is "
-            "nothing to go on with. Start another one, under another id",
-            execution_id=id,
-        )
-    return standing
 
 
 async def _lock(transaction: Transaction, id: str) -> _Standing:

@@ -14,13 +14,8 @@ SELECT e.task_id FROM {schema}.zart_executions e WHERE e.id = %(id)s::text;
 SELECT t.state, t.cancel_at IS NOT NULL FROM {schema}.zart_tasks t WHERE t.id = %(task)s::bigint FOR UPDATE;
 
 -- name: lock_execution
-<<<<<<< HEAD
-SELECT e.task_id, e.run_id, e.status, e.pruned_at IS NOT NULL FROM {schema}.zart_executions e
-WHERE e.id = %(id)s::text FOR UPDATE;
-=======
 SELECT e.task_id, e.run_id, e.status, e.pruned_at IS NOT NULL
 FROM {schema}.zart_executions e WHERE e.id = %(id)s::text FOR UPDATE;
->>>>>>> joint
 
 -- ------------------------------------------------------------ another run
 
