@@ -9,7 +9,7 @@ import pytest
 
 import zart
 from tests.support.running import forgetful, query, until, until_record, until_status, working
-from zart import Client, ExecutionNotFound, ExecutionPruned, UsageError, durable, step
+from zart import Client, ExecutionNotFound, UsageError, durable, step
 from zart._postgres.queries import load
 
 effects: list[str] = []
@@ -478,17 +478,3 @@ async def test_what_has_not_ended_is_not_deleted(dsn: str) -> None:
         with pytest.raises(UsageError, match="'x' has not ended: cancel it"):
             await client.delete("x")
         assert (await client.status("x")).status == "waiting"
-
-
-async def test_of_what_was_pruned_only_deletion_is_left(dsn: str) -> None:
-    """Where only the id is kept there is no input and no record to go on with."""
-    async with working(dsn, greet) as client:
-        await completed(client)
-        await client.prune(older_than=0, keep_ids="1d")
-        with pytest.raises(ExecutionPruned, match="'x' has completed, and what it was given and what it did was pruned since"):
-            await client.restart("x", "ann")
-        with pytest.raises(ExecutionPruned):
-            await client.rerun("x", steps=["do"])
-        with pytest.raises(ExecutionPruned):
-            await client.retry_step("x", "do")
-        assert await client.delete("x")
