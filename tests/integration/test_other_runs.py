@@ -369,10 +369,10 @@ async def test_rerun_in_any_state(dsn: str, state: Callable[[Client], Awaitable[
     async with working(dsn, greet) as client:
         await state(client)
         effects.clear()
-        for gate in gates.values():
-            gate.set()
         before = (await client.status("x")).status
         await client.rerun("x", steps=["do"])
+        for gate in gates.values():
+            gate.set()
         if state in (waiting, cancelled):
             await until_status(client, "x", "waiting")
             await until_record(client, "x", "do", "completed")

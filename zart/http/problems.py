@@ -55,6 +55,7 @@ _OF_ERRORS: Final[tuple[tuple[type[Exception], Kind], ...]] = (
     (errors.ExecutionNotFound, NOT_FOUND),
     (errors.ExecutionConflict, CONFLICT),
     (errors.ExecutionFinished, FINISHED),
+    (errors.ExecutionPruned, FINISHED),
     (errors.ExecutionBlocked, WRONG_STATE),
     (errors.ExecutionCancelled, WRONG_STATE),
     (errors.ExecutionFailed, WRONG_STATE),
