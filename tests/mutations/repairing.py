@@ -8,6 +8,7 @@ WAKEUPS = "zart/_postgres/sql/wakeups.sql"
 TABLES = "migrations/0010_repair_executions.sql"
 ACTIVATION = "zart/_engine/activation.py"
 ENDINGS = "zart/_engine/endings.py"
+PLAIN = "zart/_engine/plain_steps.py"
 
 _RUNS = "tests/integration/test_other_runs.py::"
 _RETRIES = "tests/integration/test_retrying_steps.py::"
@@ -170,6 +171,15 @@ REPAIRING = (
                 new="if attempt > 1000 and (self.is_second",
             ),
         ),
+        tests=tuple(
+            f"{_RETRIES}test_what_is_set_aside_is_done_again_under_another_key[{how}]"
+            for how in ("on_failure", "cleanup")
+        ),
+    ),
+    Mutation(
+        name="one-key-on-the-straight-path",
+        breaks="What was done and is set aside is done again under another key, also where a step takes the short way.",
+        edits=(Edit(file=PLAIN, old=", marks=activation.phase.marks)", new=")"),),
         tests=tuple(
             f"{_RETRIES}test_what_is_set_aside_is_done_again_under_another_key[{how}]"
             for how in ("on_failure", "cleanup")
