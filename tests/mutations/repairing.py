@@ -144,8 +144,8 @@ REPAIRING = (
             Edit(
                 file=WAKEUPS,
                 under="apply_wakeups",
-                old="coalesce(r.task_id, w.task_id) AS task_id",
-                new="w.task_id",
+                old="coalesce(r.task_id, f.task_id) AS task_id",
+                new="f.task_id",
             ),
         ),
         tests=tuple(

@@ -19,19 +19,23 @@ ORDER BY w.id LIMIT %(batch)s;
 -- Returns the number of wake-ups that are gone now, of tasks that became ready, of those left, and the executions
 -- whose end somebody awaits.
 -- name: apply_wakeups
-WITH taken AS MATERIALIZED (
-    SELECT w.id, coalesce(r.task_id, w.task_id) AS task_id, w.kind, w.reason, w.author, w.created_at, p.failure
+WITH found AS MATERIALIZED (
+    SELECT w.id, w.task_id, w.kind, w.reason, w.author, w.created_at, w.execution_id, p.failure
     FROM {schema}.zart_wakeups w
         LEFT JOIN unnest(%(cancels)s::bigint[], %(failures)s::text[]) AS p (wakeup, failure) ON p.wakeup = w.id
-        -- It ended while the event was not committed, and was repaired: its live work has another number.
-        LEFT JOIN LATERAL (
-            SELECT e.task_id FROM {schema}.zart_executions e
-            WHERE e.id = w.execution_id AND e.status = 'scheduled'
-                AND NOT EXISTS (SELECT FROM {schema}.zart_tasks t WHERE t.id = w.task_id)
-            OFFSET 0
-        ) r ON true
     ORDER BY w.id LIMIT %(batch)s
     FOR UPDATE OF w SKIP LOCKED
+), renewed AS MATERIALIZED (
+    -- It ended while the event was not committed, and was repaired: its live work has another number.
+    -- The number is more than a batch: it lets the planner think of no more.
+    SELECT f.id, e.task_id
+    FROM (SELECT * FROM found f WHERE f.execution_id IS NOT NULL LIMIT 1000) f CROSS JOIN LATERAL (
+        SELECT * FROM {schema}.zart_executions e WHERE e.id = f.execution_id OFFSET 0
+    ) e
+    WHERE e.status = 'scheduled' AND e.task_id <> f.task_id
+), taken AS MATERIALIZED (
+    SELECT f.id, coalesce(r.task_id, f.task_id) AS task_id, f.kind, f.reason, f.author, f.created_at, f.failure
+    FROM found f LEFT JOIN renewed r ON r.id = f.id
 ), locked AS MATERIALIZED (
     SELECT t.id, t.started_at, t.started_at IS NULL OR (t.state = 'blocked' AND t.cancel_at IS NULL) AS unstarted, t.cancel_at IS NULL AS uncancelled
     FROM {schema}.zart_tasks t
