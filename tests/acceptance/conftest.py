@@ -1,10 +1,13 @@
 """Fixtures for tests with real processes."""
 
-from collections.abc import AsyncIterator
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.support.command import Command, Running
 from tests.support.processes import Crew
 
 
@@ -13,3 +16,27 @@ async def crew(dsn: str, tmp_path: Path) -> AsyncIterator[Crew]:
     """Starts worker processes on the test's own database; ends them."""
     async with Crew(dsn, tmp_path) as gathered:
         yield gathered
+
+
+@pytest.fixture
+def place(request: pytest.FixtureRequest) -> Iterator[Path]:
+    """A directory with the module's `APP` as app.py, which the server's own user may enter too."""
+    directory = Path(tempfile.mkdtemp(prefix="zart-acceptance-"))
+    directory.chmod(0o755)
+    (directory / "app.py").write_text(request.module.APP)
+    yield directory
+    shutil.rmtree(directory)
+
+
+@pytest.fixture
+def zart(place: Path, dsn: str) -> Command:
+    """The command, in that directory and on the test's own database."""
+    return Command(place, dsn)
+
+
+@pytest.fixture
+def worker(zart: Command) -> Iterator[Running]:
+    """A worker of that app, which has begun."""
+    with zart.running("worker", "--app", "app:registry", "--poll-interval", "100ms") as running:
+        running.until(" runs ")
+        yield running

@@ -2,10 +2,7 @@
 
 import json
 import os
-import shutil
 import signal
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
@@ -78,28 +75,6 @@ async def tiny(number: int) -> str:
 
 registry = zart.Registry(order, slow, family, nested, tiny)
 """
-
-
-@pytest.fixture
-def place() -> Iterator[Path]:
-    """A directory with the app, which the server's own user may enter too."""
-    directory = Path(tempfile.mkdtemp(prefix="zart-cli-"))
-    directory.chmod(0o755)
-    (directory / "app.py").write_text(APP)
-    yield directory
-    shutil.rmtree(directory)
-
-
-@pytest.fixture
-def zart(place: Path, dsn: str) -> Command:
-    return Command(place, dsn)
-
-
-@pytest.fixture
-def worker(zart: Command) -> Iterator[Running]:
-    with zart.running("worker", "--app", "app:registry", "--poll-interval", "100ms") as running:
-        running.until(" runs ")
-        yield running
 
 
 def status_of(zart: Command, execution_id: str) -> str:

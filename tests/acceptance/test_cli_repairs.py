@@ -1,9 +1,6 @@
 """What somebody types who is called at three in the morning: runs, retry-step, restart, rerun, delete, show --run."""
 
 import json
-import shutil
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,27 +41,6 @@ async def wait() -> None:
 
 registry = zart.Registry(order, wait)
 """
-
-
-@pytest.fixture
-def place() -> Iterator[Path]:
-    """A directory with the app; the bank is open when there is a file `open` in it."""
-    directory = Path(tempfile.mkdtemp(prefix="zart-cli-"))
-    (directory / "app.py").write_text(APP)
-    yield directory
-    shutil.rmtree(directory)
-
-
-@pytest.fixture
-def zart(place: Path, dsn: str) -> Command:
-    return Command(place, dsn)
-
-
-@pytest.fixture
-def worker(zart: Command) -> Iterator[Running]:
-    with zart.running("worker", "--app", "app:registry", "--poll-interval", "100ms") as running:
-        running.until(" runs ")
-        yield running
 
 
 def failed(zart: Command) -> None:

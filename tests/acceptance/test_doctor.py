@@ -1,8 +1,6 @@
 """`zart doctor` on set-ups that are broken: each trouble has its name, and what to do about it."""
 
 import json
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -36,19 +34,6 @@ async def order(number: int) -> int:
 
 registry = zart.Registry(order)
 """
-
-
-@pytest.fixture
-def place() -> Iterator[Path]:
-    directory = Path(tempfile.mkdtemp(prefix="zart-doctor-"))
-    (directory / "app.py").write_text(APP)
-    yield directory
-    shutil.rmtree(directory)
-
-
-@pytest.fixture
-def zart(place: Path, dsn: str) -> Command:
-    return Command(place, dsn)
 
 
 @pytest.fixture

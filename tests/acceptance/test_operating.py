@@ -3,10 +3,8 @@
 import json
 import os
 import pty
-import shutil
 import signal
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -40,26 +38,6 @@ async def order(number: int) -> int:
 
 registry = zart.Registry(order)
 """
-
-
-@pytest.fixture
-def place() -> Iterator[Path]:
-    directory = Path(tempfile.mkdtemp(prefix="zart-operating-"))
-    (directory / "app.py").write_text(APP)
-    yield directory
-    shutil.rmtree(directory)
-
-
-@pytest.fixture
-def zart(place: Path, dsn: str) -> Command:
-    return Command(place, dsn)
-
-
-@pytest.fixture
-def worker(zart: Command) -> Iterator[Running]:
-    with zart.running("worker", "--app", "app", "--poll-interval", "100ms") as running:
-        running.until(" runs ")
-        yield running
 
 
 @pytest.fixture

@@ -1,13 +1,9 @@
 """`zart worker` with its log as JSON, metrics at a port, and traces."""
 
 import json
-import shutil
 import socket
-import tempfile
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -59,15 +55,6 @@ async def order(number: int) -> int:
 registry = zart.Registry(order)
 """
 QUICK = ("--app", "app:registry", "--poll-interval", "100ms", "--max-parked-bodies", "0")
-
-
-@pytest.fixture
-def zart(dsn: str) -> Iterator[Command]:
-    """The command, in a directory with the app."""
-    directory = Path(tempfile.mkdtemp(prefix="zart-watching-"))
-    (directory / "app.py").write_text(APP)
-    yield Command(directory, dsn)
-    shutil.rmtree(directory)
 
 
 def free_port() -> int:
