@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 DEBIAN_POSTGRES ?= /usr/lib/postgresql/15/bin
 PYTHON_VERSIONS ?= 3.11 3.12 3.13
 # Most tests wait for something: two at a time, each half with a server of its own.
-PYTEST_ARGS ?= -n 2 --dist worksteal
+PYTEST_ARGS ?= -n 3 --dist worksteal
 # tests/support/modes.py says what they are.
 MODES := suspending twice unparked unprepared pgbouncer
 

@@ -10,6 +10,9 @@ ALTER TABLE {schema}.zart_tasks
 ALTER TABLE {schema}.zart_executions
     ADD COLUMN attempt int;          -- of the body in this run, once it has been retried; null: the first one
 
+-- A child's id stands in its parent's record, which may be of an earlier run of the parent: nobody looks the other way.
+DROP INDEX {schema}.zart_executions_parent;
+
 ALTER TABLE {schema}.zart_execution_runs
     ADD COLUMN status text,          -- how the run stood when a person had another one begun; null: it began anew by itself
     ADD COLUMN result json,

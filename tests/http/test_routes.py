@@ -142,6 +142,8 @@ async def test_the_list_can_be_bounded_by_time(http, dsn):
         {"status": "done"},
         {"status": "null"},
         {"since": "null"},
+        {"since": "1"},
+        {"until": "1.5e3"},
         {"limit": "0"},
         {"limit": "501"},
         {"limit": "x"},

@@ -5,6 +5,7 @@ start something else than was meant.
 """
 
 import asyncio
+import datetime as dt
 import re
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any, Final, TypeVar
@@ -81,7 +82,9 @@ def decode_query(query: bytes, kind: type[T]) -> T:
         text, field = _explain(error)
         raise Refused(MALFORMED, f"the query does not fit: {text}", field=field) from error
     for name, value in given.items():
-        if getattr(read, name) is None:  # of the text "null", and it would be no filter at all
+        got = getattr(read, name)
+        # The text "null" would be no filter at all, and a number is no time, though it can be read as one.
+        if got is None or (isinstance(got, dt.datetime) and ":" not in value):
             raise Refused(MALFORMED, f"the query does not fit: {value!r} at $.{name}", field=f"$.{name}")
     return read
 
