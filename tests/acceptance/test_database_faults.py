@@ -311,15 +311,16 @@ async def test_a_zombies_claim_in_flight(dsn: str, crew: Crew) -> None:
         assert await query(dsn, "SELECT id FROM zart_tasks") == []
 
 
+# Of a statement the server shows the first kilobyte.
 CLAIMER_AT_REST = """
     SELECT 1 FROM pg_stat_activity
     WHERE datname = current_database() AND application_name = 'zart worker' AND state = 'idle'
-        AND query LIKE '%min(t.wake_at)%' AND state_change < clock_timestamp() - interval '300 ms'
+        AND query LIKE 'SELECT EXISTS (%t.recoveries <= 1%' AND state_change < clock_timestamp() - interval '300 ms'
 """
 CLAIM_THAT_WAITS = """
     SELECT query_start FROM pg_stat_activity
     WHERE datname = current_database() AND wait_event_type = 'Lock'
-        AND query LIKE '%FOR KEY SHARE%' AND query LIKE '%candidate%'
+        AND query LIKE '%FOR KEY SHARE%' AND query LIKE '%suspect AS MATERIALIZED%'
 """
 
 

@@ -13,7 +13,7 @@ import psycopg
 import pytest
 
 from tests.support.backlog import Backlog, load
-from tests.support.command import ZART, Command, Running
+from tests.support.command import ZART, Command, Running, hear_ctrl_c
 
 APP = """\
 import asyncio
@@ -183,6 +183,7 @@ def test_top_in_a_terminal_goes_on_until_ctrl_c(place: Path, dsn: str) -> None:
         stdin=terminal,
         stdout=terminal,
         stderr=subprocess.PIPE,
+        preexec_fn=hear_ctrl_c,  # noqa: PLW1509 (no threads here)
     )
     os.close(terminal)
     shown = b""

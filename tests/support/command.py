@@ -13,6 +13,11 @@ ZART = [sys.executable, "-m", "zart_cli"]
 PATIENCE_SECONDS = 60.0
 
 
+def hear_ctrl_c() -> None:
+    """For a process that is begun: who runs the tests in the background may not hear it, and would hand that down."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Running:
     """A command that runs; its stdout and stderr go to one file."""
 
@@ -83,8 +88,7 @@ class Command:
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                # Whoever runs the tests in the background may not hear Ctrl-C, and would hand that down.
-                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 (no threads here)
+                preexec_fn=hear_ctrl_c,  # noqa: PLW1509 (no threads here)
             )
         try:
             yield Running(process, log)
