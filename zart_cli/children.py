@@ -1,9 +1,10 @@
 """Processes that run a worker for this command, which looks after them.
 
 Each ends when the process that started it is gone. Those of `run_children` begin with their signals held back, so that
-one that comes while they import the app ends nothing half-way: `hear_signals` lets them in once somebody listens.
+one that comes while they import the app ends nothing half-way: `hear_on_loop` lets them in once somebody listens.
 """
 
+import asyncio
 import logging
 import multiprocessing
 import os
@@ -75,8 +76,12 @@ def start_child(target: Callable[..., None], arguments: tuple[Any, ...], name: s
     return child
 
 
-def hear_signals() -> None:
-    """Let in what was held back while this process started. Harmless in one that nobody started like that."""
+def hear_on_loop(stopping: Stopping) -> None:
+    """Call `stopping` on the running loop for each signal, also for one that was held back."""
+    loop = asyncio.get_running_loop()
+    for number in SIGNALS:
+        loop.add_signal_handler(number, stopping, number)
+    # What was held back while this process started is let in; harmless in one that nobody started like that.
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
 

@@ -12,7 +12,7 @@ import msgspec
 
 from zart.http import HttpOptions, create_app
 from zart.loops import loop_factory
-from zart_cli.children import SIGNALS, Stopping, hear_signals
+from zart_cli.children import SIGNALS, Stopping, hear_on_loop
 from zart_cli.database import Database, database_options
 from zart_cli.exits import FAILED, Ended
 from zart_cli.logs import log_to_stderr
@@ -105,13 +105,9 @@ def _announcement(listening: socket.socket, prefix: str, *, has_tokens: bool) ->
 @contextlib.contextmanager
 def _signals(stop: Callable[[], None]) -> Generator[None]:
     """While this lasts, a signal calls `stop`; a second one ends the process where it stands."""
-    loop = asyncio.get_running_loop()
-    stopping = Stopping(stop, until="requests under way are answered")
-    for number in SIGNALS:
-        loop.add_signal_handler(number, stopping, number)
-    hear_signals()
+    hear_on_loop(Stopping(stop, until="requests under way are answered"))
     try:
         yield
     finally:
         for number in SIGNALS:
-            loop.remove_signal_handler(number)
+            asyncio.get_running_loop().remove_signal_handler(number)

@@ -8,6 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from zart import Execution, Failure, Run, Stats
+from zart.client.reading import named
 from zart_cli.times import ago, clock
 
 STYLES: Final = {
@@ -96,9 +97,8 @@ def print_executions(executions: list[Execution]) -> None:
 
 
 def function(execution: Execution) -> str:
-    version = f" version {execution.version}" if execution.version is not None else ""
     queue = f" in queue {execution.queue}" if execution.queue != "default" else ""
-    return f"{execution.name}{version}{queue}"
+    return named(execution.name, execution.version) + queue
 
 
 def print_execution(execution: Execution) -> None:

@@ -16,7 +16,7 @@ import click
 import zart
 from zart.loops import loop_factory
 from zart_cli.app import app_option, load_registry
-from zart_cli.children import SIGNALS, Stopping, hear_signals, run_children
+from zart_cli.children import Stopping, hear_on_loop, run_children
 from zart_cli.database import Database, database_options
 from zart_cli.logs import log_to_stderr
 from zart_cli.watching import Watching, watching_options
@@ -148,11 +148,7 @@ async def _work(
 ) -> None:
     running = zart.Worker(zart.Client(dsn, schema=schema), registry, config)
     running.exit_when_wedged = True
-    loop = asyncio.get_running_loop()
-    stopping = Stopping(running.stop)
-    for number in SIGNALS:
-        loop.add_signal_handler(number, stopping, number)
-    hear_signals()
+    hear_on_loop(Stopping(running.stop))
     if on_start is not None:
         on_start()
     await running.run()

@@ -55,8 +55,8 @@ REPAIRING = (
             Edit(
                 file=REPAIRS,
                 under="revive",
-                old="{schema}.zart_now(), %(started_at)s::timestamptz, 1, e.attempt,",
-                new="{schema}.zart_now(), %(started_at)s::timestamptz, 0, e.attempt,",
+                old="{schema}.zart_now(), 1, e.attempt,",
+                new="{schema}.zart_now(), 0, e.attempt,",
             ),
         ),
         tests=(f"{_RUNS}test_restarted_from_any_state[completed]",),

@@ -175,8 +175,6 @@ class Phase:
 
     __slots__ = ("_activation", "_failure", "path", "pauses")
 
-    second_path = ON_FAILURE
-
     def __init__(self, activation: "Activation") -> None:
         self._activation = activation
         self._failure: bytes | None = None

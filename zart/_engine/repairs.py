@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from zart._engine.endings import ON_FAILURE
 from zart._engine.entries import BodyRetry, FailedAttempt, Key, StoredEntry
 from zart._engine.points import reach
 from zart.errors import PayloadError
@@ -79,13 +80,12 @@ class Repair:
         heard = {record.key for _, record in self._activation.blamed.values()}
         ends = [entry.seq for entry in entries if entry.key.kind == "cancel" and entry.seq is not None]
         since = min(ends, default=None)
-        second = self._activation.phase.second_path
         return [
             entry
             for entry in entries
             if entry.key in self._keys
             or (entry.state == "failed" and entry.key not in heard)
-            or entry.key.path.startswith(second)
+            or entry.key.path.startswith(ON_FAILURE)
             or (since is not None and entry.seq is not None and entry.seq >= since)
         ]
 

@@ -9,7 +9,7 @@ import msgspec
 
 from zart.client.database import Database
 from zart.client.offering import not_found
-from zart.client.reading import read_execution, read_notes, read_record, read_run, read_worker
+from zart.client.reading import named, read_execution, read_notes, read_record, read_run, read_worker
 from zart.errors import ExecutionNotFound, UsageError
 from zart.instants import in_utc
 from zart.names import check_text
@@ -119,7 +119,7 @@ class Lookout:
         statuses = await self._database.query("count_by_status", {})
         unserved: Counter[str] = Counter()
         for _, name, version, count in await self._database.query("unserved", {}):
-            unserved[name if version is None else f"{name} version {version}"] += count
+            unserved[named(name, version)] += count
         ((workers,),) = await self._database.query("count_workers", {})
         return Stats(
             by_status=dict(cast("list[tuple[str, int]]", statuses)),

@@ -78,6 +78,11 @@ def read_run(row: Row, execution_id: str, payloads: Payloads) -> Run:
     return Run(run_id=run_id, status=status, started_at=started, ended_at=ended, failure=told)
 
 
+def named(name: str, version: str | None) -> str:
+    """A durable function, for people."""
+    return name if version is None else f"{name} version {version}"
+
+
 def read_worker(row: Row, names: list[Row]) -> WorkerStatus:
     """A row of `workers`, with rows of `lane_names`."""
     *_, lanes = row
@@ -88,7 +93,7 @@ def read_worker(row: Row, names: list[Row]) -> WorkerStatus:
         if (step := step_of(name)) is not None:
             steps[step] = None
         else:
-            functions[name if version is None else f"{name} version {version}"] = None
+            functions[named(name, version)] = None
     return WorkerStatus(
         id=row[0],
         host=row[1],

@@ -90,7 +90,7 @@ class Repairs:
                 await transaction.query("request", request)
                 await transaction.query("unblock", request)
             else:
-                again = {"run": standing.run_id, "started_at": None, "accept_arguments": False}
+                again = {"run": standing.run_id, "accept_arguments": False}
                 await transaction.query("revive", {**request, **again})
                 await transaction.query("clear_ended", again)
             await self._note(transaction, id, standing.run_id, f"retry of {key!r}", reason)
@@ -200,7 +200,7 @@ class Repairs:
             await transaction.query("renew_task", {**parameters, "next_run": run_id})
             await transaction.query("renew_execution", {"id": id, "next_run": run_id})
         else:
-            await transaction.query("revive", {**parameters, "run": run_id, "started_at": None})
+            await transaction.query("revive", {**parameters, "run": run_id})
 
     async def _note(
         self, transaction: Transaction, id: str, run_id: UUID, what: str, reason: str | None

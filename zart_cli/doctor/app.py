@@ -1,6 +1,7 @@
 """What an app says of itself: nothing of this asks the database."""
 
 import zart
+from zart.client.reading import named
 from zart_cli.doctor.finding import Finding, info, ok
 
 _SHOWN = 20
@@ -9,9 +10,7 @@ _SHOWN = 20
 def judge_app(registry: zart.Registry) -> list[Finding]:
     """What is registered, and which steps are tried once."""
     registry.freeze()
-    functions = sorted(
-        name if version is None else f"{name} version {version}" for name, version in registry.durables
-    )
+    functions = sorted(named(name, version) for name, version in registry.durables)
     found = [ok("app", f"registers {', '.join(functions) or 'no function'} and {len(registry.steps)} steps")]
     once = sorted(name for name, step in registry.steps.items() if not step.spec.retry.retries)
     if once:

@@ -45,10 +45,10 @@ WITH task AS (
     FROM task k WHERE e.id = %(id)s::text
     RETURNING e.task_id, e.id, e.queue, e.name, e.version, e.priority, coalesce(e.attempt, 1) AS attempt
 )
-INSERT INTO {schema}.zart_tasks AS t (id, execution_id, run_id, lane, priority, state, due_at, started_at, epoch, attempt,
+INSERT INTO {schema}.zart_tasks AS t (id, execution_id, run_id, lane, priority, state, due_at, epoch, attempt,
     accept_arguments, repair)
 SELECT e.task_id, e.id, %(run)s::uuid, {schema}.zart_lane(e.queue, e.name, e.version), e.priority, 'ready',
-    {schema}.zart_now(), %(started_at)s::timestamptz, 1, e.attempt, %(accept_arguments)s::bool, %(repair)s::jsonb
+    {schema}.zart_now(), 1, e.attempt, %(accept_arguments)s::bool, %(repair)s::jsonb
 FROM execution e
 RETURNING t.id;
 
