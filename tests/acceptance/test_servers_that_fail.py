@@ -1,6 +1,6 @@
-"""A fail-over, a full disk, clocks that are wrong: each with a database server of its own.
+"""Fail-overs, a full disk, clocks that are wrong: each with a database server of its own.
 
-`python -m tests.chaos.failover`, `.full_disk` and `.clocks` do the same for longer.
+`python -m tests.chaos.failover`, `.forgetting`, `.full_disk` and `.clocks` do the same for longer.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import zart
-from tests.chaos import clocks, failover, full_disk
+from tests.chaos import clocks, failover, forgetting, full_disk
 from tests.chaos.effects import PLACE_VARIABLE
 from tests.support.running import fast, query, until
 from zart import Client, ExecutionNotFound, Registry, Worker, durable, step
@@ -41,6 +41,13 @@ async def test_a_fail_over_to_a_synchronous_standby(place: Path) -> None:
     assert figures["violations"] == []
     assert figures["fail-overs"] == 1
     assert figures["executions"] > 40
+
+
+async def test_a_fail_over_to_a_standby_that_was_behind(place: Path) -> None:
+    """Under workers that live on: everything that was started before the standby fell behind ends as it should."""
+    figures = await forgetting.run(place, seconds=1, seed=SEED)
+    assert figures["violations"] == []
+    assert figures["workers that were told"] > 0
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="a small file system is mounted for it, which is root's right")

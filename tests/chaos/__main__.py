@@ -29,7 +29,7 @@ from tests.support.processes import Crew
 from tests.support.proxy import Proxy
 from zart import Client
 
-SCENARIOS = ("failover", "full_disk", "clocks")
+SCENARIOS = ("failover", "forgetting", "full_disk", "clocks")
 """Modules of this package that bring their own servers."""
 _DRAIN_SECONDS = 180.0
 _SILENCE_SECONDS = 60.0

@@ -5,9 +5,8 @@ replicated synchronously: what it has acknowledged is on the standby's disk. So 
 the promotion of the standby nothing that anybody was told of may be missing, and nothing may be recorded twice. Then a
 new standby is made of the survivor in the other's place, and the same happens the other way round.
 
-With an asynchronous standby that is behind, what was acknowledged in the last moments is gone; a test of its own shows
-what that means (`test_what_an_asynchronous_fail_over_loses`). A start that a client was told of does not exist any
-more; a step that was recorded runs again; what came before stays.
+With an asynchronous standby that is behind, what was acknowledged in the last moments is gone. What that means for
+clients a test of its own shows (`test_what_an_asynchronous_fail_over_loses`), and for workers `forgetting`.
 """
 
 import asyncio

@@ -22,6 +22,7 @@ class Kept:
     def __init__(self, floor: Floor, lease: Lease) -> None:
         self.lease = lease
         self.fenced = asyncio.Event()
+        self.other_server = asyncio.Event()
         self.wedged = threading.Event()
         self.connections: list[psycopg.Connection] = []
         self._dsn = floor.dsn
@@ -37,6 +38,7 @@ class Kept:
             wedge_timeout=wedge,
             on_fenced=self.fenced.set,
             on_wedged=self.wedged.set,
+            on_other_server=self.other_server.set,
         )
 
 
@@ -92,6 +94,17 @@ async def test_a_worker_whose_rows_are_gone_is_told(dsn):
             await worker.fenced.wait()
         assert worker.lease.fenced
         assert not worker.lease.fresh
+
+
+async def test_a_heartbeat_tells_of_another_server(dsn):
+    """One that was started at another time; and not of the one that has answered before."""
+    async with Floor(dsn) as floor:
+        worker = await kept(floor)
+        await floor.until("SELECT bool_and(heartbeat_at > started_at) FROM zart_workers")
+        assert not worker.other_server.is_set()
+        worker.lease.server -= SECOND
+        async with asyncio.timeout(10):
+            await worker.other_server.wait()
 
 
 async def test_a_worker_that_cannot_renew_knows_before_others_take_over(dsn):

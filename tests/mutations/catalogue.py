@@ -4,6 +4,7 @@ from tests.mutations.bodies import BODIES
 from tests.mutations.clients import CLIENTS
 from tests.mutations.composition import COMPOSITION
 from tests.mutations.encrypting import ENCRYPTING
+from tests.mutations.forgetting import FORGETTING
 from tests.mutations.inside import INSIDE
 from tests.mutations.journal import JOURNAL_MUTATIONS
 from tests.mutations.leases import LEASES
@@ -17,6 +18,7 @@ from tests.mutations.undoing import UNDOING
 
 MUTATIONS = (
     *LEASES,
+    *FORGETTING,
     *JOURNAL_MUTATIONS,
     *BODIES,
     *CLIENTS,

@@ -68,14 +68,22 @@ class Lease:
 
     `register` makes it, `keep` starts the heartbeat, `close` ends both. `on_fenced` is called on the event
     loop when the rows are gone: the worker must drop what it holds and register anew. `on_others_expired`, there
-    too, when a heartbeat has seen other workers' leases that have ended. `on_wedged` is called from the
-    heartbeat's thread when the loop was given up; by then the heartbeat has stopped.
+    too, when a heartbeat has seen other workers' leases that have ended, and `on_other_server` when another server
+    answers it than before. `on_wedged` is called from the heartbeat's thread when the loop was given up; by then the
+    heartbeat has stopped.
     """
 
     def __init__(
-        self, schema: str, worker_id: int, orphan_timeout: dt.timedelta, last_heartbeat: float
+        self,
+        schema: str,
+        worker_id: int,
+        orphan_timeout: dt.timedelta,
+        last_heartbeat: float,
+        server: dt.datetime,
     ) -> None:
         self.worker_id = worker_id
+        self.server = server
+        """When the server was started that has answered last."""
         self._statements = load("workers", schema)
         self._length = orphan_timeout
         self._last = last_heartbeat
@@ -110,7 +118,7 @@ class Lease:
             ((worker_id,),) = await cursor.fetchall()
             sent = time.monotonic()
             reach("registration.begin")
-            await connection.execute(
+            cursor = await connection.execute(
                 statements["register"],
                 {
                     "worker": worker_id,
@@ -121,10 +129,11 @@ class Lease:
                     "lease": orphan_timeout,
                 },
             )
+            server = (await cursor.fetchall())[0][0]
             reach("registration.committed")
         finally:
             await connection.close()
-        return cls(schema, worker_id, orphan_timeout, sent)
+        return cls(schema, worker_id, orphan_timeout, sent, server)
 
     @property
     def age(self) -> float:
@@ -145,6 +154,7 @@ class Lease:
         on_fenced: Callable[[], None],
         on_wedged: Callable[[], None],
         on_others_expired: Callable[[], None] = lambda: None,
+        on_other_server: Callable[[], None] = lambda: None,
     ) -> None:
         """Starts the heartbeat for the running loop. `dial` opens a plain connection in autocommit."""
         loop = asyncio.get_running_loop()
@@ -164,6 +174,7 @@ class Lease:
             on_fenced=told(on_fenced),
             on_wedged=on_wedged,
             on_others_expired=told(on_others_expired),
+            on_other_server=told(on_other_server),
         )
         self._thread = threading.Thread(
             target=heart.run, name=f"zart-heartbeat-{self.worker_id}", daemon=True
@@ -196,7 +207,7 @@ class Lease:
         reach("lease.committed")
         if rows:
             self._last = sent
-            self.others_expired = rows[0][1]
+            _, self.others_expired, self.server = rows[0]
         else:
             self.fenced = True
         return bool(rows)
@@ -219,6 +230,7 @@ class _Heart:
         on_fenced: Callable[[], None],
         on_wedged: Callable[[], None],
         on_others_expired: Callable[[], None],
+        on_other_server: Callable[[], None],
     ) -> None:
         self._lease = lease
         self._dial = dial
@@ -227,6 +239,7 @@ class _Heart:
         self._on_fenced = on_fenced
         self._on_wedged = on_wedged
         self._on_others_expired = on_others_expired
+        self._on_other_server = on_other_server
         self._connection: psycopg.Connection[Any] | None = None
         self._failures = 0
         self._next = time.monotonic() + interval
@@ -250,7 +263,7 @@ class _Heart:
 
     def _beat(self) -> bool:
         """False when the lease is gone. A heartbeat that could not be sent is tried again soon."""
-        age = self._lease.age
+        age, server = self._lease.age, self._lease.server
         try:
             if self._connection is None:
                 self._connection = self._dial()
@@ -274,6 +287,8 @@ class _Heart:
         self._next = time.monotonic() + self._interval
         if standing and self._lease.others_expired:
             self._on_others_expired()
+        if self._lease.server != server:
+            self._on_other_server()
         return standing
 
     def _tell_late(self, age: float) -> None:

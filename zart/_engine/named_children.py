@@ -14,6 +14,7 @@ from typing import Final
 import psycopg
 
 from zart._engine.columns import interval
+from zart._engine.continuity import Confirmed
 from zart._engine.encrypting import encrypted_entry, patiently
 from zart._engine.entries import ChildWork, Entry, Lost, text
 from zart._engine.points import reach
@@ -32,9 +33,18 @@ Verdict = Callable[[Entry, Exception | None], None]
 
 
 class NamedChildren:
-    """Starts them, one after the other, for one registration of a worker."""
+    """Starts them, one after the other, for one registration of a worker; `confirmed` is told of each."""
 
-    def __init__(self, connect: Connect, schema: str, worker_id: int, *, payloads: Payloads = PLAIN) -> None:
+    def __init__(
+        self,
+        connect: Connect,
+        schema: str,
+        worker_id: int,
+        *,
+        confirmed: Confirmed,
+        payloads: Payloads = PLAIN,
+    ) -> None:
+        self._confirmed = confirmed
         self._payloads = payloads
         self._line = DirectLine(connect)
         self._statements = statements("journal", schema)
@@ -76,6 +86,8 @@ class NamedChildren:
                     "child %s of run %s is not started and is tried again: %s", entry.key, entry.run_id, error
                 )
             else:
+                if verdict is None:
+                    self._confirmed.apart(entry.run_id, entry.key)
                 done(entry, verdict)
                 return
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 (spreads retries)

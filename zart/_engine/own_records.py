@@ -68,6 +68,7 @@ class OwnRecord:
 
         parameters = {**self._parameters(), "epoch": self._claim.epoch, "attempt": attempt}
         await transaction.commit_beside(parameters, result, self._place, self._key, was_committed)
+        self._transactions.confirmed.apart(self._claim.run_id, self._key)
 
     async def after(self, attempt: int) -> bytes | None:
         """What this attempt has recorded. Raises Lost, and UsageError when its transaction is still open."""
@@ -110,7 +111,10 @@ class OwnRecord:
             raise Lost(f"{self._key}: this worker was taken for dead")
         recorded = await self._transactions.ask("read_own", self._parameters())
         reach("own.ended")
-        return self._read(recorded[0][0]) if recorded else None
+        if not recorded:
+            return None
+        self._transactions.confirmed.apart(self._claim.run_id, self._key)
+        return self._read(recorded[0][0])
 
     def _read(self, stored: str) -> bytes:
         """What zart_record_step was given in SQL is plain, and only the journal has it encrypted."""

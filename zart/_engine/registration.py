@@ -20,6 +20,7 @@ import psycopg
 from zart._engine.claimer import Claimer
 from zart._engine.claiming import Claiming
 from zart._engine.clock import DatabaseClock
+from zart._engine.continuity import Confirmed, Continuity
 from zart._engine.holding import Holding, Shared
 from zart._engine.lease import Lease
 from zart._engine.named_children import NamedChildren
@@ -69,8 +70,12 @@ class Registration:
         self._stop = stop
         self._on_started = on_started
         self._exit_when_wedged = exit_when_wedged
+        self._loop = asyncio.get_running_loop()
         self._over = asyncio.Event()
+        self._continuity: Continuity | None = None
+        self._looks: set[asyncio.Task[None]] = set()
         self._fenced = False
+        self._forgotten = False
         self._broken: Exception | None = None
 
     async def run(self) -> None:
@@ -80,6 +85,7 @@ class Registration:
         if registered is None:
             return
         lease, clock = registered
+        confirmed = Confirmed()
         journal = Journal(
             self._connect,
             self._schema,
@@ -87,6 +93,7 @@ class Registration:
             on_now=clock.set,
             on_fenced=self._on_fenced,
             on_schema_error=self._on_schema_error,
+            confirmed=confirmed,
             payloads=self._shared.payloads,
         )
         transactions = Transactions(
@@ -97,12 +104,17 @@ class Registration:
             idle_limit=self._config.orphan_timeout,
             draw_token=journal.draw_token,
             on_fenced=self._on_fenced,
+            confirmed=confirmed,
             payloads=self._shared.payloads,
         )
         rules = Rules(lanes, {lane: spec.name for lane, spec in self._shared.functions.items()})
         claimer = Claimer(self._connect, self._schema, lease.worker_id, lanes, rules=rules)
         named_children = NamedChildren(
-            self._connect, self._schema, lease.worker_id, payloads=self._shared.payloads
+            self._connect,
+            self._schema,
+            lease.worker_id,
+            confirmed=confirmed,
+            payloads=self._shared.payloads,
         )
         holding = Holding(
             self._shared,
@@ -113,6 +125,14 @@ class Registration:
             on_free=lambda: claiming.freed(),  # noqa: PLW0108 (it comes below)
             transactions=transactions,
             rules=rules,
+        )
+        self._continuity = Continuity(
+            self._schema,
+            lease.worker_id,
+            lease.server,
+            confirmed=confirmed,
+            held=holding.watched,
+            on_forgotten=self._on_forgotten,
         )
         claiming = Claiming(
             claimer,
@@ -140,6 +160,7 @@ class Registration:
             on_fenced=self._on_fenced,
             on_wedged=self._on_wedged,
             on_others_expired=rounds.expired,
+            on_other_server=self._on_other_server,
         )
         writing = asyncio.create_task(journal.run(), name="zart journal")
         duties = [
@@ -184,7 +205,7 @@ class Registration:
                 task.result()
         finally:
             del hub.loads[id(holding)]
-            for task in (*duties, stopping, over):
+            for task in (*duties, stopping, over, *self._looks):
                 await _cancel(task)
             await named_children.close()
             await transactions.close()
@@ -232,12 +253,12 @@ class Registration:
             yield "zart retention", RetentionDuty(self._connect, self._schema, retention).run()
 
     async def _leave(self, lease: Lease) -> None:
-        if self._fenced:
+        if self._fenced and not self._forgotten:
             await lease.stop()
             return
         try:
             async with asyncio.timeout(_SIGN_OFF_WITHIN):
-                await lease.close(self._connect)
+                await lease.close(self._open)
         except (psycopg.Error, OSError, TimeoutError) as error:
             _log.warning("could not sign off; others take over when the lease ends: %s", error)
 
@@ -251,6 +272,20 @@ class Registration:
             )
             self._over.set()
 
+    def _on_forgotten(self) -> None:
+        self._fenced = self._forgotten = True
+        self._over.set()
+
+    def _on_other_server(self) -> None:
+        """The heartbeat has met it first: connections through a pooler may outlive the server behind it."""
+        look = asyncio.create_task(self._look_at_server(), name="zart continuity")
+        self._looks.add(look)
+        look.add_done_callback(self._looks.discard)
+
+    async def _look_at_server(self) -> None:
+        with contextlib.suppress(psycopg.Error, OSError):  # whoever connects next looks again
+            await (await self._connect()).close()
+
     def _on_schema_error(self, error: Exception) -> None:
         self._broken = error
         self._over.set()
@@ -262,8 +297,19 @@ class Registration:
 
     # ------------------------------------------------------------ connections
 
-    async def _connect(self) -> connections.Connection:
+    async def _open(self) -> connections.Connection:
         return await connections.connect(self._address, application_name="zart worker")
+
+    async def _connect(self) -> connections.Connection:
+        """A connection on which may be written: see `continuity`."""
+        connection = await self._open()
+        if self._continuity is not None:
+            try:
+                await self._continuity.check(connection)
+            except BaseException:
+                await connection.close()
+                raise
+        return connection
 
     async def _connect_directly(self) -> connections.Connection:
         address = connections.direct_address(self._address)
@@ -274,7 +320,12 @@ class Registration:
         arguments = connections.connection_arguments(
             self._address, application_name="zart worker", prepared=prepared
         )
-        return psycopg.Connection.connect(self._address, **arguments)
+        connection = psycopg.Connection.connect(self._address, **arguments)
+        if self._continuity is not None and not self._continuity.knows(connection):
+            connection.close()
+            self._loop.call_soon_threadsafe(self._on_other_server)
+            raise psycopg.OperationalError("another server answers: what it has is looked at first")
+        return connection
 
     def _dial(self) -> psycopg.Connection[Any]:
         address = connections.direct_address(self._address)

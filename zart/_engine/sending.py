@@ -30,6 +30,7 @@ from zart._engine.columns import (
     key_columns,
     task_columns,
 )
+from zart._engine.continuity import Confirmed
 from zart._engine.encrypting import encrypted_batch, patiently
 from zart._engine.entries import Change, Entry, Lost, StepEnded
 from zart._engine.folding import (
@@ -106,7 +107,9 @@ class Reply(NamedTuple):
 
 
 class Sender:
-    """Commits batches, one at a time. `settle` is called for each record as soon as its verdict is known."""
+    """Commits batches, one at a time. `settle` is called for each record as soon as its verdict is known, and
+    `confirmed` keeps the last of what was committed.
+    """
 
     def __init__(
         self,
@@ -118,9 +121,11 @@ class Sender:
         on_now: Callable[[dt.datetime], None],
         settle: Settle,
         patience: float,
+        confirmed: Confirmed,
         payloads: Payloads = PLAIN,
     ) -> None:
         self._line = DirectLine(connect)
+        self._confirmed = confirmed
         self._payloads = payloads
         self._channels: dict[str, Any] = {
             "done_channel": done_channel(schema),
@@ -137,6 +142,7 @@ class Sender:
         self._read_back_statement = _Send(journal["read_back"], "journal.read-back")
         self._now = _Send(journal["now"], "journal.now")
         self._announcement = _Send(journal["announce"], "journal.announce")
+        self._writer = writer
         self._fence = {"worker": worker_id, "writer": writer}
         self._on_now = on_now
         self._settle = settle
@@ -156,6 +162,7 @@ class Sender:
                 stopped.unsettled = [record for rest in (part, *reversed(todo)) for record in rest.records()]
                 raise
             if isinstance(outcome, Reply):
+                self._remember(part, outcome.lost, began)
                 if hub.listening:
                     self._tell(part, time.perf_counter() - began)
                 self._deliver(part, outcome)
@@ -172,6 +179,15 @@ class Sender:
                         todo.append(Batch([earlier[-1]], [], {earlier[-1].token: earlier[:-1]}))
                 for change in part.changes:
                     self._settle(change, _refusal(change, outcome))
+
+    def _remember(self, part: Batch, lost: frozenset[int], began: float) -> None:
+        written: list[Record] = (
+            [*part.entries, *part.changes] if lost else [(part.changes or part.entries)[-1]]
+        )
+        while written and written[-1].token in lost:
+            written.pop()
+        if written:
+            self._confirmed.batch(self._writer, written[-1], began)
 
     def _tell(self, part: Batch, seconds: float) -> None:
         records = part.records()

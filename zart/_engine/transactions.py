@@ -27,6 +27,7 @@ import psycopg
 from psycopg.pq import TransactionStatus
 
 from zart._engine.columns import entry_values
+from zart._engine.continuity import Confirmed
 from zart._engine.encrypting import encrypted_entry
 from zart._engine.entries import Entry, Key, Lost
 from zart._engine.points import reach
@@ -62,7 +63,9 @@ class Again(Exception):  # noqa: N818
 
 
 class Transactions:
-    """The connections, for one registration of a worker. `on_fenced` is called when that is found to be gone."""
+    """The connections, for one registration of a worker. `on_fenced` is called when that is found to be gone, and
+    `confirmed` is told of each record that was committed.
+    """
 
     def __init__(
         self,
@@ -74,9 +77,11 @@ class Transactions:
         idle_limit: dt.timedelta,
         draw_token: Callable[[], int],
         on_fenced: Callable[[], None],
+        confirmed: Confirmed,
         payloads: Payloads = PLAIN,
     ) -> None:
         self.schema = schema
+        self.confirmed = confirmed
         self.payloads = payloads
         self.idle_limit = idle_limit
         self.statements = load("transactions", schema)
@@ -203,6 +208,7 @@ class Transaction:
         if self._pool.payloads.codec is not None:
             stored = self._encrypted(lambda: encrypted_entry(entry, self._pool.payloads))
         await self._commit("record", entry_values(stored), entry.key, lambda: self._was_committed(entry))
+        self._pool.confirmed.apart(entry.run_id, entry.key)
         if entry.clears_recoveries:
             await self._pool.ask("clear_recoveries", {"task": entry.task_id, "run_id": entry.run_id})
 
@@ -364,6 +370,7 @@ class Connected(Protocol):
     """What a host has for the steps of its activations."""
 
     payloads: Payloads
+    confirmed: Confirmed
 
     @property
     def idle_milliseconds(self) -> int: ...

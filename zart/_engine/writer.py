@@ -20,6 +20,7 @@ import secrets
 from collections.abc import Callable, Iterable
 from uuid import UUID
 
+from zart._engine.continuity import Confirmed
 from zart._engine.entries import Change, Entry, Lost
 from zart._engine.folding import Folded, Record, fold, size
 from zart._engine.sending import Connect, FenceGone, Sender, Unwritable
@@ -43,7 +44,7 @@ class Journal:
     of the two connections. `on_now` gets the durable time with each commit. `on_fenced` is called once, when
     the registration is gone; `on_schema_error` once, when the tables or the role are not fit to be written.
     Then everything is `Lost` and `run` returns. A statement without an answer for `patience` seconds is
-    taken for a lost connection. `payloads` encrypts what is a user's.
+    taken for a lost connection. `confirmed` is told of each commit. `payloads` encrypts what is a user's.
     """
 
     def __init__(
@@ -58,8 +59,11 @@ class Journal:
         on_fenced: Callable[[], None],
         on_schema_error: Callable[[Exception], None],
         patience: float = 30.0,
+        confirmed: Confirmed | None = None,
         payloads: Payloads = PLAIN,
     ) -> None:
+        remembered = confirmed or Confirmed()
+
         def lane(number: int) -> _Lane:
             sender = Sender(
                 connect,
@@ -69,6 +73,7 @@ class Journal:
                 on_now=on_now,
                 settle=self._settle,
                 patience=patience,
+                confirmed=remembered,
                 payloads=payloads,
             )
             return _Lane(sender)

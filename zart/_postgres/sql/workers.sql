@@ -1,13 +1,57 @@
 -- Leases. They live by clock_timestamp(), never by durable time: a test that moves that clock reaps nobody.
 
+-- The last digits are drawn: a standby that takes over may give out numbers of the sequence that its primary had given out.
 -- name: next_worker_id
-SELECT nextval(%(sequence)s::regclass);
+SELECT nextval(%(sequence)s::regclass) * 10000 + floor(random() * 10000)::bigint;
 
 -- One fence row for each writer connection, and one (3) for all steps in transactions.
 -- name: register
 INSERT INTO {schema}.zart_workers (worker_id, writer, host, pid, lanes, expires_at)
 SELECT %(worker)s, writer, %(host)s, %(pid)s, %(lanes)s, clock_timestamp() + %(lease)s
-FROM generate_series(0, %(writers)s - 1) AS writer;
+FROM generate_series(0, %(writers)s - 1) AS writer
+RETURNING pg_postmaster_start_time();
+
+-- Which server answers: the standby of another was started at another time, and so was this one before its last restart.
+-- And whether the registration stands there.
+-- name: server
+SELECT pg_postmaster_start_time(), EXISTS (SELECT FROM {schema}.zart_workers w WHERE w.worker_id = %(worker)s);
+
+-- What this server lacks of what a server before it has confirmed to a worker, for people. See zart/_engine/continuity.py.
+-- A record's token may be newer, of the same writer: that was written later. One without a token was written on a
+-- connection of its own, and what is known of it is its key. Of what this worker has given back others may have made an
+-- end since; of what it has ended itself there is no task.
+-- name: forgotten
+SELECT 'the record of step ' || k.path || k.name || '#' || k.occurrence || ' of run ' || k.run_id
+FROM unnest(%(runs)s::uuid[], %(paths)s::text[], %(names)s::text[], %(occurrences)s::int[], %(kinds)s::text[],
+    %(tokens)s::bigint[]) AS k (run_id, path, name, occurrence, kind, token)
+WHERE NOT EXISTS (
+        SELECT FROM {schema}.zart_steps s
+        WHERE s.run_id = k.run_id AND s.path = k.path AND s.name = k.name AND s.occurrence = k.occurrence
+            AND s.kind = k.kind
+            AND CASE WHEN k.token IS NOT NULL THEN s.token >> 24 = k.token >> 24 AND s.token >= k.token
+                ELSE s.state IN ('completed', 'failed', 'cancelled') OR s.kind = 'child' END)
+    AND NOT EXISTS (
+        SELECT FROM {schema}.zart_recorded_steps r
+        WHERE k.token IS NULL AND r.run_id = k.run_id AND r.path = k.path AND r.name = k.name
+            AND r.occurrence = k.occurrence AND r.kind = k.kind AND r.result IS NOT NULL)
+UNION ALL
+SELECT 'the end of a hold on execution ' || c.execution_id
+FROM unnest(%(ended)s::bigint[], %(ended_epochs)s::int[], %(ended_executions)s::text[], %(ended_for_good)s::bool[])
+    AS c (task_id, epoch, execution_id, for_good)
+WHERE CASE WHEN EXISTS (SELECT FROM {schema}.zart_tasks t WHERE t.id = c.task_id)
+    THEN EXISTS (
+        SELECT FROM {schema}.zart_tasks t
+        WHERE t.id = c.task_id AND (t.execution_id <> c.execution_id OR t.epoch < c.epoch
+            OR t.epoch = c.epoch AND t.owner IS NOT NULL))
+    ELSE NOT EXISTS (
+        SELECT FROM {schema}.zart_executions e
+        WHERE e.id = c.execution_id AND (e.status <> 'scheduled' OR NOT c.for_good)) END
+UNION ALL
+SELECT 'the claim of task ' || h.task_id
+FROM unnest(%(tasks)s::bigint[], %(epochs)s::int[]) AS h (task_id, epoch)
+WHERE NOT EXISTS (
+        SELECT FROM {schema}.zart_tasks t
+        WHERE t.id = h.task_id AND t.epoch = h.epoch AND t.owner = %(worker)s::bigint);
 
 -- Writes down which functions the lanes of a worker stand for; sorted, so that workers that start together do not
 -- deadlock. Only workers write here, in transactions of this one statement: nobody waits for longer.
@@ -27,7 +71,7 @@ FROM unnest(%(queues)s::text[], %(names)s::text[], %(versions)s::text[]) AS f (q
         OR (l.queue = f.queue AND l.name = f.name AND l.version IS NOT DISTINCT FROM f.version);
 
 -- Rows in the order in which the reaper takes them; none back means that the worker was reaped. It also says whether
--- another worker's lease has ended: a hint for whoever then looks by a later statement.
+-- another worker's lease has ended, a hint for whoever then looks by a later statement, and which server answers.
 -- name: heartbeat
 WITH own AS MATERIALIZED (
     SELECT w.worker_id, w.writer FROM {schema}.zart_workers w
@@ -37,7 +81,8 @@ UPDATE {schema}.zart_workers w
 SET heartbeat_at = clock_timestamp(), expires_at = clock_timestamp() + %(lease)s
 FROM own WHERE w.worker_id = own.worker_id AND w.writer = own.writer
 RETURNING w.writer, EXISTS (
-    SELECT FROM {schema}.zart_workers x WHERE x.worker_id <> %(worker)s AND x.expires_at < clock_timestamp());
+    SELECT FROM {schema}.zart_workers x WHERE x.worker_id <> %(worker)s AND x.expires_at < clock_timestamp()),
+    pg_postmaster_start_time();
 
 -- name: set_idle
 UPDATE {schema}.zart_workers SET idle = %(idle)s WHERE worker_id = %(worker)s AND writer = 0;
