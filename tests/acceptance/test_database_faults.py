@@ -17,6 +17,7 @@ import pytest
 
 import zart
 from tests.acceptance.apps.counting import NAMES, ask, ask_others, count, counted, through_a_restart
+from tests.support import modes
 from tests.support.crashing import crash_server
 from tests.support.processes import Crew
 from tests.support.running import query, until, until_record
@@ -126,9 +127,10 @@ async def test_restarts_and_broken_connections_under_load(fragile: Fragile, tmp_
             await check_counted(fragile.dsn, ids, handles)
         assert [worker.exit_code for worker in workers] == [None, None]
         await until(lambda: all("listens for notifications again" in worker.log for worker in workers))
-        assert Counter((e.execution, e.what) for e in crew.effects()) == Counter(
-            (id, name) for id in ids for name in NAMES
-        )
+        done = Counter((e.execution, e.what) for e in crew.effects())
+        if modes.current() == "suspending":  # the record of one branch cuts the others off there
+            done = Counter(set(done))
+        assert done == Counter((id, name) for id in ids for name in NAMES)
         for worker in workers:
             worker.send(signal.SIGTERM)
         assert [await worker.until_ended() for worker in workers] == [0, 0]

@@ -8,12 +8,19 @@ import pytest
 
 from tests.support.documents import DOCUMENTS, ROOT, blocks, module_of, name, run
 
+LEFT_OUT = {
+    "docs/how-to/observe.md": pytest.mark.not_in(
+        "suspending", "twice", reason="it shows the segments of a trace, and there are more of them"
+    )
+}
 WITH_DATABASE = [
-    document for document in DOCUMENTS if any(block.mark == "python database" for block in blocks(document))
+    pytest.param(document, id=name(document), marks=LEFT_OUT.get(name(document), ()))
+    for document in DOCUMENTS
+    if any(block.mark == "python database" for block in blocks(document))
 ]
 
 
-@pytest.mark.parametrize("document", WITH_DATABASE, ids=name)
+@pytest.mark.parametrize("document", WITH_DATABASE)
 async def test_code_that_needs_a_database_runs(
     document: Path, empty_dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

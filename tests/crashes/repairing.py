@@ -352,6 +352,7 @@ WORKFLOWS = (
         expect=returns(_second_a),
         chains=(("a 1", "b 1"), ("a 1", "a 2", "b 2"), ("long 1", "long 2")),
         maybe=frozenset({"b 2", "long 1"}),
+        beside=frozenset({"long 1"}),
     ),
     Workflow(
         durable=rerun_cancelled,

@@ -215,6 +215,7 @@ async def two_branches() -> list[str]:
     return list(await asyncio.gather(charge(), hold("long")))
 
 
+@pytest.mark.not_in("suspending", reason="the failed record cuts the other branch off there")
 async def test_while_another_branch_is_in_a_step(dsn: str) -> None:
     """What runs is let finish and is recorded; then the execution is taken up again with the failed step."""
     broken.add("charge")
