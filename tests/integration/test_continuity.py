@@ -146,7 +146,7 @@ FORGOTTEN: dict[str, tuple[Callable[[Scene], Any], str, str]] = {
     ),
     "a record, which another worker has made": (
         lambda scene: scene.write(scene.record()),
-        "UPDATE zart_steps SET token = (1::bigint << 24) + 5",
+        "UPDATE zart_steps SET token = 9223372036854775000",
         "the record of step s#1",
     ),
     "an end": (

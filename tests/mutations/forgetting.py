@@ -75,8 +75,8 @@ FORGETTING = (
         edits=(
             Edit(
                 file=CONTINUITY,
-                old='                "tasks": [task for task, _, _, _ in held],\n',
-                new='                "tasks": [],\n',
+                old="            held = self._held()\n",
+                new="            held: Any = []\n",
             ),
         ),
         tests=(f"{_REFUSED}[a claim]",),
@@ -84,7 +84,7 @@ FORGETTING = (
     Mutation(
         name="records-apart-unseen",
         breaks="A record on a connection of its own is asked for until the journal's stand for it.",
-        edits=(Edit(file=CONTINUITY, old="confirmed_at < sent_at", new="True"),),
+        edits=(Edit(file=CONTINUITY, old="apart[0].confirmed_at < sent_at", new="True"),),
         tests=(f"{_CONTINUITY}test_what_was_sent_before_a_record_apart_does_not_stand_for_it",),
     ),
     Mutation(
@@ -100,7 +100,7 @@ FORGETTING = (
         tests=(f"{_GONE_ON}[_refused]",),
     ),
     Mutation(
-        name="looked-once",
+        name="forgotten-after-one-look",
         breaks="What has ended while the first look was on its way is not missed.",
         edits=(Edit(file=CONTINUITY, old="_LOOKS: Final = 3", new="_LOOKS: Final = 1"),),
         tests=(f"{_CONTINUITY}test_what_is_missing_must_be_missing_each_time",),
