@@ -142,7 +142,7 @@ class Activation(Recording):
         """What telemetry has been told of it."""
         self._outcome: Completed | Failed | Cancelled | None = None
 
-    # ------------------------------------------------------------ life
+    # ------------------------------------------------------------ the body
 
     def start(self) -> None:
         """Run the body. A payload that does not fit ends the execution as failed."""
@@ -178,169 +178,6 @@ class Activation(Recording):
             telling.enter(self, context)
         self.root = asyncio.Task(coroutine, loop=self.loop, context=context)
         self.track(self.root)
-
-    def news(
-        self,
-        signal: int,
-        events: list[StoredEvent],
-        cancel: CancelRequest | None,
-        done: int = 0,
-        arrived: Sequence[StoredEntry] = (),
-        *,
-        repair: bool = False,
-    ) -> None:
-        """What has happened to the execution outside, while it is held."""
-        if self.closed or self.dormant is not None:
-            return
-        self.signal = signal
-        self.waits.offer(events)
-        self.delegated.news(done, arrived)
-        self.cancels.request(cancel)
-        if repair and self.repair is None:
-            self.give_way()
-        self.end_at_last()
-
-    def give_way(self) -> None:
-        """Give the execution back, as soon as no step and no record of it is under way, or at its next record."""
-        self.gives_way = True
-        if not self.closed and not self.steps.tasks and not self._inflight:
-            self.release()
-
-    def tick(self, now: dt.datetime) -> None:
-        """Once a second: show what takes long, and write the deadlines that are not written yet."""
-        if not self.closed:
-            self.steps.show_long(now)
-            if not self.replaying:
-                self.save_waits()
-                if "alarms" in self.made:
-                    self.alarms.ring()
-
-    def release(self) -> None:
-        """Give the execution back for another worker to go on."""
-        reach("release.begin")
-        self.end(Released())
-
-    def lose(self) -> None:
-        """The execution is not ours any more: unwind, and write nothing."""
-        if not self.lost:
-            self.lost = True
-            already = self.ending is not None
-            self._close()
-            if not already:  # else its change is on the way and will report
-                if hub.listening:
-                    telling.over(self, None)
-                self.host.ended(self)
-            self._dissolve()
-
-    @property
-    def done(self) -> int:
-        """How much of what it gave away was seen to have ended."""
-        return self.delegated.done if "delegated" in self.made else self.claim.done
-
-    @property
-    def has_given_away(self) -> bool:
-        """Whether this activation, or one before it, has given anything away."""
-        return "delegated" in self.made or bool(self.claim.entries)
-
-    @property
-    def is_over(self) -> bool:
-        """The body has ended; what it has given away has not."""
-        return self._outcome is not None
-
-    def current_branch(self) -> Branch | None:
-        """The branch of this body that runs now."""
-        here = place.get()
-        return here if isinstance(here, Branch) and here.activation is self else None
-
-    def reconsider(self) -> None:
-        """A cancel, or the end of the time limit, has come. While the outcome waited: it counts."""
-        self.reconsider_rules()
-        if self._outcome is not None and self.root is not None:
-            self._outcome = None
-            self.over(self.root)
-
-    def reconsider_rules(self) -> None:
-        """The rules that hold steps back have changed, or hold nothing of this back any more."""
-        if "holds" in self.made:
-            self.holds.reconsider()
-
-    def end_at_last(self) -> bool:
-        """End with the outcome that has waited, if nothing is left to wait for; whether it did."""
-        if self._outcome is None or self._outlived:
-            return False
-        self.end(self._outcome)
-        return True
-
-    @property
-    def _outlived(self) -> bool:
-        """Whether something is to come before the outcome: the end of what was given away, or a recorded cancel."""
-        unfinished = self.has_given_away and self.delegated.unfinished
-        return unfinished or (self.replaying and self.log.brings_cancel)
-
-    def end(self, ending: Ending) -> None:
-        """Write the ending, and unwind what is left of the body.
-
-        An outcome waits for what the body has given away, and in a replay for a cancel that came meanwhile.
-        """
-        if self.ending is not None or self.lost:
-            return
-        if isinstance(ending, (Completed, Failed, Cancelled)) and self._outlived:
-            reach("body.outlived")
-            self._outcome = ending
-            self.stir()
-            return
-        self.ending = ending
-        reach("ending.begin")
-        if not self.replaying or isinstance(ending, BodyRetry):
-            self.save_answers()
-        if not self.replaying:
-            self.save_waits()
-        change = self.change(ending, self._ended)
-        self._close()
-        self.outgoing.end(change)
-        self._dissolve()
-
-    def change(self, ending: Ending, done: Callable[[Change, Exception | None], None]) -> Change:
-        claim = self.claim
-        return Change(
-            task_id=claim.task_id,
-            execution_id=claim.execution_id,
-            run_id=claim.run_id,
-            epoch=claim.epoch,
-            ending=ending,
-            done=done,
-            notes=tuple(self.notes),
-            parent_task=claim.parent_task,
-            orders=self.outgoing.take_orders(),
-        )
-
-    def _ended(self, change: Change, error: Exception | None) -> None:
-        if isinstance(error, SerializationError):
-            self.ending = self.refused(error)
-            retry = msgspec.structs.replace(change, ending=self.ending, token=0, done=self._ended)
-            self.host.end(retry)
-            return
-        self.outgoing.ended(error)
-        if error is not None:
-            self.lost = True
-        if hub.listening:
-            telling.over(self, self.ending if error is None else None)
-        reach("ending.acknowledged")
-        self.host.ended(self)
-
-    def forget(self) -> None:
-        """It is not wanted, or has moved while it was dormant: unwind it. All of it is recorded."""
-        if self.dormant is not None:
-            if hub.listening:
-                telling.over(self, self.dormant.ending)
-            self.dormant = None
-            self.lost = True
-            reach("suspension.unwinding")
-            self._close()
-            self.host.forgets(self)
-            self._dissolve()
-
-    # ------------------------------------------------------------ tasks
 
     def track(self, task: "asyncio.Task[Any]") -> None:
         """A task of the body: it is part of what rests, parks and ends."""
@@ -384,9 +221,75 @@ class Activation(Recording):
         """The body and all its branches have ended."""
         self.phase.over(root)
 
-    def refused(self, error: SerializationError) -> Ending:
-        """What to end with instead: the database does not take what was to be written."""
-        return self.phase.refused(error)
+    def current_branch(self) -> Branch | None:
+        """The branch of this body that runs now."""
+        here = place.get()
+        return here if isinstance(here, Branch) and here.activation is self else None
+
+    def raised(self, error: E, record: Record) -> E:
+        """Remember which record raised an exception in the body: if it leaves the body, that one is tried afresh."""
+        self.blamed[id(error)] = (error, record)
+        return error
+
+    # ------------------------------------------------------------ what the host tells it, and asks
+
+    def news(
+        self,
+        signal: int,
+        events: list[StoredEvent],
+        cancel: CancelRequest | None,
+        done: int = 0,
+        arrived: Sequence[StoredEntry] = (),
+        *,
+        repair: bool = False,
+    ) -> None:
+        """What has happened to the execution outside, while it is held."""
+        if self.closed or self.dormant is not None:
+            return
+        self.signal = signal
+        self.waits.offer(events)
+        self.delegated.news(done, arrived)
+        self.cancels.request(cancel)
+        if repair and self.repair is None:
+            self.give_way()
+        self.end_at_last()
+
+    def give_way(self) -> None:
+        """Give the execution back, as soon as no step and no record of it is under way, or at its next record."""
+        self.gives_way = True
+        if not self.closed and not self.steps.tasks and not self._inflight:
+            self.release()
+
+    def reconsider_rules(self) -> None:
+        """The rules that hold steps back have changed, or hold nothing of this back any more."""
+        if "holds" in self.made:
+            self.holds.reconsider()
+
+    def tick(self, now: dt.datetime) -> None:
+        """Once a second: show what takes long, and write the deadlines that are not written yet."""
+        if not self.closed:
+            self.steps.show_long(now)
+            if not self.replaying:
+                self.save_waits()
+                if "alarms" in self.made:
+                    self.alarms.ring()
+
+    @property
+    def suspect(self) -> bool:
+        """It was taken over more than once, and neither has recorded anything since nor lived for a second."""
+        return self.outgoing.suspect and not self.lost
+
+    @property
+    def done(self) -> int:
+        """How much of what it gave away was seen to have ended."""
+        return self.delegated.done if "delegated" in self.made else self.claim.done
+
+    @property
+    def has_given_away(self) -> bool:
+        """Whether this activation, or one before it, has given anything away."""
+        return "delegated" in self.made or bool(self.claim.entries)
+
+    # ------------------------------------------------------------ rest
 
     def busy(self) -> None:
         """The body is about to do something live."""
@@ -394,22 +297,6 @@ class Activation(Recording):
         if self.resting:
             self.resting = False
             self.host.goes_on(self)
-
-    def block(self, error: Exception, what: str = "error") -> None:
-        """Hold the execution until somebody has looked at it: nothing is lost."""
-        self.end(endings.blocked(error, what))
-
-    def raised(self, error: E, record: Record) -> E:
-        """Remember which record raised an exception in the body: if it leaves the body, that one is tried afresh."""
-        self.blamed[id(error)] = (error, record)
-        return error
-
-    @property
-    def suspect(self) -> bool:
-        """It was taken over more than once, and neither has recorded anything since nor lived for a second."""
-        return self.outgoing.suspect and not self.lost
-
-    # ------------------------------------------------------------ rest
 
     def stir(self) -> None:
         """Something may be there to deliver, or the body may be parked: look once it is at rest."""
@@ -448,7 +335,123 @@ class Activation(Recording):
             self.resting = True
             self.host.rests(self)
 
-    # ------------------------------------------------------------ unwinding
+    # ------------------------------------------------------------ the outcome may have to wait
+
+    @property
+    def is_over(self) -> bool:
+        """The body has ended; what it has given away has not."""
+        return self._outcome is not None
+
+    def reconsider(self) -> None:
+        """A cancel, or the end of the time limit, has come. While the outcome waited: it counts."""
+        self.reconsider_rules()
+        if self._outcome is not None and self.root is not None:
+            self._outcome = None
+            self.over(self.root)
+
+    def end_at_last(self) -> bool:
+        """End with the outcome that has waited, if nothing is left to wait for; whether it did."""
+        if self._outcome is None or self._outlived:
+            return False
+        self.end(self._outcome)
+        return True
+
+    @property
+    def _outlived(self) -> bool:
+        """Whether something is to come before the outcome: the end of what was given away, or a recorded cancel."""
+        unfinished = self.has_given_away and self.delegated.unfinished
+        return unfinished or (self.replaying and self.log.brings_cancel)
+
+    # ------------------------------------------------------------ the end
+
+    def release(self) -> None:
+        """Give the execution back for another worker to go on."""
+        reach("release.begin")
+        self.end(Released())
+
+    def block(self, error: Exception, what: str = "error") -> None:
+        """Hold the execution until somebody has looked at it: nothing is lost."""
+        self.end(endings.blocked(error, what))
+
+    def end(self, ending: Ending) -> None:
+        """Write the ending, and unwind what is left of the body.
+
+        An outcome waits for what the body has given away, and in a replay for a cancel that came meanwhile.
+        """
+        if self.ending is not None or self.lost:
+            return
+        if isinstance(ending, (Completed, Failed, Cancelled)) and self._outlived:
+            reach("body.outlived")
+            self._outcome = ending
+            self.stir()
+            return
+        self.ending = ending
+        reach("ending.begin")
+        if not self.replaying or isinstance(ending, BodyRetry):
+            self.save_answers()
+        if not self.replaying:
+            self.save_waits()
+        change = self.change(ending, self._ended)
+        self._close()
+        self.outgoing.end(change)
+        self._dissolve()
+
+    def change(self, ending: Ending, done: Callable[[Change, Exception | None], None]) -> Change:
+        """The record of an ending; `done` is told the verdict on it."""
+        claim = self.claim
+        return Change(
+            task_id=claim.task_id,
+            execution_id=claim.execution_id,
+            run_id=claim.run_id,
+            epoch=claim.epoch,
+            ending=ending,
+            done=done,
+            notes=tuple(self.notes),
+            parent_task=claim.parent_task,
+            orders=self.outgoing.take_orders(),
+        )
+
+    def _ended(self, change: Change, error: Exception | None) -> None:
+        if isinstance(error, SerializationError):
+            self.ending = self.refused(error)
+            retry = msgspec.structs.replace(change, ending=self.ending, token=0, done=self._ended)
+            self.host.end(retry)
+            return
+        self.outgoing.ended(error)
+        if error is not None:
+            self.lost = True
+        if hub.listening:
+            telling.over(self, self.ending if error is None else None)
+        reach("ending.acknowledged")
+        self.host.ended(self)
+
+    def refused(self, error: SerializationError) -> Ending:
+        """What to end with instead: the database does not take what was to be written."""
+        return self.phase.refused(error)
+
+    def lose(self) -> None:
+        """The execution is not ours any more: unwind, and write nothing."""
+        if not self.lost:
+            self.lost = True
+            already = self.ending is not None
+            self._close()
+            if not already:  # else its change is on the way and will report
+                if hub.listening:
+                    telling.over(self, None)
+                self.host.ended(self)
+            self._dissolve()
+
+    def forget(self) -> None:
+        """It is not wanted, or has moved while it was dormant: unwind it. All of it is recorded."""
+        if self.dormant is not None:
+            if hub.listening:
+                telling.over(self, self.dormant.ending)
+            self.dormant = None
+            self.lost = True
+            reach("suspension.unwinding")
+            self._close()
+            self.host.forgets(self)
+            self._dissolve()
 
     def _close(self) -> None:
         """From here on each durable call raises `Suspended`, and what the body's tasks wait for is settled with it."""
