@@ -11,7 +11,10 @@ CALLS = "zart/_engine/step_calls.py"
 PARKING = "zart/_engine/parking.py"
 PLAIN = "zart/_engine/plain_steps.py"
 PATCHES = "zart/_engine/patches.py"
+RECORDING = "zart/_engine/recording.py"
+REPLAY = "zart/_engine/replay.py"
 REST = "zart/_engine/rest.py"
+SUSPENDING = "zart/_engine/suspending.py"
 WAITS = "zart/_engine/waits.py"
 
 _KEPT = "tests/integration/test_kept_bodies.py::"
@@ -29,7 +32,7 @@ BODIES = (
         breaks="What a body observes comes in one order, live and on replay.",
         edits=(
             Edit(
-                file=ACTIVATION,
+                file=RECORDING,
                 old="committed, hand_over = self._outbox.popleft()",
                 new="committed, hand_over = self._outbox.pop()",
             ),
@@ -41,7 +44,7 @@ BODIES = (
         breaks="The next entry is delivered when the body has come to rest after the one before it.",
         edits=(
             Edit(
-                file=ACTIVATION,
+                file=RECORDING,
                 old="if not self._outbox and deliver is None and self._only_waits_for(future):",
                 new="if deliver is None and not future.done():",
             ),
@@ -105,9 +108,9 @@ BODIES = (
         breaks="A body that is kept in memory goes on only if nobody else has held its execution in between.",
         edits=(
             Edit(
-                file=ACTIVATION,
-                old="            next_epoch(self.claim.epoch),\n",
-                new="            epoch,\n",
+                file=SUSPENDING,
+                old="        next_epoch(activation.claim.epoch),\n",
+                new="        epoch,\n",
             ),
         ),
         tests=(f"{_KEPT}test_a_race_that_another_worker_has_decided_meanwhile",),
@@ -117,9 +120,9 @@ BODIES = (
         breaks="A body that is kept in memory hears of the events that came meanwhile.",
         edits=(
             Edit(
-                file=ACTIVATION,
-                old="        self.waits.offer(claim.events)\n        self.delegated.news(claim.done, claim.arrived)\n",
-                new="        self.delegated.news(claim.done, claim.arrived)\n",
+                file=SUSPENDING,
+                old="    activation.waits.offer(claim.events)\n",
+                new="",
             ),
         ),
         tests=(f"{_KEPT}test_news_come_with_the_claim",),
@@ -129,9 +132,9 @@ BODIES = (
         breaks="A body that is kept in memory hears of what has ended meanwhile of the work that it gave away.",
         edits=(
             Edit(
-                file=ACTIVATION,
-                old="        self.delegated.news(claim.done, claim.arrived)\n        self.cancels",
-                new="        self.cancels",
+                file=SUSPENDING,
+                old="    activation.delegated.news(claim.done, claim.arrived)\n",
+                new="",
             ),
         ),
         tests=(f"{_KEPT}test_what_was_given_away_comes_with_the_claim",),
@@ -540,8 +543,8 @@ BODIES = (
         breaks="An entry is handed over at once only if nothing else goes on in the body.",
         edits=(
             Edit(
-                file=ACTIVATION,
-                old="return alone or self.rest.rests_but_for(asyncio.current_task())",
+                file=REPLAY,
+                old="return alone or self._rest.rests_but_for(asyncio.current_task())",
                 new="return True",
             ),
         ),

@@ -265,9 +265,9 @@ LEASES = (
         breaks="A suspect stays one until something of it is committed.",
         edits=(
             Edit(
-                file="zart/_engine/activation.py",
-                old="self.claim.task_id\n        if self._orders:",
-                new="self.claim.task_id\n        self._suspect = False\n        if self._orders:",
+                file="zart/_engine/outgoing.py",
+                old="self._task_id\n        if self._orders:",
+                new="self._task_id\n        self.suspect = False\n        if self._orders:",
             ),
         ),
         tests=(

@@ -34,7 +34,7 @@ UNDOING = (
         edits=(
             Edit(
                 file=SAGAS,
-                old="                await self._activation.attend(asyncio.wait(running))",
+                old="                await attend(self._activation, asyncio.wait(running))",
                 new="                pass",
             ),
         ),

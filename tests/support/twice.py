@@ -102,7 +102,7 @@ def _confirm(held: Activation, change: Change) -> Change:
     now = _Seen(
         ending=_comparable(change.ending),
         calls=log.calls,
-        last_seq=held.last_seq,
+        last_seq=held.outgoing.last_seq,
         cancelling=held.cancels.requested is not None,
         second=bool(log.calls) and all(path.startswith(endings.ON_FAILURE) for path in log.calls),
     )

@@ -21,6 +21,7 @@ import anyio
 import psycopg
 
 from zart._engine import sagas
+from zart._engine.contradictions import refuse_arguments, refuse_contradiction
 from zart._engine.delegated import Pending
 from zart._engine.entries import Key, Kind, Record, StoredEntry
 from zart._engine.sagas import Undos
@@ -99,13 +100,14 @@ class Branch:
             return await activation.delegated.attach(self, key)
         if record is None or record.seq is None:
             if activation.replaying:
-                await self.parked(activation.gate(key, digest))
+                await self.parked(activation.replay.gate(key, digest))
             else:
-                activation.refuse_contradiction(key, digest)
+                refuse_contradiction(activation, key, digest)
             activation.busy()
             return None
-        if not activation.is_turn_of(record):
-            record = await self.parked(activation.turn(record))
+        replay = activation.replay
+        if not replay.is_turn_of(record):
+            record = await self.parked(replay.turn(record))
         self.heard(record)
         return record
 
@@ -120,7 +122,7 @@ class Branch:
         if not self.adopted or activation.anyio_deadlines or key in activation.log.by_key:
             return False
         activation.log.ask(key)
-        activation.refuse_contradiction(key, digest)
+        refuse_contradiction(activation, key, digest)
         activation.busy()
         return True
 
@@ -160,7 +162,7 @@ class Branch:
             and record.digest is not None
             and digest != record.digest
         ):
-            self.activation.compare(record, call)
+            refuse_arguments(self.activation, record, call)
         return record
 
     async def parked(self, future: "asyncio.Future[Any]") -> Any:
@@ -296,9 +298,9 @@ class Branch:
         """Begin a wait of the body's own that goes on by itself."""
         record = self.asked(key)
         if record is not None and record.seq is not None:
-            self.activation.on_turn(record, deliver)
+            self.activation.replay.on_turn(record, deliver)
         else:
-            self.activation.when_live(key, None, begin)
+            self.activation.replay.when_live(key, None, begin)
 
     def wait_all(
         self, pendings: Sequence[Pending], /, *, return_exceptions: bool

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from zart._engine import sagas, telling
+from zart._engine.contradictions import contradict
 from zart._engine.entries import (
     FINAL,
     CancelRequest,
@@ -346,7 +347,8 @@ class Delegated:
                 saga.given.append(pending)
                 saga.called[key] = record
         if record is not None and record.seq is None and not record.given_away:
-            activation.contradict(
+            contradict(
+                activation,
                 f"{key.kind} {key} is under way as a call of the body's own, and the code gives it away now; make the "
                 "code call it inline until it has ended, then resume the execution",
                 key,
@@ -354,10 +356,10 @@ class Delegated:
             )
         self._asked[key] = pending
         if record is not None and record.seq is not None:
-            activation.on_turn(record, pending.deliver)
+            activation.replay.on_turn(record, pending.deliver)
         elif record is None:
             self._open[key] = isinstance(entry.work, ChildWork) and entry.work.detached
-            activation.when_live(key, entry.digest, functools.partial(self._give, entry), gives=True)
+            activation.replay.when_live(key, entry.digest, functools.partial(self._give, entry), gives=True)
         elif key in self._arrived and not activation.replaying:
             self._number(key)
         return pending
@@ -377,7 +379,7 @@ class Delegated:
         self._unsure -= 1
         told = self._starting.pop(entry.key, None)
         if error is None and told is not None:
-            self.activation.order((told,))
+            self.activation.outgoing.order((told,))
         self._given(entry, error)
         self.activation.stir()
 
@@ -494,12 +496,12 @@ class Delegated:
             branch.heard(record)
         elif record.result == "true" and not pending.over:
             # Told before, unless it was not there yet: then whoever wanted to tell it is no more.
-            self.activation.when_live(None, None, lambda: self._tell_again(pending.key))
+            self.activation.replay.when_live(None, None, lambda: self._tell_again(pending.key))
         return record.result in ("true", b"true")
 
     def _tell_again(self, key: Key) -> None:
         if key in self._open:
-            self.activation.order(self._now_or_later([Order(key, _CANCELLED, self._author)]))
+            self.activation.outgoing.order(self._now_or_later([Order(key, _CANCELLED, self._author)]))
 
     @property
     def _author(self) -> str:

@@ -142,7 +142,7 @@ class Cancels:
             self._submitted = True
             self.requested = _read_request(record)
         self._count = max(self._count, record.key.occurrence)
-        self._activation.order(self._activation.delegated.orders(self.requested))
+        self._activation.outgoing.order(self._activation.delegated.orders(self.requested))
         root = self._activation.root
         reach("cancel.delivering")
         if root is not None and not root.done():
@@ -307,7 +307,7 @@ class Phase:
             BodyRetry(
                 attempt=claim.attempt + 1,
                 not_before=activation.host.now() + delay,
-                floor=activation.last_seq,
+                floor=activation.outgoing.last_seq,
                 afresh=afresh,
             )
         )

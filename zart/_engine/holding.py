@@ -31,6 +31,7 @@ from zart._engine.named_children import NamedChildren
 from zart._engine.pauses import Rules
 from zart._engine.points import reach
 from zart._engine.scheduled import ScheduledStep
+from zart._engine.suspending import is_continued_by, wake
 from zart._engine.transactions import Connected
 from zart._engine.writer import Journal
 from zart.calls import DurableSpec, StepCall
@@ -160,7 +161,7 @@ class Holding:
         if claim.kept and dormant is not None and paused is None and claim.repair is None:
             self._clock.set(claim.now)  # what it sleeps for may be over by that
             self._hold(claim, dormant)
-            self._begin(dormant, lambda: dormant.wake(claim))
+            self._begin(dormant, lambda: wake(dormant, claim))
             return
         if dormant is not None:
             dormant.forget()
@@ -222,7 +223,7 @@ class Holding:
         dormant = self._dormant.get(task)
         if dormant is None:
             return None
-        if not dormant.is_continued_by(run_id, epoch):
+        if not is_continued_by(dormant, run_id, epoch):
             dormant.forget()  # somebody else has held it in between
             return None
         self._expected.add(task)

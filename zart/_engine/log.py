@@ -13,6 +13,7 @@ stands in the place of a recorded one: then the code has changed under the run.
 from collections.abc import Sequence
 
 from zart._engine.entries import FINAL, Key, StoredEntry
+from zart.errors import PayloadError
 
 PATCHED = "patched/"
 """The path of the answers of `zart.patched`. They hold for the whole run, so none of them is ever handed out."""
@@ -21,6 +22,14 @@ PATCHED = "patched/"
 def _is_call(key: Key) -> bool:
     """Whether a record proves what the code asked for; a time limit that passed does not."""
     return key.kind != "cancel" and not (key.kind == "timer" and key.name == "timeout")
+
+
+def _damaged(entry: StoredEntry) -> PayloadError:
+    number = "no number" if entry.seq is None else f"the number {entry.seq}"
+    return PayloadError(
+        f"the record of {entry.key.kind} {entry.key} is {entry.state} and has {number} in the log, which this library "
+        "never writes. Correct the row in zart_steps, then resume the execution"
+    )
 
 
 class Log:
@@ -36,7 +45,7 @@ class Log:
         "_under_way",
         "_unused",
         "by_key",
-        "damaged",
+        "damage",
         "last_seq",
     )
 
@@ -47,11 +56,8 @@ class Log:
         self._last_used: dict[str, int] = {}
         self._unused: dict[Key, StoredEntry] | None = None
         self.by_key: dict[Key, StoredEntry] = {}
-        self.damaged: StoredEntry | None = None
-        """An entry that nobody here has written so: what has ended has a number, what is under way has none.
-
-        What somebody else does has ended before it gets one.
-        """
+        self.damage: PayloadError | None = None
+        """Why it cannot be replayed: an entry that nobody here has written so."""
         self._records: list[StoredEntry] = []
         self._under_way: list[Key] = []
         self._given: dict[Key, StoredEntry] = {}
@@ -62,14 +68,11 @@ class Log:
 
     def _read(self, entries: Sequence[StoredEntry]) -> None:
         self.by_key = {entry.key: entry for entry in entries}
-        self.damaged = next(
-            (
-                entry
-                for entry in self.by_key.values()
-                if (entry.seq is None) == (entry.state in FINAL) and not entry.has_arrived
-            ),
-            None,
-        )
+        for entry in self.by_key.values():
+            # What has ended has a number, what is under way has none. What somebody else does ends before it gets one.
+            if (entry.seq is None) == (entry.state in FINAL) and not entry.has_arrived:
+                self.damage = _damaged(entry)
+                break
         numbered = [entry for entry in self.by_key.values() if entry.seq is not None and entry.state in FINAL]
         self._records = sorted(
             (entry for entry in numbered if entry.key.path != PATCHED),

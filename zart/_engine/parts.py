@@ -13,13 +13,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 if TYPE_CHECKING:
-    from zart._engine.activation import Activation
+    from zart._engine.recording import Recording
 
 P = TypeVar("P")
 
 
 class Part(Generic[P]):
-    """An attribute of `Activation`: `make` makes it of the activation, once."""
+    """An attribute of `Activation`, or of what it extends: `make` makes it of the activation, once."""
 
     __slots__ = ("_make", "_name")
 
@@ -30,7 +30,7 @@ class Part(Generic[P]):
     def __set_name__(self, owner: type, name: str) -> None:
         self._name = name
 
-    def __get__(self, activation: "Activation", owner: object = None) -> P:
+    def __get__(self, activation: "Recording", owner: object = None) -> P:
         made = activation.made
         part: P | None = made.get(self._name)
         if part is None:

@@ -68,7 +68,9 @@ class Repair:
             BodyRetry(
                 attempt=activation.claim.attempt + 1,
                 not_before=activation.claim.now,
-                floor=max(activation.last_seq, 1),  # 0 is none: what was given away may have no number
+                floor=max(
+                    activation.outgoing.last_seq, 1
+                ),  # 0 is none: what was given away may have no number
                 afresh=tuple(set_aside.values()),
                 met=activation.claim.signal,
             )

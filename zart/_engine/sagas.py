@@ -39,6 +39,7 @@ import msgspec
 
 from zart._engine.entries import Blocked, FailedAttempt, Key, Record
 from zart._engine.points import reach
+from zart._engine.step_waits import attend
 from zart.calls import StepCall
 from zart.errors import Suspended, UsageError
 from zart.failures import exception_to_json
@@ -288,7 +289,7 @@ class Undos:
             await self._end_branches(line)
             await self._end_given()
             if running := [thread for thread in self.threads if not thread.done()]:
-                await self._activation.attend(asyncio.wait(running))
+                await attend(self._activation, asyncio.wait(running))
             self._undone = True
             reach("saga.undoing")
             for undo in list(self.registered()):

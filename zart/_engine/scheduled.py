@@ -81,7 +81,7 @@ class ScheduledStep(Activation):
         self.spec = msgspec.structs.replace(self.spec, name=durable)  # what `zart.context()` tells
         if hub.listening:
             telling.claimed(self, step=function)
-        self._end_replay()
+        self.replay.end()
         if self.closed:
             return
         branch = Branch(self, self.key.path, self.claim.started_at)

@@ -8,7 +8,6 @@ import asyncio
 import base64
 import contextlib
 import datetime as dt
-import functools
 import hashlib
 import inspect
 from collections.abc import Callable
@@ -147,27 +146,6 @@ async def _in_thread(
         if not scope.expired():
             raise
         raise _timed_out(branch, step, call, stuck=spec.timeout_scope == "total") from None
-
-
-async def stay_with(branch: Branch, thread: "asyncio.Future[None]", until: dt.datetime) -> None:
-    """Until a thread that ignores its limit has returned, or the next attempt is due.
-
-    The body is not parked meanwhile: who goes on after a suspension would know nothing of the thread, and begin an
-    attempt beside it.
-    """
-    activation = branch.activation
-    due: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    alarm = activation.alarms.set(until, functools.partial(parking.settle, due))
-    activation.stir()
-    try:
-        await asyncio.wait([thread, due], return_when=asyncio.FIRST_COMPLETED)
-    except asyncio.CancelledError:
-        if activation.closed:
-            raise Suspended from None
-        raise
-    finally:
-        alarm.cancel()
-    activation.busy()
 
 
 async def _thread_back(branch: Branch, step: Running, call: StepCall) -> None:

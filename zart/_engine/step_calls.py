@@ -24,7 +24,8 @@ from zart._engine.entries import Entry, FailedAttempt, Key, Lost, Record
 from zart._engine.own_records import OwnRecord
 from zart._engine.points import reach
 from zart._engine.sagas import Undos
-from zart._engine.step_attempts import Running, attempt, stay_with
+from zart._engine.step_attempts import Running, attempt
+from zart._engine.step_waits import stay_with, until_due, until_fresh
 from zart._engine.transactions import MOST_CONFLICTS, Again, Connected, Transaction, pause_after_conflict
 from zart.calls import StepCall
 from zart.errors import RetryAfter, SerializationError, StepInterrupted, StepStuck, Suspended, UsageError
@@ -108,9 +109,7 @@ class StepRun:
             if self._until is not None:
                 if self._thread is not None:
                     await stay_with(branch, self._thread, self._until)
-                await branch.activation.pause(
-                    branch, self._until, f"step {self._key}, attempt {self._attempt}"
-                )
+                await until_due(branch, self._until, f"step {self._key}, attempt {self._attempt}")
             if tried is None:
                 tried = await self._try()
             finished, error = host.now(), tried.error
@@ -145,7 +144,7 @@ class StepRun:
         transaction: Transaction | None = None
         try:
             if not activation.host.fresh:
-                await activation.until_fresh(branch)
+                await until_fresh(branch)
             if activation.closed:  # while this waited for its time or its turn, which had come just then
                 raise Suspended
             if self._own is not None:

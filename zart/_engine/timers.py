@@ -8,6 +8,7 @@ firing an entry of the log. Everything else, and everything set by library code,
 
 import asyncio
 import asyncio.tasks
+import datetime as dt
 import inspect
 import warnings
 from collections.abc import Callable, Generator
@@ -18,7 +19,9 @@ from typing import Any
 from anyio._backends import _asyncio as anyio_asyncio
 
 from zart._engine.branch import Branch
+from zart._engine.entries import Record
 from zart._engine.lineage import is_users, starter
+from zart._engine.waits import Wait
 from zart.context import place
 from zart.errors import NotDurableWarning
 
@@ -87,8 +90,40 @@ def _intercepted(
         return None
     timer = BodyTimer(callback, args, loop, context)
     timer.at = loop.time() + delay
-    branch.activation.set_timer(branch, max(delay, 0), timer)
+    _make_durable(timer, branch, max(delay, 0))
     return timer
+
+
+def _make_durable(timer: BodyTimer, branch: Branch, delay: float) -> None:
+    """Give the timer its wait: the one that is recorded of it, or one that begins when the activation goes live."""
+    activation = branch.activation
+    activation.forget()
+    key = branch.key("timeout", "timer")
+    record = activation.log.ask(key)
+    wait: Wait | None = None
+
+    def let_go() -> None:
+        if wait is not None:
+            activation.waits.cancel(wait)
+
+    def fire(_record: Record) -> None:
+        if not timer.cancelled():
+            activation.fired.append((key, activation.heard))
+            timer.fire()
+
+    timer.let_go = let_go
+    if record is not None and record.seq is not None:
+        activation.replay.on_turn(record, fire)
+        return
+    until = record.until if record is not None and record.until is not None else None
+    deadline = until or activation.host.now() + dt.timedelta(seconds=round(delay, 3))
+
+    def arm() -> None:
+        nonlocal wait
+        if not timer.cancelled():
+            wait = activation.waits.timer(key, deadline, fire)
+
+    activation.replay.when_live(None, None, arm)
 
 
 def _name(function: object) -> str:
