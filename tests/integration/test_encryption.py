@@ -12,6 +12,7 @@ from psycopg.types.json import Jsonb
 import zart
 import zart.sync
 from tests.support.keys import key, use_keys
+from tests.support.plain import plain_values
 from tests.support.running import (
     fast,
     forgetful,
@@ -228,6 +229,7 @@ async def test_nothing_of_it_can_be_read_in_the_database(dsn: str, always_suspen
         assert any(SECRET in note for note in history.notes)
     await until(lambda: _forgotten(dsn))  # what zart_record_step was given: the journal has it
     assert await where_it_shows(dsn) == []
+    assert plain_values(dsn) == []
     await nothing_left(dsn)
     kept = await everything(dsn)
     assert all(
@@ -256,6 +258,14 @@ async def test_what_was_looked_for_would_be_found(dsn: str, monkeypatch: pytest.
     assert sorted(await where_it_shows(dsn)) == [
         "zart_events", "zart_execution_runs", "zart_executions", "zart_history", "zart_step_attempts", "zart_steps",
     ]  # fmt: skip
+    found = plain_values(dsn, most=1000)
+    for what in (
+        *("the input of execution", "the result of execution", "the failure of execution"),
+        *("the input of a run", "the input of step", "the result of step", "the failure of step"),
+        *("the progress of step", "the data of step", "the arguments of step", "the failure of an attempt"),
+        *("the event", "the note", "the digest of the input of x", "the digest of step"),
+    ):
+        assert any(value.startswith(what) for value in found), what
 
 
 # ---------------------------------------------------------------- rotation
