@@ -234,8 +234,9 @@ def is_equal(start: Start, found: Row) -> bool:
         if digest is not None:
             digest = start.payloads.decrypt_digest(digest, Place(start.id, "digest"))
         own = _compared(start.input)
-        both = digest is not None and digest[0] == own[0]
-        digests_equal = digest[:_DIGEST_BYTES] == own[:_DIGEST_BYTES] if both else None
+        digests_equal = None
+        if digest is not None and digest[0] == own[0]:
+            digests_equal = digest[:_DIGEST_BYTES] == own[:_DIGEST_BYTES]
         if not pruned:
             json_equal = _hash_of_json(payload) == own[-HASH_BYTES:]
         elif digest is not None:
