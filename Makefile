@@ -8,7 +8,7 @@ PYTHON_VERSIONS ?= 3.11 3.12 3.13
 # Most tests wait for something: two at a time, each half with a server of its own.
 PYTEST_ARGS ?= -n 3 --dist worksteal
 # tests/support/modes.py says what they are.
-MODES := suspending twice unparked unprepared pgbouncer
+MODES := suspending twice unparked unprepared pgbouncer encrypted
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
@@ -83,6 +83,7 @@ test-twice: ## Run it with every body replayed in whole at its end, which must b
 test-unparked: ## Run it with no waiting body kept in memory
 test-unprepared: ## Run it without prepared statements
 test-pgbouncer: ## Run it through PgBouncer in transaction mode (apt-get install pgbouncer)
+test-encrypted: ## Run it with all payloads encrypted
 $(MODES:%=test-%): test-%: $(VENV)/installed-dev
 	ZART_TEST_MODE=$* $(BIN)/pytest $(PYTEST_ARGS)
 

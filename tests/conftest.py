@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, settings
 
 from tests.support import modes
 from tests.support.databases import Databases
+from tests.support.plain import plain_values
 from tests.support.pooler import pgbouncer
 from tests.support.server import Server, running_server
 
@@ -44,6 +45,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 )
             if MODE in mark.args:
                 item.add_marker(pytest.mark.skip(reason=f"not in mode {MODE}: {mark.kwargs['reason']}"))
+        for mark in item.iter_markers("stores_plain"):
+            if mark.args or not mark.kwargs.get("reason"):
+                raise pytest.UsageError(f"{item.nodeid}: stores_plain takes a reason, not {mark}")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -148,3 +152,17 @@ if MODE == "twice":
             told = file.read()
         if told:
             pytest.fail(told)
+
+
+if MODE == "encrypted":
+
+    @pytest.fixture(autouse=True)
+    def _nothing_in_plain(request: pytest.FixtureRequest) -> Iterator[None]:
+        """A value of a user's that Zart has left in plain fails the test, whatever it looks at."""
+        if "database" not in request.fixturenames or request.node.get_closest_marker("stores_plain"):
+            yield
+            return
+        dsn = request.getfixturevalue("databases").direct(request.getfixturevalue("database"))
+        yield
+        if found := plain_values(dsn):
+            pytest.fail("in plain: " + "\n".join(found))

@@ -44,6 +44,8 @@ from zart.errors import UsageError
 ALGORITHM: Final = 1
 ENCRYPTED: Final = 2
 """The first byte of a digest as it is stored where payloads are encrypted; never the number of rules."""
+OF_JSON: Final = 3
+"""The first byte of the digest of JSON that a function which is not at hand will read; never the number of rules."""
 PREVIEW_BYTES: Final = 500
 MAX_DEPTH: Final = 100
 
@@ -52,7 +54,9 @@ _PLAIN: Final = frozenset({str, int, bool, type(None)})
 _NATIVE: Final = frozenset({bytes, dt.datetime, dt.date, dt.time, dt.timedelta, uuid.UUID, decimal.Decimal})
 _TIMES: Final = (dt.datetime, dt.date, dt.time)
 _MISSING: Final = object()
-_EMPTY_HASH: Final = hashlib.blake2b(digest_size=12)
+HASH_BYTES: Final = 12
+"""Of a digest, behind its first byte."""
+_EMPTY_HASH: Final = hashlib.blake2b(digest_size=HASH_BYTES)
 
 _to_json = msgspec.json.Encoder(order="deterministic").encode
 

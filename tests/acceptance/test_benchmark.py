@@ -14,6 +14,9 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.slow
+@pytest.mark.not_in(
+    "encrypted", reason="the benchmark runs in environments of its own, and measures without keys"
+)
 def test_zarts_part_of_the_benchmark(tmp_path: Path) -> None:
     """One short round of throughput, latencies and the raw ceiling: every figure is there, with what matters for it."""
     output = tmp_path / "bench.json"

@@ -7,6 +7,8 @@ import pytest
 from tests.support.command import Command
 from tests.support.keys import keys, use_keys
 
+pytestmark = pytest.mark.stores_plain(reason="has keys of its own, or none")
+
 APP = """
 import asyncio
 import msgspec

@@ -32,8 +32,8 @@ async def test_an_execution_is_started_by_name(http, dsn):
     assert first.headers["location"] == "/api/v1/executions/order-1"
     again = await http.post("/api/v1/executions", json=body)
     assert (again.status_code, again.json()) == (200, {"id": "order-1", "created": False})
-    stored = rows(dsn, "SELECT name, payload->>'number', queue, version FROM zart_v_executions")
-    assert stored == [("ship", "7", "mail", "2")]
+    stored = rows(dsn, "SELECT name, payload, queue, version FROM zart_v_executions")
+    assert [(name, payload["number"], *rest) for name, payload, *rest in stored] == [("ship", 7, "mail", "2")]
     assert rows(dsn, "SELECT priority FROM zart_tasks") == [(3,)]
 
 
@@ -65,7 +65,8 @@ async def test_data_that_is_null_is_not_data_that_is_missing(http, dsn):
     """The one is the function's input, the other says that it takes none."""
     await http.post("/api/v1/executions", json={"name": "f", "id": "null", "data": None})
     await http.post("/api/v1/executions", json={"name": "f", "id": "none"})
-    assert dict(rows(dsn, "SELECT id, payload::text FROM zart_executions")) == {"null": "null", "none": None}
+    stored = rows(dsn, "SELECT id, payload, payload IS NULL FROM zart_executions ORDER BY id")
+    assert stored == [("none", None, True), ("null", None, False)]
 
 
 async def test_another_input_under_an_id_is_a_conflict(http):
@@ -202,7 +203,7 @@ async def test_what_curl_sends_is_json_whatever_it_calls_it(http, dsn):
             "/api/v1/events/a/e", content=b'{"approved": true}', headers={"content-type": kind}
         )
         assert refused.status_code == 415, kind
-    assert rows(dsn, "SELECT count(*), count(DISTINCT payload::text) FROM zart_events") == [(4, 1)]
+    assert rows(dsn, "SELECT payload FROM zart_events") == [({"approved": True},)] * 4
 
 
 async def test_a_redelivered_event_is_taken_once(http, dsn):
@@ -211,7 +212,7 @@ async def test_a_redelivered_event_is_taken_once(http, dsn):
     headers = {"Idempotency-Key": "mail-7781"}
     answers = [(await http.post("/api/v1/events/a/e", json=n, headers=headers)).json() for n in range(3)]
     assert answers == [{"added": True}, {"added": False}, {"added": False}]
-    assert rows(dsn, "SELECT payload::text, dedup FROM zart_events") == [("0", "mail-7781")]
+    assert rows(dsn, "SELECT payload, dedup FROM zart_events") == [(0, "mail-7781")]
     long = await http.post("/api/v1/events/a/e", headers={"Idempotency-Key": "k" * 201})
     assert long.status_code == 422
 
@@ -220,7 +221,7 @@ async def test_an_event_without_a_body_is_null(http, dsn):
     """A bare POST is enough for a signal."""
     await http.post("/api/v1/executions", json={"name": "f", "id": "a"})
     assert (await http.post("/api/v1/events/a/e")).status_code == 202
-    assert rows(dsn, "SELECT payload::text FROM zart_events") == [("null",)]
+    assert rows(dsn, "SELECT payload, payload IS NULL FROM zart_events") == [(None, False)]
 
 
 async def test_an_event_for_nobody_and_for_what_has_ended(http, dsn):

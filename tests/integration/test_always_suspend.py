@@ -141,11 +141,11 @@ async def outcome(dsn: str, body: Any, *, always_suspend: bool) -> tuple[str, An
     async with working(dsn, body, config=fast(poll_interval="5ms"), always_suspend=always_suspend) as client:
         async with hurrying(dsn):
             await until_status(client, id, "completed", "failed", "cancelled", "blocked", within=40)
-        ((status, result, failure),) = await query(
-            dsn, "SELECT status, result::text, failure->>'message' FROM zart_executions WHERE id = %s", id
+        ((status, result, without, failure),) = await query(
+            dsn, "SELECT status, result, result IS NULL, failure FROM zart_executions WHERE id = %s", id
         )
         keys = [f"{r.kind} {r.key}" for r in (await client.history(id)).records if r.state != "cancelled"]
-    return status, msgspec.json.decode(result) if result else failure, keys, list(effects)
+    return status, (failure and failure["message"]) if without else result, keys, list(effects)
 
 
 def comparable(body: Any, value: Any) -> Any:

@@ -34,6 +34,7 @@ async def test_a_cancelled_execution_shows_when_it_first_ran(dsn: str, how: str)
 
 
 @pytest.mark.parametrize("how", ["client", "SQL"])
+@pytest.mark.stores_plain(reason="writes records and failures by itself")
 async def test_nothing_is_under_way_in_a_blocked_execution_that_was_cancelled(dsn: str, how: str) -> None:
     """Its calls that were under way have ended with it, whichever way the cancel came."""
     async with Floor(dsn) as floor, Client(dsn) as client:
@@ -52,6 +53,7 @@ async def test_nothing_is_under_way_in_a_blocked_execution_that_was_cancelled(ds
         assert rows == [("cancelled", "cancelled")]
 
 
+@pytest.mark.stores_plain(reason="writes records and failures by itself")
 async def test_what_is_blocked_while_it_is_being_cancelled_is_cancelled(dsn: str) -> None:
     """Whoever asked would wait for ever: nobody resumes what is to end."""
     async with Bench(dsn) as bench:
@@ -64,6 +66,7 @@ async def test_what_is_blocked_while_it_is_being_cancelled_is_cancelled(dsn: str
         assert await bench.value("SELECT state FROM zart_steps") == "cancelled"
 
 
+@pytest.mark.stores_plain(reason="writes records and failures by itself")
 async def test_an_event_whose_key_is_held_back_by_others_holds_nobody_up(dsn: str) -> None:
     """A program offers an event with the key of one in an open transaction: it waits for that. The execution does not
     wait for it, nor does any other whose records go the same way."""

@@ -10,6 +10,8 @@ from tests.support.floor import HOUR, YEAR, Floor
 from tests.support.proxy import Proxy
 from zart._engine.entries import CancelRequest, Key, StoredEvent
 
+pytestmark = pytest.mark.stores_plain(reason="writes histories by itself")
+
 
 async def test_a_worker_claims_only_what_it_has_registered(dsn):
     """Work of other functions, and of other versions of the same function, is left where it is."""

@@ -10,6 +10,7 @@ import psycopg
 import pytest
 
 import zart
+from tests.support import modes
 from tests.support.clients import Order, finish, other, rows, ship, sweep
 from zart import (
     Client,
@@ -47,8 +48,8 @@ async def test_start_makes_one_execution_and_its_task(client: Client, dsn: str) 
     """A start is one execution and one ready task, in the function's queue."""
     handle = await client.start(ship, Order(7), id="order-7")
     assert (handle.id, handle.created) == ("order-7", True)
-    assert rows(dsn, "SELECT id, name, queue, status, payload::text FROM zart_executions") == [
-        ("order-7", "ship", "default", "scheduled", '{"number":7,"note":""}')
+    assert rows(dsn, "SELECT id, name, queue, status, payload FROM zart_executions") == [
+        ("order-7", "ship", "default", "scheduled", {"number": 7, "note": ""})
     ]
     assert rows(dsn, "SELECT execution_id, state FROM zart_tasks") == [("order-7", "ready")]
     status = await handle.status()
@@ -93,7 +94,7 @@ async def test_other_input_or_function_is_a_conflict(client: Client, dsn: str) -
         await client.start(other, Order(1), id="a")
     handle = await client.start(other, Order(2), id="a", on_conflict="return")
     assert not handle.created
-    assert rows(dsn, "SELECT name, payload->>'number' FROM zart_executions") == [("ship", "1")]
+    assert rows(dsn, "SELECT name, payload FROM zart_executions") == [("ship", {"number": 1, "note": ""})]
 
 
 async def test_start_after_the_end_gives_the_stored_result(client: Client, dsn: str) -> None:
@@ -117,7 +118,9 @@ async def test_equal_whatever_way_it_was_started(client: Client, dsn: str) -> No
     assert not (await client.start("ship", {"note": "", "number": 2}, id="python")).created
     with pytest.raises(ExecutionConflict):
         await client.start("ship", {"number": 3}, id="python")
-    assert rows(dsn, """SELECT zart_start('ship', 'python', '{"note": "", "number": 2}')""") == [("python",)]
+    if modes.current() != "encrypted":  # SQL cannot compare what Python has encrypted
+        again = rows(dsn, """SELECT zart_start('ship', 'python', '{"note": "", "number": 2}')""")
+        assert again == [("python",)]
 
 
 async def test_new_field_with_default_does_not_conflict(client: Client) -> None:
@@ -231,7 +234,8 @@ async def test_start_many_names_the_conflict(client: Client, dsn: str) -> None:
     await client.start(ship, Order(99), id="b")
     with pytest.raises(ExecutionConflict, match="'b'"):
         await client.start_many(ship, {"a": Order(1), "b": Order(2), "c": Order(3)})
-    assert rows(dsn, "SELECT payload->>'number' FROM zart_executions WHERE id = 'b'") == [("99",)]
+    ((payload,),) = rows(dsn, "SELECT payload FROM zart_executions WHERE id = 'b'")
+    assert payload["number"] == 99
     with pytest.raises(UsageError, match="~"):
         await client.start_many(ship, {"fine": Order(1), "not~fine": Order(2)})
     assert rows(dsn, "SELECT count(*) FROM zart_executions WHERE id = 'fine'") == [(0,)]
@@ -404,8 +408,8 @@ async def test_starts_at_once_share_statements(
     handles = await asyncio.gather(*(client.start(ship, Order(number)) for number in range(100)))
     assert all(handle.created for handle in handles)
     assert len(statements) <= 5
-    found = dict(rows(dsn, "SELECT id, payload ->> 'number' FROM zart_executions"))
-    assert found == {handle.id: str(number) for number, handle in enumerate(handles)}
+    found = {id: payload["number"] for id, payload in rows(dsn, "SELECT id, payload FROM zart_executions")}
+    assert found == {handle.id: number for number, handle in enumerate(handles)}
 
 
 async def test_an_id_that_somebody_holds_delays_nobody_else(client: Client, dsn: str) -> None:

@@ -9,6 +9,8 @@ import zart
 from tests.support.running import query, until, until_status, working
 from zart import Client, ExecutionBlocked, durable, step
 
+pytestmark = pytest.mark.stores_plain(reason="damages rows by itself")
+
 
 @step("first")
 async def first() -> int:
@@ -83,7 +85,11 @@ async def test_takeovers_go_on_beside_a_counter_at_its_end(dsn: str) -> None:
         ("state = 'waiting' WHERE name = 'first'", "step first is waiting and has the number 1"),
         ("failure = '[]' WHERE name = 'fragile'", "the recorded failure of step fragile"),
         ("state = 'failed' WHERE name = 'first'", "the recorded failure of step first"),
-        ("kind = 'cancel' WHERE name = 'first'", "the recorded cancel cannot be read"),
+        pytest.param(
+            "kind = 'cancel' WHERE name = 'first'",
+            "the recorded cancel cannot be read",
+            marks=pytest.mark.not_in("encrypted", reason="what is encrypted belongs to one kind of record"),
+        ),
     ],
 )
 @pytest.mark.not_in("suspending", reason="counts claims")

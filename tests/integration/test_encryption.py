@@ -12,6 +12,7 @@ from psycopg.types.json import Jsonb
 import zart
 import zart.sync
 from tests.support.keys import key, use_keys
+from tests.support.plain import plain_values
 from tests.support.running import (
     fast,
     forgetful,
@@ -26,6 +27,9 @@ from tests.support.running import (
 from zart import Client, durable, step
 from zart.digest import payload_digest
 from zart.encryption import PayloadKeys, Payloads, Place
+from zart_cli.doctor.examination import examine
+
+pytestmark = pytest.mark.stores_plain(reason="has keys of its own, or none")
 
 SECRET = "plainly-secret-4711"
 ran: list[str] = []
@@ -225,6 +229,7 @@ async def test_nothing_of_it_can_be_read_in_the_database(dsn: str, always_suspen
         assert any(SECRET in note for note in history.notes)
     await until(lambda: _forgotten(dsn))  # what zart_record_step was given: the journal has it
     assert await where_it_shows(dsn) == []
+    assert plain_values(dsn) == []
     await nothing_left(dsn)
     kept = await everything(dsn)
     assert all(
@@ -253,6 +258,14 @@ async def test_what_was_looked_for_would_be_found(dsn: str, monkeypatch: pytest.
     assert sorted(await where_it_shows(dsn)) == [
         "zart_events", "zart_execution_runs", "zart_executions", "zart_history", "zart_step_attempts", "zart_steps",
     ]  # fmt: skip
+    found = plain_values(dsn, most=1000)
+    for what in (
+        *("the input of execution", "the result of execution", "the failure of execution"),
+        *("the input of a run", "the input of step", "the result of step", "the failure of step"),
+        *("the progress of step", "the data of step", "the arguments of step", "the failure of an attempt"),
+        *("the event", "the note", "the digest of the input of x", "the digest of step"),
+    ):
+        assert any(value.startswith(what) for value in found), what
 
 
 # ---------------------------------------------------------------- rotation
@@ -275,6 +288,11 @@ async def two_steps(text: str) -> str:
     told = await first(text)
     event = await zart.wait_for_event("go")
     return f"{await second(told)}, {event}"
+
+
+@durable("renamed")
+async def renamed(order: Order) -> str:
+    return order.item
 
 
 async def key_ids(dsn: str) -> dict[str, set[str]]:
@@ -339,6 +357,50 @@ async def test_what_cannot_be_compared_is_no_conflict(dsn: str, monkeypatch: pyt
                 await client.start(two_steps, "a", id="x")
             assert raised.value.key == "k1"
             assert not (await client.start(two_steps, "a", id="x", on_conflict="return")).created
+
+
+async def test_a_start_that_is_sent_again_finds_what_was_pruned(
+    dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its input is gone, and no hash of what is encrypted compares: the digest that stays does, of a start by name,
+    too. Who cannot decrypt that does not guess."""
+    async with working(dsn, renamed) as client:
+        await client.start(renamed, Order(SECRET, 1), id="x")
+        await client.start(renamed, Order(SECRET), id="d")
+        await client.start("renamed", {"item": SECRET, "rounds": 0}, id="n")
+        await client.start("renamed", {"rounds": 1, "item": "b"}, id="m")
+        for id in "xdnm":
+            await client.wait_completion(id, timeout="30s")
+        assert await where_it_shows(dsn) == []
+        await shift_clock(dsn, dt.timedelta(days=2))
+        assert (await client.prune(older_than="1d", keep_ids="9d")).emptied == 4
+        assert not (await client.start(renamed, Order(SECRET, 1), id="x")).created
+        assert not (await client.start("renamed", {"rounds": 1, "item": SECRET}, id="x")).created
+        assert not (await client.start("renamed", {"rounds": 0, "item": SECRET}, id="d")).created
+        assert not (await client.start("renamed", {"item": SECRET, "rounds": 0.0}, id="n")).created
+        assert not (await client.start(renamed, Order(SECRET), id="n")).created
+        assert not (await client.start(renamed, Order("b", 1), id="m")).created
+        for id, other in (("x", Order("b", 1)), ("n", Order(SECRET, 1)), ("m", Order("b"))):
+            with pytest.raises(zart.ExecutionConflict, match="with another input"):
+                await client.start(renamed, other, id=id)
+            with pytest.raises(zart.ExecutionConflict, match="with another input"):
+                await client.start("renamed", {"item": other.item, "rounds": other.rounds}, id=id)
+            with pytest.raises(zart.ExecutionConflict, match="with another input"):
+                await client.start("renamed", id=id)
+    use_keys(monkeypatch)
+    async with Client(dsn) as client:
+        for target in (renamed, "renamed"):
+            with pytest.raises(zart.PayloadUnreadable, match="encrypted"):
+                await client.start(target, Order(SECRET, 1), id="x")
+
+
+async def test_an_input_that_python_cannot_read_is_a_conflict(dsn: str) -> None:
+    """SQL may have stored a number that no float holds: it is another input, and no error of the decoder's."""
+    await query(dsn, "SELECT zart_start('two-steps', 'x', '1e400')")
+    async with Client(dsn) as client:
+        for target in (two_steps, "two-steps"):
+            with pytest.raises(zart.ExecutionConflict):
+                await client.start(target, "a", id="x")
 
 
 async def test_equal_inputs_and_arguments_cannot_be_recognised(dsn: str) -> None:
@@ -487,6 +549,41 @@ async def test_a_result_whose_key_is_missing(dsn: str, monkeypatch: pytest.Monke
         (record,) = (await client.history("failed")).records
         assert record.failure is not None
         assert record.failure.type == "encrypted (key k1)"
+
+
+async def test_the_doctor_says_why_an_execution_is_blocked(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the key that the reason is encrypted with; without it he names that one."""
+
+    async def findings(check: str) -> list[str]:
+        found = await examine(dsn, "public", old_after=dt.timedelta(minutes=5), registry=None)
+        return [finding.found for finding in found if finding.check == check]
+
+    async with Client(dsn) as client:
+        await client.start(two_steps, "a", id="x")
+    use_keys(monkeypatch, "k2")
+    async with working(dsn, two_steps) as client:
+        await until_status(client, "x", "blocked")
+    (told,) = await findings("blocked")
+    assert "x (zart.errors.PayloadUnreadable: the input of execution 'x' cannot be read" in told
+    use_keys(monkeypatch)
+    assert await findings("blocked") == ["1 wait for a person: x (encrypted (key k2))"]
+    monkeypatch.setenv("ZART_PAYLOAD_KEYS", "k1 short")
+    (told,) = await findings("payload keys")
+    assert "line 1" in told
+    assert await findings("blocked") == ["1 wait for a person: x (encrypted (key k2))"]
+
+
+async def test_the_doctor_measures_what_was_given(dsn: str) -> None:
+    """The limit is of the plain value: one that takes more room is not nearer to it."""
+    async with Client(dsn) as client:
+        for id, size in (("x", 700_000), ("y", 900 * 1024 - 2)):
+            await client.start(takes_anything, "x" * size, id=id)
+    await query(dsn, "ALTER TABLE zart_executions ALTER payload SET STORAGE external")
+    found = await examine(dsn, "public", old_after=dt.timedelta(minutes=5), registry=None)
+    (told,) = [
+        finding.found for finding in found if finding.check == "payload sizes" and finding.level != "ok"
+    ]
+    assert told == "near the limit of 1,024 KiB: y of takes-anything: 900 KiB"
 
 
 # ---------------------------------------------------------------- rows that were changed

@@ -42,13 +42,17 @@ async def work(label: str) -> str:
 
 
 ATTEMPTS = (
-    "SELECT attempt, body_attempt, failure->>'type', failure->>'message', next_at - finished_at,"
-    " started_at <= finished_at FROM zart_step_attempts ORDER BY id"
+    "SELECT attempt, body_attempt, failure, next_at - finished_at, started_at <= finished_at"
+    " FROM zart_step_attempts ORDER BY id"
 )
 
 
 async def attempts(dsn: str) -> list[tuple[Any, ...]]:
-    return await query(dsn, ATTEMPTS)
+    """With type and message of the failure, and how long the next attempt is put off."""
+    return [
+        (attempt, body, failure["type"], failure["message"], *times)
+        for attempt, body, failure, *times in await query(dsn, ATTEMPTS)
+    ]
 
 
 # ------------------------------------------------------------ attempts of a step

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 
 import msgspec
+import pytest
 
 import zart
 from tests.support.claims import first_claim
@@ -14,6 +15,8 @@ from tests.support.running import fast, query, worker_for
 from zart import Client, durable, step
 from zart._engine.entries import Claim, Completed, Key, Order, StepEnded, StepWork, Suspended
 from zart._engine.lanes import lane_of
+
+pytestmark = pytest.mark.stores_plain(reason="gives the journal records by itself, as they are")
 
 _PARENT = 1_000_000
 """The task of who gives away: numbers that are given out begin far below."""

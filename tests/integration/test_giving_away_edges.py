@@ -173,6 +173,7 @@ async def test_nothing_is_given_away_after_a_forced_cancel(dsn: str) -> None:
         assert await bench.rows("SELECT name FROM zart_steps") == []
 
 
+@pytest.mark.stores_plain(reason="gives the journal records by itself, as they are")
 async def test_a_forced_cancel_reaches_what_is_given_away_while_it_waits(dsn: str) -> None:
     """It waits for the worker that gives a step away, so it has looked before that step was there."""
     async with Bench(dsn) as bench, Client(dsn) as client:
@@ -282,6 +283,7 @@ async def can_be_stored() -> str:
     return "fine"
 
 
+@pytest.mark.not_in("encrypted", reason="an encrypted outcome can be stored whatever it is")
 async def test_an_outcome_that_the_database_refuses_frees_its_slot(
     dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -69,7 +69,7 @@ async def test_a_savepoint_that_is_rolled_back(dsn: str, kind: type[Caller]) -> 
         await caller.offer("kept", "address", "here")
         await caller.commit()
     assert await query(dsn, LEFT) == [(1, 1, 1, 1)]
-    assert await query(dsn, "SELECT execution_id, payload::text FROM zart_events") == [("kept", '"here"')]
+    assert await query(dsn, "SELECT execution_id, payload FROM zart_events") == [("kept", "here")]
 
 
 @every_caller
@@ -189,8 +189,9 @@ async def test_an_id_stands_for_one_input(dsn: str, lent: Sync) -> None:
 
     await lent.run(check)
     await lent.commit()
-    found = await query(dsn, "SELECT id, payload->>'note' FROM zart_executions ORDER BY id")
-    assert found == [("a", 'it\'s 100 % "fine" \\'), ("b", None)]
+    (first, second) = await query(dsn, "SELECT id, payload FROM zart_executions ORDER BY id")
+    assert (first[0], first[1]["note"]) == ("a", 'it\'s 100 % "fine" \\')
+    assert second == ("b", None)
 
 
 @each_connection
@@ -228,8 +229,8 @@ async def test_an_event_is_checked_as_elsewhere(dsn: str, lent: Sync) -> None:
 
     await lent.run(check)
     await lent.commit()
-    found = await query(dsn, "SELECT name, payload::text FROM zart_events ORDER BY id")
-    assert found == [("approved", '{"by":"ann"}'), ("100 %s", '{"x":[1,null,"%(id)s"]}')]
+    found = await query(dsn, "SELECT name, payload FROM zart_events ORDER BY id")
+    assert found == [("approved", {"by": "ann"}), ("100 %s", {"x": [1, None, "%(id)s"]})]
 
 
 @each_connection
@@ -395,7 +396,5 @@ async def test_two_transactions_start_the_same_id(dsn: str) -> None:
             else:
                 await waiting
             await second.commit()
-    assert await query(dsn, "SELECT id, payload->>'number' FROM zart_executions ORDER BY id") == [
-        ("a1", "1"),
-        ("a2", "2"),
-    ]
+    found = await query(dsn, "SELECT id, payload FROM zart_executions ORDER BY id")
+    assert [(id, payload["number"]) for id, payload in found] == [("a1", 1), ("a2", 2)]

@@ -23,6 +23,8 @@ from zart._engine.entries import (
 from zart._postgres.listener import done_channel
 from zart.errors import SerializationError
 
+pytestmark = pytest.mark.stores_plain(reason="gives the journal records by itself, as they are")
+
 HOUR = dt.timedelta(hours=1)
 
 

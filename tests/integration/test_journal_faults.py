@@ -14,6 +14,8 @@ from tests.support.proxy import Proxy
 from zart._engine.entries import BodyRetry, Completed, Key, Lost, Suspended
 from zart.errors import SerializationError
 
+pytestmark = pytest.mark.stores_plain(reason="gives the journal records by itself, as they are")
+
 HOUR = dt.timedelta(hours=1)
 
 

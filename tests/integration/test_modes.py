@@ -12,6 +12,7 @@ import pytest
 import zart
 from tests.acceptance.apps.replaying import one, tells, two
 from tests.support import modes
+from tests.support.plain import plain_values
 from tests.support.pooler import find_pgbouncer
 from tests.support.processes import Crew
 from tests.support.running import query, until_status, working
@@ -21,7 +22,7 @@ from zart._postgres import connections
 from zart._postgres.pooler import through_pooler
 
 ROOT = Path(__file__).parents[2]
-RUNS = {None: 1, "suspending": 3, "twice": 2, "unparked": 1, "unprepared": 1, "pgbouncer": 1}
+RUNS = {None: 1, "suspending": 3, "twice": 2, "unparked": 1, "unprepared": 1, "pgbouncer": 1, "encrypted": 1}
 """How often a body of two steps is run in each mode."""
 PIECE = (
     "tests/integration/test_modes.py",
@@ -63,6 +64,16 @@ async def test_bodies_run_as_often_as_the_mode_says(
             assert await client.start_and_wait(tells, id="there", timeout="20s") == 3
         assert [effect.what for effect in crew.effects("here")] == expected
         assert [effect.what for effect in crew.effects("there")] == expected
+
+
+async def test_payloads_are_stored_as_the_mode_says(dsn: str, tmp_path: Path) -> None:
+    """By clients and workers of this process, and by `zart worker` processes."""
+    async with Crew(dsn, tmp_path) as crew, Client(dsn) as client:
+        await crew.worker("tests.acceptance.apps.replaying")
+        assert await client.start_and_wait(tells, id="there", timeout="20s") == 3
+    stored = await query(dsn, "SELECT digest IS NOT NULL, result::text FROM zart_executions")
+    assert stored == [(True, "3")] or modes.current() == "encrypted"
+    assert bool(plain_values(dsn)) is (modes.current() != "encrypted")
 
 
 async def test_connections_are_as_the_mode_says(dsn: str) -> None:

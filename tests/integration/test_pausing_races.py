@@ -103,6 +103,7 @@ async def test_who_does_not_hold_it_any_more_pauses_nothing(bench: Bench) -> Non
     assert await states(bench) == [("running", None)]
 
 
+@pytest.mark.stores_plain(reason="gives the journal records by itself, as they are")
 async def test_a_pause_goes_with_other_endings_and_records_in_one_batch(bench: Bench) -> None:
     """What is written together is all written, each by its own statement: records, an end, a pause with an order."""
     first, second, third = await bench.hold([1, 2, 3])

@@ -421,6 +421,7 @@ def test_statements_touch_few_pages_at_a_million_rows(crowd: Crowd) -> None:
     assert told == {}
 
 
+@pytest.mark.stores_plain(reason="writes a backlog by itself")
 async def test_a_page_is_planned_for_its_filters(direct_dsn: str) -> None:
     """However often one was asked for: prepared, the plan for any filters would be taken as long as there are not too
     many executions, and that one sorts all of them."""

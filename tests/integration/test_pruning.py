@@ -11,6 +11,7 @@ import pytest
 from psycopg import errors
 
 import zart
+from tests.support import modes
 from tests.support.backlog import Backlog, execution_of, load
 from tests.support.clients import Order, fail, finish, rows, ship
 from tests.support.running import fast, query, shift_clock, until, until_status, working
@@ -27,6 +28,8 @@ from zart import (
 from zart._engine import retention as duty
 from zart._engine.registration import Registration
 from zart._postgres import pruning
+
+pytestmark = pytest.mark.stores_plain(reason="writes backlogs by itself")
 
 DAY = dt.timedelta(days=1)
 TABLES = (
@@ -303,7 +306,8 @@ async def test_what_was_started_from_sql_is_found_from_sql(
     assert rows(dsn, start, (payload,)) == [("a",)]
     if payload is not None:
         assert rows(dsn, start, ('{"b": [1.5, null],   "number": 1}',)) == [("a",)]
-        assert not (await client.start("f", {"b": [1.5, None], "number": 1}, id="a")).created
+        if modes.current() != "encrypted":  # Python sends no plain input that SQL could hash
+            assert not (await client.start("f", {"b": [1.5, None], "number": 1}, id="a")).created
     with pytest.raises(errors.UniqueViolation, match="another payload"):
         rows(dsn, start, ('{"number": 2}',))
     assert await left(dsn) == {"zart_executions": 1}

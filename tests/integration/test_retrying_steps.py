@@ -377,6 +377,7 @@ async def test_what_is_set_aside_is_done_again_under_another_key(dsn: str, fn: A
     [Completed(result=b"1"), Failed(failure=b"{}"), ContinuedAsNew(payload=b"2")],
     ids=lambda ending: type(ending).__name__,
 )
+@pytest.mark.stores_plain(reason="gives the journal records by itself, as they are")
 async def test_an_end_that_comes_after_the_request_is_none(dsn: str, ending: Any, beside: bool) -> None:
     """The body ends before its worker has heard of the request: the execution is given back, and what was asked for is
     done, whatever else its worker writes at that moment."""

@@ -370,6 +370,7 @@ async def test_a_step_whose_workers_die_again_and_again_fails(dsn: str) -> None:
 @pytest.mark.parametrize(
     "damage", ["null", "7", '{"args": 5}', '{"args": ["a", "b"]}', '{"kwargs": {"x": 1}}']
 )
+@pytest.mark.stores_plain(reason="edits an input by itself")
 async def test_a_stored_call_that_somebody_has_edited_fails_by_name(dsn: str, damage: str) -> None:
     """Neither the worker nor the execution is lost over it."""
     async with Client(dsn) as client:

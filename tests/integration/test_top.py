@@ -117,6 +117,7 @@ async def test_rates_come_from_what_the_server_counts(dsn: str, direct_dsn: str)
     assert second.rates.started * seconds == pytest.approx(50)
 
 
+@pytest.mark.stores_plain(reason="writes a backlog by itself")
 async def test_much_is_estimated_and_costs_no_more(dsn: str, direct_dsn: str) -> None:
     """Of a hundred thousand that wait a part is read, and tells nearly the truth; counts of what is ready end."""
     with psycopg.connect(direct_dsn) as connection:

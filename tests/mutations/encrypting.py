@@ -175,10 +175,49 @@ ENCRYPTING = (
         edits=(
             Edit(
                 file="zart/client/starting.py",
-                old="if start.payloads.codec is not None or is_envelope(payload):",
+                old="if start.payloads.codec is not None or is_envelope(payload) or is_encrypted_digest(digest):",
                 new="if start.payloads.codec is not None:",
             ),
         ),
-        tests=(f"{_TESTS}test_what_cannot_be_compared_is_no_conflict",),
+        tests=(
+            f"{_TESTS}test_what_cannot_be_compared_is_no_conflict",
+            f"{_TESTS}test_a_start_that_is_sent_again_finds_what_was_pruned",
+        ),
+    ),
+    Mutation(
+        name="pruned-without-a-hash",
+        breaks="A start that is sent again finds its execution, though its encrypted input was pruned.",
+        edits=(
+            Edit(
+                file="zart/client/starting.py",
+                old="return (given.digest or bytes((OF_JSON,))) + _hash_of_json(given.payload)",
+                new="return given.digest or bytes((OF_JSON,)) + _hash_of_json(None)",
+            ),
+        ),
+        tests=(f"{_TESTS}test_a_start_that_is_sent_again_finds_what_was_pruned",),
+    ),
+    Mutation(
+        name="result-needed-to-tell-an-end",
+        breaks="How an execution ended is told without a key, over HTTP too.",
+        edits=(
+            Edit(
+                file="zart/http/executions.py",
+                old="        if call.payloads:\n            raise\n",
+                new="        raise\n",
+            ),
+        ),
+        tests=("tests/http/test_unreadable.py::test_how_it_ended_is_told_without_a_key",),
+    ),
+    Mutation(
+        name="doctor-without-keys",
+        breaks="The doctor reads why an execution is blocked.",
+        edits=(
+            Edit(
+                file="zart_cli/doctor/work.py",
+                old='failure_from_json(payloads.decrypt(failure, Place(execution, "failure")))',
+                new="failure_from_json(failure)",
+            ),
+        ),
+        tests=(f"{_TESTS}test_the_doctor_says_why_an_execution_is_blocked",),
     ),
 )

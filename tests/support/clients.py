@@ -6,6 +6,7 @@ import msgspec
 import psycopg
 
 from zart import Event, durable
+from zart.encryption import Place, configured
 from zart.failures import exception_to_json
 
 
@@ -45,12 +46,13 @@ def rows(dsn: str, query: str, parameters: Any = None) -> list[tuple[Any, ...]]:
 
 def finish(dsn: str, id: str, result: str = '"done"', *, notify: bool = True) -> None:
     """End an execution as completed, as a worker does."""
+    stored = configured().encrypt(result.encode(), Place(id, "result")).decode()
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute(
             "WITH gone AS (DELETE FROM zart_tasks WHERE execution_id = %(id)s) UPDATE zart_executions "
             "SET status = 'completed', result = %(result)s::text::json, finished_at = zart_now() WHERE id "
             "= %(id)s",
-            {"id": id, "result": result},
+            {"id": id, "result": stored},
         )
         if notify:
             connection.execute(
@@ -62,7 +64,7 @@ def finish(dsn: str, id: str, result: str = '"done"', *, notify: bool = True) ->
 
 def fail(dsn: str, id: str, error: Exception, status: str = "failed") -> None:
     """End an execution as failed or cancelled, or block it."""
-    failure = exception_to_json(error).decode()
+    failure = configured().encrypt(exception_to_json(error), Place(id, "failure")).decode()
     if status == "blocked":
         rows(
             dsn,

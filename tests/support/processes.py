@@ -39,6 +39,7 @@ def _is_inherited(variable: str) -> bool:
         modes.VARIABLE,
         modes.DIFFERENCES,
         "ZART_PREPARED",
+        "ZART_PAYLOAD_CODEC",
     )
 
 

@@ -4,10 +4,12 @@ A start is idempotent by its id. The same function with equal input is the execu
 state; anything else is a conflict, and nothing is changed. Equal is what has the same digest, taken from the
 decoded input, so that a field which was added with a default makes no difference; where one of the two has no
 digest (it was started from SQL, or by name), their JSON is compared, as the function's type reads it if that
-is known. Where one of them is encrypted the database cannot compare them, and both are compared here.
+is known. Where one of them is encrypted the database cannot compare them, and both are compared here. Nor is a hash of
+what was encrypted worth anything once an execution was pruned: so an encrypted digest has one of the JSON in it.
 """
 
 import datetime as dt
+import hashlib
 import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal, cast
@@ -16,11 +18,12 @@ import msgspec
 
 from zart.client.database import Row
 from zart.codec import ANY, Codec
-from zart.digest import payload_digest
+from zart.digest import HASH_BYTES, OF_JSON, payload_digest
 from zart.durable import Durable
 from zart.durations import Duration, parse_duration
 from zart.encryption import PLAIN, Payloads, Place
 from zart.encryption.envelope import is_envelope
+from zart.encryption.payloads import is_encrypted_digest
 from zart.errors import ExecutionConflict, PayloadError, UsageError
 from zart.identifiers import uuid7
 from zart.instants import in_utc
@@ -33,6 +36,7 @@ OnConflict = Literal["raise", "return"]
 
 _DEFAULT_QUEUE = "default"
 _ANYTHING = Codec(ANY)
+_DIGEST_BYTES: Final = 1 + HASH_BYTES
 
 
 class Target(msgspec.Struct, frozen=True, kw_only=True):
@@ -209,10 +213,10 @@ def make_start(
 
 
 def _encrypted(given: Input, id: str, payloads: Payloads) -> Input:
-    payload, digest = given.payload, given.digest
+    payload = given.payload
     return Input(
         payload=None if payload is None else payloads.encrypt(payload.encode(), Place(id, "input")).decode(),
-        digest=None if digest is None else payloads.encrypt_digest(digest, Place(id, "digest")),
+        digest=payloads.encrypt_digest(_compared(given), Place(id, "digest")),
     )
 
 
@@ -221,17 +225,23 @@ def is_equal(start: Start, found: Row) -> bool:
 
     Raises PayloadUnreadable when that cannot be told, since its input is encrypted with a key that is not here.
     """
-    _, name, _, digests_equal, json_equal, payload, digest = found
+    _, name, _, digests_equal, json_equal, payload, digest, pruned = found
     if name != start.target.name:
         return False
-    if start.payloads.codec is not None or is_envelope(payload):
+    if start.payloads.codec is not None or is_envelope(payload) or is_encrypted_digest(digest):
         if payload is not None:
             payload = start.payloads.decrypt(payload, Place(start.id, "input"))
         if digest is not None:
             digest = start.payloads.decrypt_digest(digest, Place(start.id, "digest"))
-        both = digest is not None and start.input.digest is not None and digest[0] == start.input.digest[0]
-        digests_equal = digest == start.input.digest if both else None
-        json_equal = _plain_digest(payload) == _plain_digest(start.input.payload)
+        own = _compared(start.input)
+        digests_equal = None
+        if digest is not None and digest[0] == own[0]:
+            digests_equal = digest[:_DIGEST_BYTES] == own[:_DIGEST_BYTES]
+        if not pruned:
+            json_equal = _hash_of_json(payload) == own[-HASH_BYTES:]
+        elif digest is not None:
+            # One of a child has no more than the first hash: that of its JSON, too, where no field has its default.
+            json_equal = digest[-HASH_BYTES:] == own[-HASH_BYTES:]
     if digests_equal is not None:
         return cast("bool", digests_equal)
     if json_equal:
@@ -245,9 +255,19 @@ def is_equal(start: Start, found: Row) -> bool:
         return False
 
 
-def _plain_digest(payload: str | None) -> bytes:
+def _compared(given: Input) -> bytes:
+    """Its digest where the function is at hand, and a hash of its JSON."""
+    return (given.digest or bytes((OF_JSON,))) + _hash_of_json(given.payload)
+
+
+def _hash_of_json(payload: str | None) -> bytes:
     """Equal for JSON that the database would call equal."""
-    return payload_digest(None if payload is None else msgspec.json.decode(payload))
+    try:
+        decoded = None if payload is None else msgspec.json.decode(payload)
+    except (msgspec.MsgspecError, RecursionError):
+        # SQL may store what Python cannot read: it equals itself alone.
+        return hashlib.blake2b((payload or "").encode(), digest_size=HASH_BYTES).digest()
+    return payload_digest(decoded)[1:]
 
 
 def conflict(start: Start, found: Row) -> ExecutionConflict:

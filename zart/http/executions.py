@@ -10,6 +10,7 @@ from zart import (
     ExecutionBlocked,
     ExecutionCancelled,
     ExecutionFailed,
+    PayloadUnreadable,
     ResultTimeout,
 )
 from zart.durations import parse_duration
@@ -150,9 +151,16 @@ async def get_result(call: Call, execution_id: str, query: ResultQuery) -> Reply
     """
     wanted = parse_duration(read_duration(query.timeout), what="timeout")
     limit = min(wanted, call.options.longest_wait)
-    outcome = await call.wait(_outcome(call.client, execution_id, limit.total_seconds()))
-    if outcome is None:  # the service stops
-        outcome = await _standing(call.client, execution_id)
+    try:
+        outcome = await call.wait(_outcome(call.client, execution_id, limit.total_seconds()))
+        if outcome is None:  # the service stops
+            outcome = await _standing(call.client, execution_id)
+    except PayloadUnreadable:
+        if call.payloads:
+            raise
+        outcome = views.Outcome(
+            execution_id=execution_id, status="completed"
+        )  # so much is told without a key
     if not call.payloads:
         outcome = _without_payloads(outcome)
     return Reply(outcome, status=200 if outcome.status in _ENDED else 202)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import zart
+from zart.encryption import PLAIN, Payloads
 from zart_cli.doctor.finding import Finding
 
 Row = tuple[Any, ...]
@@ -19,6 +20,8 @@ class Patient(NamedTuple):
     old_after: dt.timedelta
     """What goes on for longer, or waits for longer, is worth a word."""
     registry: zart.Registry | None = None
+    payloads: Payloads = PLAIN
+    """What reasons are decrypted with."""
 
 
 Judge = Callable[[Sequence[Row], Patient], list[Finding]]

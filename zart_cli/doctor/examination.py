@@ -12,7 +12,8 @@ import zart
 from zart._postgres import connections
 from zart._postgres.queries import load
 from zart.config import mask_dsn
-from zart.errors import SchemaError
+from zart.encryption import PLAIN, configured
+from zart.errors import SchemaError, UsageError
 from zart.migrate import read_status
 from zart_cli.doctor import schema, settings, space, work, workers
 from zart_cli.doctor.app import judge_app
@@ -38,8 +39,15 @@ async def examine(
     address: str, schema_name: str, *, old_after: dt.timedelta, registry: zart.Registry | None
 ) -> list[Finding]:
     """All findings, in the order of their causes. Raises nothing that a database does."""
-    patient = Patient(schema=schema_name, where=mask_dsn(address), old_after=old_after, registry=registry)
     found = judge_app(registry) if registry is not None else []
+    try:
+        payloads = configured()
+    except UsageError as trouble:
+        found.append(
+            error("payload keys", str(trouble), "mend it: until then no client and no worker starts with it")
+        )
+        payloads = PLAIN
+    patient = Patient(schema_name, mask_dsn(address), old_after, registry, payloads)
     try:
         connection = await connections.connect(address, application_name="zart doctor", prepared=False)
     except (connections.DatabaseUnreachable, psycopg.Error) as trouble:

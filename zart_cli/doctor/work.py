@@ -4,7 +4,9 @@ import datetime as dt
 from collections.abc import Sequence
 from typing import Final
 
-from zart.errors import PayloadError
+from zart.client.reading import unreadable_failure
+from zart.encryption import Payloads, Place
+from zart.errors import PayloadError, PayloadUnreadable
 from zart.failures import failure_from_json
 from zart_cli.doctor.check import Check, Patient, Row
 from zart_cli.doctor.finding import Finding, error, info, ok, warning
@@ -100,7 +102,10 @@ def judge_blocked(rows: Sequence[Row], patient: Patient) -> list[Finding]:
     """Executions that wait for a person."""
     if not rows:
         return [ok("blocked", "none")]
-    shown = ", ".join(f"{execution} ({_reason(failure)})" for execution, _, failure, _ in rows[:_SHOWN])
+    shown = ", ".join(
+        f"{execution} ({_reason(execution, failure, patient.payloads)})"
+        for execution, _, failure, _ in rows[:_SHOWN]
+    )
     return [
         warning(
             "blocked",
@@ -110,11 +115,13 @@ def judge_blocked(rows: Sequence[Row], patient: Patient) -> list[Finding]:
     ]
 
 
-def _reason(failure: str | None) -> str:
+def _reason(execution: str, failure: str | None, payloads: Payloads) -> str:
     if failure is None:
         return "no reason stored"
     try:
-        return describe(failure_from_json(failure))
+        return describe(failure_from_json(payloads.decrypt(failure, Place(execution, "failure"))))
+    except PayloadUnreadable as unreadable:
+        return describe(unreadable_failure(unreadable, told=False))
     except PayloadError:
         return "a reason that cannot be read"
 

@@ -62,7 +62,7 @@ SELECT e.id, e.name, e.run_id::text,
     CASE WHEN substr(e.digest, 1, 1) = substr(u.digest, 1, 1) THEN e.digest = u.digest END AS same_digest,
     CASE WHEN e.pruned_at IS NULL THEN coalesce(e.payload::jsonb, 'null') = coalesce(u.payload::jsonb, 'null')
         ELSE e.payload_hash = {schema}.zart_payload_hash(u.payload::json) END AS same_json,
-    e.payload::text AS payload, e.digest
+    e.payload::text AS payload, e.digest, e.pruned_at IS NOT NULL AS pruned
 FROM unnest(%(ids)s::text[], %(payloads)s::text[], %(digests)s::bytea[]) AS u (id, payload, digest)
     CROSS JOIN LATERAL (SELECT * FROM {schema}.zart_executions e WHERE e.id = u.id OFFSET 0) e;
 
