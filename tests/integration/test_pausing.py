@@ -421,8 +421,8 @@ async def test_the_pause_between_two_attempts_of_a_body_is_kept(dsn: str) -> Non
 
     @durable("again", max_retries="fixed(1, 1h)")
     async def again() -> str:
-        ran.append("body")
-        if len(ran) < 2:
+        ran.append(f"body {zart.context().attempt}")
+        if zart.context().attempt == 1:
             raise LookupError("not yet")
         return "done"
 
@@ -432,7 +432,7 @@ async def test_the_pause_between_two_attempts_of_a_body_is_kept(dsn: str) -> Non
         rule = await client.pause("a")
         await client.unpause(rule)
         await until_status(client, "a", "waiting")
-        assert ran == ["body"]
+        assert set(ran) == {"body 1"}
         await shift_clock(dsn, dt.timedelta(hours=2))
         assert await client.wait_completion("a") == "done"
 

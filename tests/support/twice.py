@@ -5,8 +5,8 @@ database's log; when that replay has ended, it is compared: the outcome, and the
 Order between branches is compared through the outcome alone: what branches do between two inputs has none.
 
 A difference blocks the execution, and is written to the file in `ZART_TEST_DIFFERENCES`, so that the test fails
-whatever it looks at. What happened outside between the two, a cancel or a limit that passed, is a new input: then the
-newer ending is the one to be confirmed.
+whatever it looks at. What happened outside between the two, a cancel, a limit that passed or somebody's wish to have
+a step done again, is a new input: then the newer ending is the one to be confirmed.
 """
 
 import os
@@ -17,8 +17,7 @@ from uuid import UUID
 import msgspec
 
 from tests.support.modes import DIFFERENCES
-from zart._engine import activation as activations
-from zart._engine import endings
+from zart._engine import endings, recording
 from zart._engine.activation import Activation
 from zart._engine.entries import (
     BodyRetry,
@@ -60,6 +59,8 @@ class _Seen(msgspec.Struct):
     last_seq: int
     cancelling: bool
     """Somebody wanted it cancelled, whether its body heard of that or not."""
+    repairing: bool
+    """Somebody wanted some of it done again, and it has ended for that."""
     second: bool
     """It was replayed from the body that follows a failure on, so the first one's calls are not among these."""
 
@@ -72,9 +73,9 @@ _confirmed: set[tuple[UUID, int]] = set()
 
 def install() -> None:
     """For all workers of this process, from now on."""
-    if activations.Log is _Noting:
+    if recording.Log is _Noting:
         return
-    activations.Log = _Noting  # type: ignore[misc]
+    recording.Log = _Noting  # type: ignore[misc]
     end, submit = Holding.end, Activation.submit
 
     def end_confirmed(self: Holding, change: Change, /) -> None:
@@ -104,11 +105,12 @@ def _confirm(held: Activation, change: Change) -> Change:
         calls=log.calls,
         last_seq=held.outgoing.last_seq,
         cancelling=held.cancels.requested is not None,
+        repairing=isinstance(change.ending, BodyRetry) and change.ending.met is not None,
         second=bool(log.calls) and all(path.startswith(endings.ON_FAILURE) for path in log.calls),
     )
     body = (change.run_id, held.claim.attempt)
     before = _seen.pop(body, None)
-    if before is None or _has_news(before, log) or (now.cancelling and not before.cancelling):
+    if before is None or _has_news(before, now, log):
         _seen[body] = now
         return msgspec.structs.replace(change, ending=Released(), notes=())
     _confirmed.add(hold)
@@ -125,8 +127,10 @@ def _confirm(held: Activation, change: Change) -> Change:
     )
 
 
-def _has_news(before: _Seen, log: Any) -> bool:
-    """Whether the log went on with something from outside: a cancel, or a limit that passed."""
+def _has_news(before: _Seen, now: _Seen, log: Any) -> bool:
+    """Whether something came from outside: a cancel, a repair, or a limit that passed, with which the log went on."""
+    if (now.cancelling and not before.cancelling) or (now.repairing and not before.repairing):
+        return True
     recorded = [(entry.seq, key) for key, entry in log.by_key.items() if (entry.seq or 0) > before.last_seq]
     key: Key | None = min(recorded)[1] if recorded else next(iter(log.written), None)
     return key is not None and (key.kind == "cancel" or (key.kind, key.name) == ("timer", "timeout"))
