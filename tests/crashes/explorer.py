@@ -241,18 +241,18 @@ class _Course:
         """A worker is no more, or stands still: let the others take it for dead, and note what it has left."""
         self._buried.append(life.pid)
         await self._expire()
-        # What somebody wants done again, and what goes with it, is known only to a replay. Asked before the records are
-        # read: what the dead has sent may be committed only now, and sets some of them aside.
-        repaired = await self._query("SELECT 1 FROM zart_tasks WHERE repair IS NOT NULL")
+        # What somebody wants done again, and what goes with it, is known only to a replay. Asked in one statement: what
+        # the dead has sent, and what somebody wants, may be committed just now.
         rows = await self._query(
-            "SELECT s.run_id, s.path, s.name, s.occurrence, s.kind, s.state FROM zart_steps s"
-            f" JOIN zart_executions e ON e.run_id = s.run_id WHERE {_FAMILY}",
+            "SELECT s.run_id, s.path, s.name, s.occurrence, s.kind, s.state,"
+            " EXISTS (SELECT FROM zart_tasks WHERE repair IS NOT NULL)"
+            f" FROM zart_steps s JOIN zart_executions e ON e.run_id = s.run_id WHERE {_FAMILY}",
             self._id,
         )
         final = {"completed"} if self._is_tried_again else {"completed", "failed"}
         committed = {
             _idempotency_key(run, (path, name, n, kind))
-            for run, path, name, n, kind, state in rows
+            for run, path, name, n, kind, state, repaired in rows
             if state in final and not repaired
         }
         self._committed.append((len(self._effects()), committed))
