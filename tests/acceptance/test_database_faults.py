@@ -195,7 +195,7 @@ async def test_a_worker_without_a_database_gives_up(tmp_path: Path) -> None:
     async with Crew(nowhere, tmp_path) as crew:
         worker = crew.begin(APP)
         assert await worker.until_ended(within=20) == 1
-        lines = worker.log.splitlines()
+        lines = [line for line in worker.log.splitlines() if "payloads are encrypted" not in line]
         assert len(lines) == 1
         assert lines[0].startswith("zart: no connection to postgresql://someone:***@/somewhere")
         assert "within 5 s" in lines[0]

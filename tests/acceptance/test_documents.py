@@ -7,6 +7,7 @@ import psycopg
 import pytest
 
 from tests.support.documents import DOCUMENTS, ROOT, blocks, module_of, name, run
+from tests.support.keys import use_keys
 
 LEFT_OUT = {
     "docs/how-to/observe.md": pytest.mark.not_in(
@@ -26,6 +27,8 @@ async def test_code_that_needs_a_database_runs(
 ) -> None:
     """All code of the document runs from top to bottom, with a database that nobody has migrated."""
     monkeypatch.setenv("ZART_DATABASE_URL", empty_dsn)
+    if any("ZART_PAYLOAD_KEYS" in block.code for block in blocks(document)):
+        use_keys(monkeypatch)  # it has keys of its own
     monkeypatch.setenv("ZART_PAYLOAD_KEYS", "")  # a document may set it
     with module_of(document) as module:
         vars(module)["dsn"] = empty_dsn

@@ -96,6 +96,7 @@ async def test_result_while_the_listener_is_gone(client: Client, dsn: str, direc
     await until(lambda: listening(dsn))
 
 
+@pytest.mark.stores_plain(reason="writes results by itself")
 async def test_many_wait_at_once(client: Client, dsn: str) -> None:
     """Hundreds of waits share one connection and one poll, and several may wait for the same execution."""
     handles = await client.start_many(ship, {f"n-{number}": Order(number) for number in range(300)})
@@ -210,6 +211,7 @@ async def test_closing_ends_the_waits(dsn: str) -> None:
         await handle.result()
 
 
+@pytest.mark.stores_plain(reason="writes results by itself")
 async def test_many_results_at_once(client: Client, dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever awaits thousands of results at once asks for all of them together, not for each on a connection."""
     statements: list[str] = []

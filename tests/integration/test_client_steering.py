@@ -170,6 +170,7 @@ async def test_list(client: Client, dsn: str) -> None:
         await ids(status="done")
 
 
+@pytest.mark.stores_plain(reason="writes an attempt by itself")
 async def test_history(client: Client, dsn: str) -> None:
     """A history has the records in order, failed attempts and notes on who did what."""
     await client.start(ship, Order(1), id="a")

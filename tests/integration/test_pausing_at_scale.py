@@ -15,6 +15,8 @@ from tests.support.running import fast, query
 from zart import Client, Registry, Worker, durable
 from zart._engine.pauses import Rules
 
+pytestmark = pytest.mark.stores_plain(reason="writes a backlog by itself")
+
 CROWD = Backlog(ready=200_000)
 CLAIMS = 60
 

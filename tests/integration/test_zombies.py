@@ -18,6 +18,8 @@ from zart._engine.entries import Change, Claim, Completed, Ending, Entry, Key, L
 from zart._engine.reaper import reap
 from zart._engine.writer import Journal
 
+pytestmark = pytest.mark.stores_plain(reason="writes records and ends by itself")
+
 
 class Pen:
     """The journal of a hand."""
