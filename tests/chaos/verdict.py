@@ -28,7 +28,7 @@ _EXECUTIONS = """
     FROM zart_executions
 """
 _STEPS = """
-    SELECT e.id, s.path, s.name, s.occurrence, s.kind, s.state, s.attempts, s.seq, s.result::text
+    SELECT e.id, s.path, s.name, s.occurrence, s.kind, s.state, s.attempts, s.seq, s.result
     FROM zart_executions e JOIN zart_steps s ON s.run_id = e.run_id ORDER BY e.id, s.seq
 """
 _ATTEMPTS = """
@@ -205,7 +205,7 @@ class Verdict:
                     execution=plan.id,
                 )
         if kind.name == "fanned":
-            order = [json.loads(record[7]) for record in records if record[1].startswith("branch-")]
+            order = [record[7] for record in records if record[1].startswith("branch-")]
             self._violations.check(
                 holds=order == result[:5],
                 text=f"the results are {result[:5]}, but the log says {order}",
