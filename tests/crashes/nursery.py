@@ -71,6 +71,7 @@ class Nursery:
         self._lives: dict[int, Life] = {}
         self._born: dict[int, asyncio.Future[Life]] = {}
         self._number = 0
+        self._gone: RuntimeError | None = None
 
     async def __aenter__(self) -> Self:
         with self._log.open("ab") as log:
@@ -97,7 +98,12 @@ class Nursery:
     async def fork(
         self, dsn: str, directory: Path, planned: faults.Faults, *, trace: Path, log: Path, keeps: bool
     ) -> Life:
-        """A worker of the whole corpus; its steps note their effects in `directory`."""
+        """A worker of the whole corpus; its steps note their effects in `directory`.
+
+        Raises RuntimeError when the nursery has ended.
+        """
+        if self._gone is not None:
+            raise self._gone
         self._number += 1
         order = {
             "number": self._number,
@@ -129,9 +135,11 @@ class Nursery:
                 life.hear(told["status"])
                 if life.exit_code is not None:
                     del self._lives[told["pid"]]
-        gone = RuntimeError(f"the nursery has ended: see {self._log}")
+        self._gone = RuntimeError(f"the nursery has ended: see {self._log}")
         for born in self._born.values():
-            born.set_exception(gone)
+            born.set_exception(self._gone)
+        for life in self._lives.values():  # nobody tells of them any more
+            life.hear(signal.SIGKILL)
 
 
 # ---------------------------------------------------------------- the nursery's own process
