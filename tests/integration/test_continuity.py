@@ -283,6 +283,12 @@ async def test_the_end_of_a_scheduled_step(scene: Scene) -> None:
         await scene.check()
 
 
+async def test_of_much_that_is_missing_some_is_named(scene: Scene) -> None:
+    scene.held = [(10**9 + number, 1, 0, 0) for number in range(1000)]
+    with pytest.raises(ServerForgot, match="the claim of task 1000000002 and 997 more;"):
+        await scene.check()
+
+
 async def test_what_is_missing_must_be_missing_each_time(scene: Scene) -> None:
     """Others write while the first look is on its way: what they have ended is not held at the second."""
     looks = iter([[(10**9, 1, 0, 0)], []])

@@ -38,6 +38,8 @@ _log = logging.getLogger("zart.worker")
 Held = Callable[[], Sequence[tuple[int, int, int, int]]]
 """What is held: tasks and epochs, and what is known of their news, which is of no interest here."""
 
+_TOLD: Final = 3
+"""So many of the things that are missing are named."""
 _LOOKS: Final = 3
 """What is missing must be so each time: others may write while the first look is on its way."""
 
@@ -132,7 +134,8 @@ class Continuity:
             if started != self.server and self._forgot is None:
                 missing = await self._missing(connection)
                 if missing:
-                    self._forgot = ", ".join(missing)
+                    more = f" and {len(missing) - _TOLD} more" if len(missing) > _TOLD else ""
+                    self._forgot = ", ".join(missing[:_TOLD]) + more
                     _log.warning(
                         "worker %d: the database has forgotten what it had confirmed (%s): a fail-over to a standby "
                         "that was behind, or a crash with synchronous_commit = off. What is held is dropped here and "
