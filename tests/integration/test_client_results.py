@@ -90,7 +90,7 @@ async def test_result_while_the_listener_is_gone(client: Client, dsn: str, direc
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
         "WHERE datname = current_database() AND application_name LIKE 'zart client%%'",
     )
-    await asyncio.to_thread(finish, dsn, "a")
+    await asyncio.to_thread(finish, direct_dsn, "a")
     assert await waiting == "done"
     await client.start(ship, Order(2), id="b")
     await until(lambda: listening(dsn))

@@ -133,7 +133,7 @@ async def test_a_loop_without_end_takes_the_room_of_two_rounds(dsn: str) -> None
             if number in (3, 30):
                 await until_status(client, "x", "waiting")
                 sizes[number] = await room()
-        assert sizes[3] == sizes[30]
+        assert all(sizes[30][table] <= size for table, size in sizes[3].items()), sizes
         assert sizes[30]["execution_runs"] == 2
         # A dedup key is remembered as long as the run that has consumed its event.
         assert not await client.offer_event("x", "line", "again", dedup="30.2")

@@ -509,14 +509,17 @@ async def test_without_its_fence_the_journal_writes_nothing_more(dsn):
         assert await bench.value("SELECT count(*) FROM zart_tasks WHERE owner = 1") == 50
 
 
-async def test_entries_and_the_ends_of_others_share_a_commit(dsn):
+async def test_entries_and_the_ends_of_others_share_a_commit(dsn, direct_dsn):
     """What most batches of a busy worker hold. An end that is somebody else's to write changes nothing, and takes
     nobody along; without the fence none of it is written."""
-    async with Bench(dsn) as bench:
+    async with (
+        Bench(dsn) as bench,
+        await psycopg.AsyncConnection.connect(direct_dsn, autocommit=True) as ears,
+    ):
         one, two, lost, late, last = await bench.hold([1, 2, 3, 4, 5])
         await bench.database.execute("UPDATE zart_tasks SET epoch = 2 WHERE id = 3")
         await bench.database.execute("UPDATE zart_executions SET awaited = true WHERE id = 'execution-2'")
-        await bench.database.execute(f'LISTEN "{done_channel("public")}"')
+        await ears.execute(f'LISTEN "{done_channel("public")}"')
         told = [bench.write(one, "first"), bench.end(two, Completed(result=b"2"))]
         told += [bench.end(lost, Completed(result=b"3")), bench.write(one, "second")]
         first, ended, refused, second = await asyncio.gather(*told)
@@ -534,7 +537,7 @@ async def test_entries_and_the_ends_of_others_share_a_commit(dsn):
             "SELECT xmin::text FROM zart_steps UNION SELECT xmin::text FROM zart_executions WHERE status"
         )
         assert len(await bench.rows(f"{commits} = 'completed'")) == 1
-        (note,) = [note async for note in bench.database.notifies(timeout=10, stop_after=1)]
+        (note,) = [note async for note in ears.notifies(timeout=10, stop_after=1)]
         assert note.payload == "execution-2"
         await bench.database.execute("DELETE FROM zart_workers WHERE worker_id = 1")
         told = [bench.write(late, "never"), bench.end(last, Completed(result=b"5"))]

@@ -262,11 +262,17 @@ async def test_an_event_that_is_committed_only_after_the_restart_wakes_the_new_r
         assert await client.wait_completion("x", timeout="20s") == ["by ann", "pay", "tell"]
 
 
-async def test_an_event_that_waited_for_its_key_beyond_the_restart_wakes_the_new_run(dsn: str) -> None:
+async def test_an_event_that_waited_for_its_key_beyond_the_restart_wakes_the_new_run(
+    dsn: str, direct_dsn: str
+) -> None:
     """So it is for one that is offered at once, but could not be inserted before: somebody's open transaction had its
     key."""
     given = {"id": "x", "event": "approved", "payload": '"by ann"', "dedup": "key", "gives_way": "20s"}
-    async with working(dsn, approval) as client, await _connect(dsn) as program, await _connect(dsn) as other:
+    async with (
+        working(dsn, approval) as client,
+        await _connect(direct_dsn) as program,
+        await _connect(dsn) as other,
+    ):
         await client.start(approval, id="x")
         await until_status(client, "x", "waiting")
         async with other.transaction(force_rollback=True):

@@ -724,6 +724,7 @@ async def durable_now(dsn: str) -> dt.datetime:
     return now
 
 
+@pytest.mark.usefixtures("notified")
 async def test_an_idle_worker_wakes_for_the_end_of_a_rule(dsn: str) -> None:
     """Its next look is at that time, however long it would wait otherwise."""
     config = fast(poll_interval="1h")

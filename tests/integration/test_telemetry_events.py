@@ -299,6 +299,9 @@ async def test_a_worker_that_is_taken_for_dead(dsn: str, heard: Heard, gate: asy
         await until(lambda: len(heard.of(StepBegan)) == 2, "the step's second attempt")
         gate.set()
         await until(lambda: heard.of(ExecutionEnded), "the end")
+        await until(
+            lambda: heard.of(TakenOver), "the takeover, which is told when the claim may be under way"
+        )
     first, second = (event.worker for event in heard.of(WorkerStarted))
     assert [event.worker for event in heard.of(WorkerFenced)] == [first]
     assert [event.segment.worker for event in heard.of(ExecutionLost)] == [first]
