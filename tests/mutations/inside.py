@@ -39,12 +39,8 @@ INSIDE = (
         edits=(
             Edit(
                 file="zart/_engine/transaction_lines.py",
-                old="                cursor = await connection.execute(record, parameters)\n"
-                "                self.record_sent = True\n"
-                "                await transaction.__aexit__(None, None, None)\n",
-                new="                await transaction.__aexit__(None, None, None)\n"
-                "                cursor = await connection.execute(record, parameters)\n"
-                "                self.record_sent = True\n",
+                old='return f"{record}; COMMIT".encode(connection.info.encoding)',
+                new='return f"COMMIT; {record}".encode(connection.info.encoding)',
             ),
         ),
         tests=(f"{_STEPS}test_neither_is_there_when_its_worker_is_fenced",),

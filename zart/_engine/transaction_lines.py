@@ -1,6 +1,6 @@
 """The connections on which steps have their transactions: one kind for an `async def`, one for a plain `def`.
 
-Both do the same: begin with a limit on idleness, commit with the record in one pipeline, roll back, ask. A connection
+Both do the same: begin with a limit on idleness, commit with the record in one message, roll back, ask. A connection
 is opened when it is first needed. psycopg's own `transaction()` is around the step, so a `commit()` or
 `rollback()` of the step's is refused, and its own blocks are savepoints.
 """
@@ -13,8 +13,8 @@ from typing import Any, Generic, Protocol, TypeVar
 import anyio.to_thread
 import psycopg
 from anyio import CapacityLimiter
-from psycopg import sql
-from psycopg.pq import TransactionStatus
+from psycopg import generators, sql
+from psycopg.pq import ExecStatus, TransactionStatus
 from psycopg.rows import tuple_row
 
 Parameters = Mapping[str, Any]
@@ -40,7 +40,7 @@ class Line(Protocol):
 
     async def begin(self, idle_milliseconds: int) -> None: ...
     async def commit(self, record: bytes, parameters: Parameters, on_sent: Callable[[], None]) -> None:
-        """Write the record and commit, in one pipeline. Raises what either of them does."""
+        """Write the record and commit, in one message. Raises what either of them does."""
         ...
 
     async def roll_back(self) -> None: ...
@@ -54,6 +54,47 @@ def _begin_statement(idle_milliseconds: int) -> sql.Composed:
     return sql.SQL("SET LOCAL idle_in_transaction_session_timeout = {}").format(
         sql.Literal(idle_milliseconds)
     )
+
+
+def _bound(record: str, connection: psycopg.AsyncConnection[Any] | psycopg.Connection[Any]) -> bytes:
+    """The record and the COMMIT behind it, as one message."""
+    return f"{record}; COMMIT".encode(connection.info.encoding)
+
+
+class _Recording:
+    """A transaction that ends with a record.
+
+    Both are one message of the simple protocol. The server begins with the record, which locks the fence, when it has
+    all of the message; so a process that is stopped anywhere holds the fence for no longer than the server takes. As
+    two messages of a pipeline they could be torn apart. Then the server waits between them for as long as the process
+    is stopped, which is neither idleness nor a statement to it: no limit ends that, and nobody can take over.
+    """
+
+    pgconn: Any
+    _conn: Any
+    _pop_savepoint: Any
+    record: bytes
+    on_sent: Callable[[], None]
+
+    def _commit_gen(self) -> Generator[Any, Any, None]:
+        """In place of psycopg's own, which sends a COMMIT alone."""
+        wrong_order = self._pop_savepoint("commit")
+        if wrong_order:
+            raise wrong_order
+        self.pgconn.send_query(self.record)
+        yield from generators.send(self.pgconn)
+        self.on_sent()
+        for result in (yield from generators.fetch_many(self.pgconn)):
+            if result.status == ExecStatus.FATAL_ERROR:
+                raise psycopg.errors.error_from_result(result, encoding=self._conn.info.encoding)
+
+
+class _AsyncTransaction(_Recording, psycopg.AsyncTransaction):
+    pass
+
+
+class _SyncTransaction(_Recording, psycopg.Transaction):
+    pass
 
 
 class _Held(Generic[C]):
@@ -89,13 +130,13 @@ class AsyncLine(_Held[psycopg.AsyncConnection[Any]]):
     def __init__(self, connect: Callable[[], Awaitable[psycopg.AsyncConnection[Any]]]) -> None:
         super().__init__()
         self._connect = connect
-        self._transaction: psycopg.AsyncTransaction | None = None
+        self._transaction: _AsyncTransaction | None = None
 
     async def begin(self, idle_milliseconds: int) -> None:
         connection = await self._open()
         self.record_failed = self.record_sent = False
         # Not connection.transaction(): what that opens in a pipeline stays in the pipeline to its end.
-        self._transaction = transaction = psycopg.AsyncTransaction(connection)
+        self._transaction = transaction = _AsyncTransaction(connection)
         async with connection.pipeline():
             await transaction.__aenter__()
             await connection.execute("RESET ALL")  # what the step before has set for its session
@@ -105,24 +146,18 @@ class AsyncLine(_Held[psycopg.AsyncConnection[Any]]):
     async def commit(self, record: bytes, parameters: Parameters, on_sent: Callable[[], None]) -> None:
         connection, transaction = self.connection, self._transaction
         assert transaction is not None  # noqa: S101 (it has begun)
-        refused: psycopg.Error | None = None
+        transaction.record = _bound(
+            psycopg.AsyncClientCursor(connection).mogrify(record, parameters), connection
+        )
+        transaction.on_sent = on_sent
+        self.record_sent = True
         try:
-            async with connection.pipeline() as pipeline:
-                cursor = await connection.execute(record, parameters)
-                self.record_sent = True
-                await transaction.__aexit__(None, None, None)
-                pipeline.command_queue.append(on_sent)  # when what is before it has been sent
-                try:
-                    await cursor.fetchone()
-                except psycopg.Error as error:
-                    refused = error
-                    self.record_failed = True
-        except psycopg.Error as error:  # of the COMMIT; or that it was passed over
-            refused = refused or error
-        if refused is not None:
-            if self.status is TransactionStatus.INERROR:
+            await transaction.__aexit__(None, None, None)
+        except psycopg.Error:
+            self.record_failed = self.status is TransactionStatus.INERROR
+            if self.record_failed:
                 await connection.execute("ROLLBACK")
-            raise refused
+            raise
 
     async def roll_back(self) -> None:
         transaction, self._transaction = self._transaction, None
@@ -155,7 +190,7 @@ class SyncLine(_Held[psycopg.Connection[Any]]):
     def __init__(self, dial: Callable[[], psycopg.Connection[Any]]) -> None:
         super().__init__()
         self._dial = dial
-        self._transaction: psycopg.Transaction | None = None
+        self._transaction: _SyncTransaction | None = None
         self._threads = CapacityLimiter(1)
         self._lock = threading.Lock()
         self._in_step = False
@@ -164,7 +199,7 @@ class SyncLine(_Held[psycopg.Connection[Any]]):
         def work() -> None:
             connection = self._open()
             self.record_failed = self.record_sent = False
-            self._transaction = transaction = psycopg.Transaction(connection)
+            self._transaction = transaction = _SyncTransaction(connection)
             with connection.pipeline():
                 transaction.__enter__()
                 connection.execute("RESET ALL")
@@ -177,24 +212,18 @@ class SyncLine(_Held[psycopg.Connection[Any]]):
         def work() -> None:
             connection, transaction = self.connection, self._transaction
             assert transaction is not None  # noqa: S101 (it has begun)
-            refused: psycopg.Error | None = None
+            transaction.record = _bound(
+                psycopg.ClientCursor(connection).mogrify(record, parameters), connection
+            )
+            transaction.on_sent = on_sent
+            self.record_sent = True
             try:
-                with connection.pipeline() as pipeline:
-                    cursor = connection.execute(record, parameters)
-                    self.record_sent = True
-                    transaction.__exit__(None, None, None)
-                    pipeline.command_queue.append(on_sent)  # when what is before it has been sent
-                    try:
-                        cursor.fetchone()
-                    except psycopg.Error as error:
-                        refused = error
-                        self.record_failed = True
-            except psycopg.Error as error:  # of the COMMIT; or that it was passed over
-                refused = refused or error
-            if refused is not None:
-                if self.status is TransactionStatus.INERROR:
+                transaction.__exit__(None, None, None)
+            except psycopg.Error:
+                self.record_failed = self.status is TransactionStatus.INERROR
+                if self.record_failed:
                     connection.execute("ROLLBACK")
-                raise refused
+                raise
 
         await self._run(work)
 

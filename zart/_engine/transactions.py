@@ -2,8 +2,9 @@
 
 A step with `transaction=True` runs on a connection of a small pool of the worker's own. Its transaction begins with a
 limit on how long it may stand idle, so that a process that was stopped in it keeps nobody from taking over. The record
-is the last statement, fenced like every statement of the journal, and sent with the COMMIT in one pipeline: so the
-fence is held for the length of a commit. Where the record is refused, the statement fails, and the COMMIT is none.
+is the last statement, fenced like every statement of the journal, and sent with the COMMIT in one message: so the fence
+is held for the length of a commit, wherever this process is stopped. Where the record is refused, the statement fails,
+and the COMMIT is none.
 
     committed         the step is over, as any other whose record is written
     class 40          a conflict with others: nothing was done, and the function runs again, at no attempt's cost
