@@ -19,13 +19,19 @@ async def crew(dsn: str, tmp_path: Path) -> AsyncIterator[Crew]:
 
 
 @pytest.fixture
-def place(request: pytest.FixtureRequest) -> Iterator[Path]:
-    """A directory with the module's `APP` as app.py, which the server's own user may enter too."""
+def open_directory() -> Iterator[Path]:
+    """A directory that a server's own user may enter, too."""
     directory = Path(tempfile.mkdtemp(prefix="zart-acceptance-"))
     directory.chmod(0o755)
-    (directory / "app.py").write_text(request.module.APP)
     yield directory
     shutil.rmtree(directory)
+
+
+@pytest.fixture
+def place(open_directory: Path, request: pytest.FixtureRequest) -> Path:
+    """That, with the module's `APP` as app.py."""
+    (open_directory / "app.py").write_text(request.module.APP)
+    return open_directory
 
 
 @pytest.fixture

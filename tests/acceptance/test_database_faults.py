@@ -1,10 +1,8 @@
 """Databases that restart, break connections off or are not there yet, under real worker processes."""
 
 import asyncio
-import shutil
 import signal
 import statistics
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -48,16 +46,13 @@ class Fragile:
 
 
 @pytest.fixture
-def directory() -> Iterator[Path]:
-    """One that a server may live in."""
-    path = Path(tempfile.mkdtemp(prefix="zart-faults-"))
-    path.chmod(0o755)  # as root the server runs as another user
-    yield path
+def directory(open_directory: Path) -> Iterator[Path]:
+    """One that a server may live in; it is stopped at the end."""
+    yield open_directory
     with suppress(embedded.EmbeddedServerError):
-        found = embedded.running(path)
+        found = embedded.running(open_directory)
         if found is not None:
             found.stop()
-    shutil.rmtree(path)
 
 
 @pytest.fixture

@@ -5,9 +5,7 @@ and the worker of before is the one that goes on. Its lease is long: nobody take
 """
 
 import asyncio
-import shutil
-import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -85,22 +83,11 @@ class Place:
 
 
 @pytest.fixture
-def directory() -> Iterator[Path]:
-    """One that the server's user may enter, too."""
-    directory = Path(tempfile.mkdtemp(prefix="zart-servers-"))
-    directory.chmod(0o755)
-    try:
-        yield directory
-    finally:
-        shutil.rmtree(directory)
-
-
-@pytest.fixture
-async def place(directory: Path) -> AsyncIterator[Place]:
+async def place(open_directory: Path) -> AsyncIterator[Place]:
     ran.clear()
     gates.clear()
     gates.update({name: asyncio.Event() for name in ("n2", "n3", "w2", "s2")})
-    async with failover.pair(directory) as servers:
+    async with failover.pair(open_directory) as servers:
         await zart.migrate(servers.dsn)
         await servers.ask("CREATE TABLE written (name text)")
         config = fast(orphan_timeout="10m", max_parked_bodies=0)

@@ -5,9 +5,6 @@
 
 import asyncio
 import os
-import shutil
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,15 +20,10 @@ SEED = 1
 
 
 @pytest.fixture
-def place(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A directory that the server's user may enter, too."""
-    directory = Path(tempfile.mkdtemp(prefix="zart-servers-"))
-    directory.chmod(0o755)
-    monkeypatch.setenv(PLACE_VARIABLE, str(directory))
-    try:
-        yield directory
-    finally:
-        shutil.rmtree(directory)
+def place(open_directory: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where servers live, and steps note what they do."""
+    monkeypatch.setenv(PLACE_VARIABLE, str(open_directory))
+    return open_directory
 
 
 async def test_a_fail_over_to_a_synchronous_standby(place: Path) -> None:

@@ -39,8 +39,8 @@ INSIDE = (
         edits=(
             Edit(
                 file="zart/_engine/transaction_lines.py",
-                old='return f"{record}; COMMIT".encode(connection.info.encoding)',
-                new='return f"COMMIT; {record}".encode(connection.info.encoding)',
+                old='self.record = f"{record}; COMMIT".encode(self._conn.info.encoding)',
+                new='self.record = f"COMMIT; {record}".encode(self._conn.info.encoding)',
             ),
         ),
         tests=(f"{_STEPS}test_neither_is_there_when_its_worker_is_fenced",),

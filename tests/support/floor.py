@@ -150,21 +150,19 @@ class Floor:
     async def until(self, query: str, *arguments: Any) -> None:
         """Waits until this query says true."""
         async with asyncio.timeout(20):
-            while not await self.value(query, *arguments):  # noqa: ASYNC110 (a database sets no event)
+            while not await self.value(query, *arguments):
+                # Else, in a transaction, each look at what others do sees the first one again.
+                await self.rows("SELECT pg_stat_clear_snapshot()")
                 await asyncio.sleep(0.005)
 
     async def until_locked_out(self, backend: int) -> None:
         """Waits until this session waits for a lock; behind a pooler any will do, since their numbers mean nothing."""
-        looks = (
+        await self.until(
             "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database()"
-            " AND (pid = %s OR %s) AND wait_event_type = 'Lock')"
+            " AND (pid = %s OR %s) AND wait_event_type = 'Lock')",
+            backend,
+            modes.current() == "pgbouncer",
         )
-        async with asyncio.timeout(20):
-            while not await self.value(looks, backend, modes.current() == "pgbouncer"):
-                await self.rows(
-                    "SELECT pg_stat_clear_snapshot()"
-                )  # in a transaction each look sees the first again
-                await asyncio.sleep(0.005)
 
     async def end_locked_out(self, backend: int) -> None:
         """Ends this session once it waits for a lock; see `until_locked_out`."""

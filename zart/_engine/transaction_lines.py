@@ -56,11 +56,6 @@ def _begin_statement(idle_milliseconds: int) -> sql.Composed:
     )
 
 
-def _bound(record: str, connection: psycopg.AsyncConnection[Any] | psycopg.Connection[Any]) -> bytes:
-    """The record and the COMMIT behind it, as one message."""
-    return f"{record}; COMMIT".encode(connection.info.encoding)
-
-
 class _Recording:
     """A transaction that ends with a record.
 
@@ -75,6 +70,11 @@ class _Recording:
     _pop_savepoint: Any
     record: bytes
     on_sent: Callable[[], None]
+
+    def end_with(self, record: str, on_sent: Callable[[], None]) -> None:
+        """The record, its values in it, that goes before the COMMIT."""
+        self.record = f"{record}; COMMIT".encode(self._conn.info.encoding)
+        self.on_sent = on_sent
 
     def _commit_gen(self) -> Generator[Any, Any, None]:
         """In place of psycopg's own, which sends a COMMIT alone."""
@@ -146,10 +146,7 @@ class AsyncLine(_Held[psycopg.AsyncConnection[Any]]):
     async def commit(self, record: bytes, parameters: Parameters, on_sent: Callable[[], None]) -> None:
         connection, transaction = self.connection, self._transaction
         assert transaction is not None  # noqa: S101 (it has begun)
-        transaction.record = _bound(
-            psycopg.AsyncClientCursor(connection).mogrify(record, parameters), connection
-        )
-        transaction.on_sent = on_sent
+        transaction.end_with(psycopg.AsyncClientCursor(connection).mogrify(record, parameters), on_sent)
         self.record_sent = True
         try:
             await transaction.__aexit__(None, None, None)
@@ -212,10 +209,7 @@ class SyncLine(_Held[psycopg.Connection[Any]]):
         def work() -> None:
             connection, transaction = self.connection, self._transaction
             assert transaction is not None  # noqa: S101 (it has begun)
-            transaction.record = _bound(
-                psycopg.ClientCursor(connection).mogrify(record, parameters), connection
-            )
-            transaction.on_sent = on_sent
+            transaction.end_with(psycopg.ClientCursor(connection).mogrify(record, parameters), on_sent)
             self.record_sent = True
             try:
                 transaction.__exit__(None, None, None)
